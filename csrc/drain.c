@@ -1,0 +1,334 @@
+/* SPDX-License-Identifier: MIT */
+#define _GNU_SOURCE
+#include "drain.h"
+
+#include "nfqmsg.h"
+
+#include <errno.h>
+#include <stdlib.h>
+#include <string.h>
+
+#include <linux/netlink.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <sys/uio.h>
+
+enum {
+	BATCH = 64,
+	COPY_RANGE = 0xffff,
+	/* A whole packet, its attributes, and an odd number of cache lines, so that the first
+	 * lines of all slots do not compete for the same places in the cache. */
+	SLOT_BYTES = 65536 + 4096 + 3 * 64,
+	VECTORS = 2 * BATCH,
+	CONFIGURE_SECONDS = 2,
+};
+
+enum configuration { UNCONFIGURED, CONFIGURING, CONFIGURED };
+
+/**
+ * struct outbox - verdicts that wait to be sent together
+ * @vectors, @count: the pieces of the one message to send
+ * @bytes:    their sum
+ * @accepts:  room for the batch verdicts among them
+ * @run_open: packets up to @last_id wait for a batch verdict that has no vector yet
+ * @last_id:  newest packet that has been judged
+ */
+struct outbox {
+	struct iovec vectors[VECTORS];
+	size_t count;
+	size_t bytes;
+	_Alignas(4) uint8_t accepts[VECTORS][NFQMSG_ACCEPT_LEN];
+	bool run_open;
+	uint32_t last_id;
+};
+
+struct drain {
+	int fd;
+	uint16_t queue;
+	size_t send_limit;
+	const struct repair_policy *policy;
+	bool stop;
+	enum configuration configuration;
+	int error;
+	struct drain_stats stats;
+	struct outbox out;
+	struct mmsghdr in[BATCH];
+	struct iovec slots[BATCH];
+	_Alignas(64) uint8_t memory[BATCH][SLOT_BYTES];
+};
+
+/* One thread writes each counter, others read it. */
+static void count(uint64_t *counter, uint64_t n)
+{
+	__atomic_store_n(counter, *counter + n, __ATOMIC_RELAXED);
+}
+
+struct drain *drain_new(int fd, uint16_t queue, const struct repair_policy *policy)
+{
+	struct drain *d = aligned_alloc(_Alignof(struct drain), sizeof(*d));
+
+	if (!d)
+		return NULL;
+	memset(d, 0, offsetof(struct drain, memory));
+	d->fd = fd;
+	d->queue = queue;
+	d->policy = policy;
+	d->send_limit = SLOT_BYTES;
+	for (int i = 0; i < BATCH; i++) {
+		d->slots[i] = (struct iovec){ d->memory[i], SLOT_BYTES };
+		d->in[i].msg_hdr.msg_iov = &d->slots[i];
+		d->in[i].msg_hdr.msg_iovlen = 1;
+	}
+	return d;
+}
+
+void drain_free(struct drain *d)
+{
+	free(d);
+}
+
+/* Sends what is in the outbox. */
+static int send_vectors(struct drain *d)
+{
+	struct msghdr message = { .msg_iov = d->out.vectors, .msg_iovlen = d->out.count };
+	ssize_t sent;
+
+	do
+		sent = sendmsg(d->fd, &message, 0);
+	while (sent < 0 && errno == EINTR);
+	count(&d->stats.sends, 1);
+	return sent < 0 ? -errno : 0;
+}
+
+static void push(struct outbox *out, uint8_t *start, size_t len)
+{
+	out->vectors[out->count++] = (struct iovec){ start, len };
+	out->bytes += len;
+}
+
+static void close_run(struct drain *d)
+{
+	struct outbox *out = &d->out;
+	uint8_t *verdict = out->accepts[out->count];
+
+	if (!out->run_open)
+		return;
+	nfqmsg_accept_until(verdict, d->queue, out->last_id);
+	push(out, verdict, NFQMSG_ACCEPT_LEN);
+	out->run_open = false;
+}
+
+/*
+ * Answers every packet judged so far. If the kernel refuses the message, the packets are accepted
+ * as they came: late and unrepaired is better than never.
+ */
+static void flush(struct drain *d)
+{
+	struct outbox *out = &d->out;
+
+	close_run(d);
+	if (!out->count)
+		return;
+	if (send_vectors(d) < 0) {
+		count(&d->stats.send_errors, 1);
+		out->count = 0;
+		out->run_open = true;
+		close_run(d);
+		if (send_vectors(d) < 0)
+			count(&d->stats.send_errors, 1);
+	}
+	out->count = 0;
+	out->bytes = 0;
+}
+
+/* Takes a verdict with payload into the outbox, behind the run of accepted packets before it. */
+static void push_replacement(struct drain *d, const struct nfqmsg *msg)
+{
+	struct outbox *out = &d->out;
+	uint8_t *verdict;
+	size_t len;
+
+	close_run(d);
+	if (out->count + 2 > VECTORS || out->bytes + msg->caplen > d->send_limit)
+		flush(d);
+	verdict = nfqmsg_replace(msg, d->queue, &len);
+	push(out, verdict, len);
+}
+
+static void on_packet(struct drain *d, const struct nfqmsg *msg)
+{
+	const struct repair_policy *policy = __atomic_load_n(&d->policy, __ATOMIC_ACQUIRE);
+	/* Without room in front of it the payload can not be given back. */
+	size_t usable = msg->headroom >= NFQMSG_REPLACE_HEADROOM ? msg->caplen : 0;
+	struct repair_result result =
+	    repair(msg->payload, usable, msg->wirelen, msg->unfinished, policy);
+
+	count(&d->stats.packets, 1);
+	count(&d->stats.bytes, msg->wirelen);
+	count(&d->stats.reasons[result.reason], 1);
+	if (result.verdict == REPAIR_REPLACE)
+		push_replacement(d, msg);
+	else
+		d->out.run_open = true;
+	d->out.last_id = msg->id;
+}
+
+static void on_status(struct drain *d, const struct nfqmsg *msg)
+{
+	if (nfqmsg_is_params(msg->request) && d->configuration == CONFIGURING) {
+		d->configuration = CONFIGURED;
+		d->error = msg->error;
+	} else if (nfqmsg_is_verdict(msg->request) && msg->error) {
+		count(&d->stats.verdict_errors, 1);
+		if (msg->error == -ENODEV || msg->error == -EPERM)
+			d->error = msg->error;
+	}
+}
+
+static void on_datagram(struct drain *d, uint8_t *data, size_t len)
+{
+	struct nfqmsg msg;
+	size_t at = 0;
+
+	while (nfqmsg_next(data, len, &at, &msg)) {
+		switch (msg.kind) {
+		case NFQMSG_PACKET:
+			on_packet(d, &msg);
+			break;
+		case NFQMSG_STATUS:
+			on_status(d, &msg);
+			break;
+		case NFQMSG_OTHER:
+			count(&d->stats.unexpected, 1);
+			break;
+		case NFQMSG_MALFORMED:
+			count(&d->stats.malformed, 1);
+			break;
+		}
+	}
+}
+
+/* Returns the number of datagrams received; 0 if there is reason to look again. */
+static int receive(struct drain *d)
+{
+	int n = recvmmsg(d->fd, d->in, BATCH, MSG_WAITFORONE, NULL);
+
+	if (n >= 0)
+		return n;
+	switch (errno) {
+	case EINTR:
+		count(&d->stats.interrupts, 1);
+		return 0;
+	case ENOBUFS:
+		count(&d->stats.overruns, 1);
+		return 0;
+	default:
+		return -errno;
+	}
+}
+
+/* One batch: receive, judge, answer. Returns 0 or a negative errno. */
+static int turn(struct drain *d)
+{
+	int n = receive(d);
+
+	if (n < 0)
+		return n;
+	if (n > 0)
+		count(&d->stats.batches, 1);
+	for (int i = 0; i < n; i++)
+		on_datagram(d, d->memory[i], d->in[i].msg_len);
+	flush(d);
+	return d->error;
+}
+
+/* More than the default needs CAP_NET_ADMIN; without it the system's limit applies. */
+static void set_buffer(int fd, int forced, int limited, int bytes)
+{
+	if (setsockopt(fd, SOL_SOCKET, forced, &bytes, sizeof(bytes)) < 0)
+		(void)setsockopt(fd, SOL_SOCKET, limited, &bytes, sizeof(bytes));
+}
+
+static void set_receive_timeout(int fd, time_t seconds)
+{
+	struct timeval timeout = { .tv_sec = seconds };
+
+	(void)setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
+}
+
+/* The kernel refuses messages longer than the send buffer, which it reports doubled. */
+static size_t send_limit(int fd)
+{
+	int bytes = 0;
+	socklen_t len = sizeof(bytes);
+
+	if (getsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, &len) < 0 || bytes < 4 * SLOT_BYTES)
+		return SLOT_BYTES;
+	return (size_t)bytes / 2;
+}
+
+static int await_configuration(struct drain *d)
+{
+	while (d->configuration == CONFIGURING) {
+		int error = turn(d);
+
+		if (error)
+			return error == -EAGAIN ? -ETIMEDOUT : error;
+	}
+	return 0;
+}
+
+int drain_configure(struct drain *d, int socket_bytes)
+{
+	/* Connected to the kernel, the socket takes no messages from other processes. */
+	const struct sockaddr_nl kernel = { .nl_family = AF_NETLINK };
+	_Alignas(4) uint8_t request[NFQMSG_PARAMS_LEN];
+	int error;
+
+	if (connect(d->fd, (const struct sockaddr *)&kernel, sizeof(kernel)) < 0)
+		return -errno;
+	set_buffer(d->fd, SO_RCVBUFFORCE, SO_RCVBUF, socket_bytes);
+	set_buffer(d->fd, SO_SNDBUFFORCE, SO_SNDBUF, socket_bytes);
+	d->send_limit = send_limit(d->fd);
+	nfqmsg_params(request, d->queue, COPY_RANGE);
+	d->configuration = CONFIGURING;
+	if (send(d->fd, request, sizeof(request), 0) < 0)
+		return -errno;
+	set_receive_timeout(d->fd, CONFIGURE_SECONDS);
+	error = await_configuration(d);
+	set_receive_timeout(d->fd, 0);
+	return error;
+}
+
+int drain_run(struct drain *d)
+{
+	int error = 0;
+
+	while (!error && !__atomic_load_n(&d->stop, __ATOMIC_ACQUIRE))
+		error = turn(d);
+	return error;
+}
+
+void drain_stop(struct drain *d)
+{
+	_Alignas(4) uint8_t wake[NFQMSG_NOOP_LEN];
+
+	__atomic_store_n(&d->stop, true, __ATOMIC_RELEASE);
+	nfqmsg_noop(wake);
+	/* If this fails for want of buffers, the drain is not asleep. */
+	(void)send(d->fd, wake, sizeof(wake), MSG_DONTWAIT);
+}
+
+void drain_set_policy(struct drain *d, const struct repair_policy *policy)
+{
+	__atomic_store_n(&d->policy, policy, __ATOMIC_RELEASE);
+}
+
+void drain_get_stats(const struct drain *d, struct drain_stats *stats)
+{
+	const uint64_t *from = (const uint64_t *)&d->stats;
+	uint64_t *to = (uint64_t *)stats;
+
+	for (size_t i = 0; i < sizeof(*stats) / sizeof(*to); i++)
+		to[i] = __atomic_load_n(&from[i], __ATOMIC_RELAXED);
+}

@@ -1,0 +1,99 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef CSUMFIX_DRAIN_H
+#define CSUMFIX_DRAIN_H
+
+#include "repair.h"
+
+/*
+ * Theory of operation
+ *
+ * A drain empties one netfilter queue: it receives queued packets in batches, has each one
+ * judged by repair(), and answers the whole batch with one send. It owns neither the queue nor
+ * the socket: somebody else bound the queue and closes the socket when the drain has returned.
+ *
+ * Order. Verdicts leave in the order of arrival. A run of packets that are fine as they are is
+ * answered by one batch verdict, "accept all up to this id"; a repaired packet by a verdict with
+ * payload. A batch verdict may only be sent when every repaired packet before it has been
+ * answered, or the kernel would let those go unrepaired.
+ *
+ * Waking. drain_run() sleeps in recvmmsg(). drain_stop() sets a flag and then sends the kernel a
+ * message that does nothing but be acknowledged: the acknowledgement ends the sleep. Setting the
+ * flag first closes the race; no second descriptor has to be polled for every batch.
+ *
+ * Threads. drain_run() belongs to one thread. drain_stop(), drain_get_stats() and
+ * drain_set_policy() may be called from any other while it runs.
+ */
+
+struct drain;
+
+/**
+ * struct drain_stats - what a drain has done since it was made
+ * @packets:        queued packets received
+ * @bytes:          their bytes, as they are on the wire
+ * @batches:        receive calls that brought at least one message
+ * @reasons:        packets by enum repair_reason; they add up to @packets
+ * @sends:          send calls with verdicts
+ * @send_errors:    of those, refused by the kernel
+ * @verdict_errors: verdicts that the kernel refused one by one
+ * @overruns:       ENOBUFS: the socket buffer overflowed; the kernel accepted those packets
+ *                  unrepaired (fail-open)
+ * @interrupts:     receive calls ended by a signal
+ * @malformed:      messages from the kernel that made no sense
+ * @unexpected:     well-formed messages that were not for us
+ */
+struct drain_stats {
+	uint64_t packets;
+	uint64_t bytes;
+	uint64_t batches;
+	uint64_t reasons[REPAIR_REASONS];
+	uint64_t sends;
+	uint64_t send_errors;
+	uint64_t verdict_errors;
+	uint64_t overruns;
+	uint64_t interrupts;
+	uint64_t malformed;
+	uint64_t unexpected;
+};
+
+/**
+ * drain_new() - make a drain for a bound queue
+ * @fd:     blocking netlink socket that the queue is bound to
+ * @queue:  its number
+ * @policy: kept by reference: must outlive the drain
+ *
+ * Return: the drain, with all memory it will ever use, or NULL if there is not enough.
+ */
+struct drain *drain_new(int fd, uint16_t queue, const struct repair_policy *policy);
+
+/** drain_free() - give back the memory; drain_run() must have returned */
+void drain_free(struct drain *d);
+
+/**
+ * drain_configure() - have the queue copy packets whole and accept what does not fit
+ * @d:            the drain
+ * @socket_bytes: how much the socket may buffer in each direction; less if not permitted
+ *
+ * Packets that arrive meanwhile are answered as in drain_run().
+ *
+ * Return: 0, or a negative errno: what the kernel answered, -ETIMEDOUT if it did not.
+ */
+int drain_configure(struct drain *d, int socket_bytes);
+
+/**
+ * drain_run() - receive, repair and answer until drain_stop()
+ *
+ * Return: 0 after drain_stop(). A negative errno if the socket fails; -ENODEV if the queue is
+ * gone, -EPERM if it now belongs to somebody else.
+ */
+int drain_run(struct drain *d);
+
+/** drain_stop() - make drain_run() return after the batch that it is working on */
+void drain_stop(struct drain *d);
+
+/** drain_set_policy() - use @policy from the next batch on; both must outlive the drain */
+void drain_set_policy(struct drain *d, const struct repair_policy *policy);
+
+/** drain_get_stats() - copy the counters; each one is consistent in itself */
+void drain_get_stats(const struct drain *d, struct drain_stats *stats);
+
+#endif

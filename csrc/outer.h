@@ -1,0 +1,60 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef CSUMFIX_OUTER_H
+#define CSUMFIX_OUTER_H
+
+#include "packet.h"
+
+/** enum outer_status - is this a VXLAN packet whose outer checksum can be judged, and if not, why
+ */
+enum outer_status {
+	OUTER_OK,
+	OUTER_NOT_IP,
+	OUTER_MALFORMED_IP,
+	OUTER_FRAGMENT,
+	OUTER_REROUTED, /* source route or the like: the checksum covers addresses we can not see */
+	OUTER_NOT_UDP,
+	OUTER_MALFORMED_UDP,
+	OUTER_OTHER_PORT,
+	OUTER_NOT_VXLAN,
+};
+
+enum { OUTER_PORTS_MAX = 16 };
+
+/**
+ * struct outer_ports - the UDP destination ports that carry VXLAN
+ * @count: used entries of @port; 0 means any port
+ * @port:  host order
+ */
+struct outer_ports {
+	uint16_t count;
+	uint16_t port[OUTER_PORTS_MAX];
+};
+
+/**
+ * struct outer_packet - a tunnel packet taken apart
+ * @ip, @udp, @vxlan: its layers
+ * @check:    the outer UDP checksum field, in memory order
+ * @rest:     raw sum of pseudo-header and datagram with the field taken as 0
+ */
+struct outer_packet {
+	struct ip_packet ip;
+	struct udp_packet udp;
+	struct vxlan_packet vxlan;
+	uint16_t check;
+	uint64_t rest;
+};
+
+/** outer_parse() - take apart @v, an IP packet, without looking at payload bytes (@rest stays 0) */
+enum outer_status outer_parse(struct view v, const struct outer_ports *ports,
+			      struct outer_packet *outer);
+
+/** outer_sum() - fill in @rest: the one pass over all bytes of the datagram */
+void outer_sum(struct outer_packet *outer);
+
+/** outer_check_right() - is the checksum field, which is not 0, right? needs outer_sum() */
+bool outer_check_right(const struct outer_packet *outer);
+
+/** outer_check_expected() - the right checksum field, in memory order, never 0 (RFC 768) */
+uint16_t outer_check_expected(const struct outer_packet *outer);
+
+#endif

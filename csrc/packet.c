@@ -1,0 +1,237 @@
+/* SPDX-License-Identifier: MIT */
+#include "packet.h"
+
+#include "checksum.h"
+
+enum {
+	IPV4_HEADER_LEN = 20,
+	IPV4_MORE_FRAGMENTS_AND_OFFSET = 0x3fff,
+	IPV4_OPTION_END = 0,
+	IPV4_OPTION_NOOP = 1,
+	IPV4_OPTION_LOOSE_ROUTE = 131,
+	IPV4_OPTION_STRICT_ROUTE = 137,
+
+	IPV6_HEADER_LEN = 40,
+	IPV6_EXTENSIONS_MAX = 8, /* a bound for hostile chains; real ones have one or two */
+	IPV6_HOP_BY_HOP = 0,
+	IPV6_ROUTING = 43,
+	IPV6_FRAGMENT = 44,
+	IPV6_DESTINATION = 60,
+	IPV6_OPTION_PAD1 = 0,
+	IPV6_OPTION_HOME_ADDRESS = 0xc9,
+
+	ETHERNET_ADDRESSES_LEN = 12,
+	ETHERTYPE_VLAN = 0x8100,
+	ETHERTYPE_QINQ = 0x88a8,
+	VLAN_TAG_LEN = 4,
+	VLAN_TAGS_MAX = 2,
+
+	VXLAN_FLAG_VNI = 0x08,
+	VXLAN_FLAG_NEXT_PROTOCOL = 0x04,
+	VXLAN_FLAG2_REMOTE_CHECKSUM = 0x20,
+	VXLAN_NEXT_IPV4 = 1,
+	VXLAN_NEXT_IPV6 = 2,
+	VXLAN_NEXT_ETHERNET = 3,
+};
+
+/* The sum of a number as it would lie in memory in network order. */
+static uint64_t sum_be16(uint16_t value)
+{
+	const uint8_t bytes[2] = { (uint8_t)(value >> 8), (uint8_t)value };
+
+	return checksum_add_portable(bytes, sizeof(bytes));
+}
+
+/* A source route makes the destination in the header a mere next hop (RFC 791, 3.1). Options
+ * that can not be walked to their end count as one. */
+static bool ipv4_has_source_route(struct view options)
+{
+	size_t at = 0;
+
+	while (at < options.len) {
+		uint8_t type = options.data[at];
+		const uint8_t *option;
+
+		if (type == IPV4_OPTION_END)
+			return false;
+		if (type == IPV4_OPTION_NOOP) {
+			at++;
+			continue;
+		}
+		option = view_at(options, at, 2);
+		if (!option || option[1] < 2 || type == IPV4_OPTION_LOOSE_ROUTE ||
+		    type == IPV4_OPTION_STRICT_ROUTE)
+			return true;
+		at += option[1];
+	}
+	return false;
+}
+
+static enum ip_status ipv4_parse(struct view v, struct ip_packet *ip)
+{
+	const uint8_t *header = view_at(v, 0, IPV4_HEADER_LEN);
+	size_t header_len, total_len;
+	struct view options;
+
+	if (!header)
+		return IP_MALFORMED;
+	header_len = (size_t)(header[0] & 0x0f) * 4;
+	total_len = load_be16(header + 2);
+	if (header_len < IPV4_HEADER_LEN || total_len < header_len ||
+	    !view_cut(v, IPV4_HEADER_LEN, header_len - IPV4_HEADER_LEN, &options) ||
+	    !view_cut(v, header_len, total_len - header_len, &ip->payload))
+		return IP_MALFORMED;
+	ip->version = 4;
+	ip->protocol = header[9];
+	ip->fragment = load_be16(header + 6) & IPV4_MORE_FRAGMENTS_AND_OFFSET;
+	ip->rerouted = ipv4_has_source_route(options);
+	ip->header_sum_ok = checksum_fold(checksum_add(header, header_len)) == 0xffff;
+	ip->pseudo = checksum_add_portable(header + 12, 8);
+	return IP_OK;
+}
+
+/* A home address option replaces the source address in the checksum (RFC 6275, 6.3). Options
+ * that can not be walked to their end count as one. */
+static bool ipv6_has_home_address(struct view options)
+{
+	size_t at = 0;
+
+	while (at < options.len) {
+		const uint8_t *option;
+
+		if (options.data[at] == IPV6_OPTION_PAD1) {
+			at++;
+			continue;
+		}
+		option = view_at(options, at, 2);
+		if (!option || option[0] == IPV6_OPTION_HOME_ADDRESS)
+			return true;
+		at += 2 + (size_t)option[1];
+	}
+	return false;
+}
+
+/* Routing headers keep the final destination, which the checksum covers, inside (RFC 8200 8.1),
+ * until no segment is left. */
+static bool ipv6_rerouted(uint8_t type, struct view extension)
+{
+	struct view options;
+
+	if (type == IPV6_ROUTING)
+		return extension.data[3] != 0;
+	return type == IPV6_DESTINATION && view_skip(extension, 2, &options) &&
+	       ipv6_has_home_address(options);
+}
+
+/* Walks ip->payload past the extension headers. */
+static enum ip_status ipv6_skip_extensions(struct ip_packet *ip)
+{
+	for (int walked = 0; walked < IPV6_EXTENSIONS_MAX; walked++) {
+		uint8_t type = ip->protocol;
+		const uint8_t *start;
+		struct view extension;
+
+		if (type == IPV6_FRAGMENT)
+			ip->fragment = true;
+		if (type != IPV6_HOP_BY_HOP && type != IPV6_ROUTING && type != IPV6_DESTINATION)
+			return IP_OK;
+		start = view_at(ip->payload, 0, 8);
+		if (!start || !view_cut(ip->payload, 0, 8 + (size_t)start[1] * 8, &extension) ||
+		    !view_skip(ip->payload, extension.len, &ip->payload))
+			return IP_MALFORMED;
+		ip->rerouted = ip->rerouted || ipv6_rerouted(type, extension);
+		ip->protocol = extension.data[0];
+	}
+	return IP_MALFORMED;
+}
+
+static enum ip_status ipv6_parse(struct view v, struct ip_packet *ip)
+{
+	const uint8_t *header = view_at(v, 0, IPV6_HEADER_LEN);
+
+	/* A payload length of 0 is a jumbogram (RFC 2675): too long for UDP tunnels. */
+	if (!header || !load_be16(header + 4) ||
+	    !view_cut(v, IPV6_HEADER_LEN, load_be16(header + 4), &ip->payload))
+		return IP_MALFORMED;
+	ip->version = 6;
+	ip->protocol = header[6];
+	ip->fragment = false;
+	ip->rerouted = false;
+	ip->header_sum_ok = true;
+	ip->pseudo = checksum_add_portable(header + 8, 32);
+	return ipv6_skip_extensions(ip);
+}
+
+enum ip_status ip_parse(struct view v, struct ip_packet *ip)
+{
+	const uint8_t *first = view_at(v, 0, 1);
+
+	if (first && *first >> 4 == 4)
+		return ipv4_parse(v, ip);
+	if (first && *first >> 4 == 6)
+		return ipv6_parse(v, ip);
+	return IP_NOT_IP;
+}
+
+uint64_t pseudo_sum(const struct ip_packet *ip, size_t transport_len)
+{
+	return ip->pseudo + sum_be16(ip->protocol) + sum_be16((uint16_t)transport_len);
+}
+
+bool udp_parse(struct view v, struct udp_packet *udp)
+{
+	const uint8_t *header = view_at(v, 0, UDP_HEADER_LEN);
+
+	if (!header || load_be16(header + 4) < UDP_HEADER_LEN ||
+	    !view_cut(v, 0, load_be16(header + 4), &udp->datagram))
+		return false;
+	udp->source = load_be16(header);
+	udp->dest = load_be16(header + 2);
+	return true;
+}
+
+static uint16_t vxlan_ethertype(const uint8_t *header)
+{
+	uint8_t next = header[0] & VXLAN_FLAG_NEXT_PROTOCOL ? header[3] : VXLAN_NEXT_ETHERNET;
+
+	switch (next) {
+	case VXLAN_NEXT_ETHERNET:
+		return ETHERTYPE_BRIDGING;
+	case VXLAN_NEXT_IPV4:
+		return ETHERTYPE_IPV4;
+	case VXLAN_NEXT_IPV6:
+		return ETHERTYPE_IPV6;
+	default:
+		return ETHERTYPE_UNKNOWN;
+	}
+}
+
+bool vxlan_parse(struct view v, struct vxlan_packet *vxlan)
+{
+	const uint8_t *header = view_at(v, 0, VXLAN_HEADER_LEN);
+
+	if (!header || !(header[0] & VXLAN_FLAG_VNI) ||
+	    !view_skip(v, VXLAN_HEADER_LEN, &vxlan->inner))
+		return false;
+	vxlan->vni = load_be32(header + 4) >> 8;
+	vxlan->remote_checksum = header[1] & VXLAN_FLAG2_REMOTE_CHECKSUM;
+	vxlan->ethertype = vxlan_ethertype(header);
+	return true;
+}
+
+bool ethernet_parse(struct view frame, uint16_t *ethertype, struct view *payload)
+{
+	size_t at = ETHERNET_ADDRESSES_LEN;
+
+	for (int tags = 0;; tags++) {
+		const uint8_t *type = view_at(frame, at, 2);
+
+		if (!type)
+			return false;
+		*ethertype = load_be16(type);
+		if (tags == VLAN_TAGS_MAX ||
+		    (*ethertype != ETHERTYPE_VLAN && *ethertype != ETHERTYPE_QINQ))
+			return view_skip(frame, at + 2, payload);
+		at += VLAN_TAG_LEN;
+	}
+}

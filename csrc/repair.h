@@ -1,0 +1,77 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef CSUMFIX_REPAIR_H
+#define CSUMFIX_REPAIR_H
+
+#include "outer.h"
+
+enum repair_verdict {
+	REPAIR_ACCEPT,  /* as it is */
+	REPAIR_REPLACE, /* the checksum field was written: give the packet back with payload */
+};
+
+/** enum repair_reason - why repair() said what it said; each packet has exactly one */
+enum repair_reason {
+	/* The outer checksum needs nothing. */
+	REPAIR_RIGHT,     /* verified */
+	REPAIR_ZERO_KEPT, /* 0, "not computed", and the policy keeps that */
+
+	/* It was written: the verdict is REPAIR_REPLACE. */
+	REPAIR_RECOMPUTED,          /* wrong, over an inner packet that proves itself whole */
+	REPAIR_RECOMPUTED_UNPROVEN, /* wrong, over an inner packet without a checksum of its own */
+	REPAIR_ZERO_FILLED,         /* 0, and the policy fills it */
+
+	/* It was due, but a fresh outer checksum would vouch for a broken inner packet. */
+	REPAIR_INNER_CORRUPT,
+	REPAIR_INNER_UNFINISHED,
+	REPAIR_INNER_MALFORMED,
+
+	/* Nothing could be judged. */
+	REPAIR_TRUNCATED,  /* not copied whole from the kernel */
+	REPAIR_UNFINISHED, /* the kernel says that its checksum is not computed yet */
+	REPAIR_NOT_IP,
+	REPAIR_MALFORMED_IP,
+	REPAIR_FRAGMENT,
+	REPAIR_REROUTED,
+	REPAIR_NOT_UDP,
+	REPAIR_MALFORMED_UDP,
+	REPAIR_OTHER_PORT,
+	REPAIR_NOT_VXLAN,
+
+	REPAIR_REASONS, /* how many there are */
+};
+
+/**
+ * struct repair_policy - what the operator wants
+ * @ports:     destination ports that are VXLAN
+ * @fill_zero: compute an outer checksum that was sent as 0, which is legal over IPv4 (RFC 7348)
+ *             and, where the receiver agreed, over IPv6 (RFC 6935)
+ */
+struct repair_policy {
+	struct outer_ports ports;
+	bool fill_zero;
+};
+
+/** struct repair_result - verdict, and the reason for it */
+struct repair_result {
+	enum repair_verdict verdict;
+	enum repair_reason reason;
+};
+
+/**
+ * repair() - verify and mend the outer UDP checksum of one packet
+ * @packet:     the packet from its outer IP header on; at most two bytes of it are written
+ * @caplen:     bytes at @packet
+ * @wirelen:    bytes the packet really has; more than @caplen if it was not copied whole
+ * @unfinished: the kernel has yet to compute the packet's checksum or to segment it
+ * @policy:     see struct repair_policy
+ *
+ * Pure: no system call, no allocation, nothing remembered. Any bytes are acceptable input.
+ * Unless the verdict is REPAIR_REPLACE the packet is untouched.
+ */
+struct repair_result repair(uint8_t *packet, size_t caplen, size_t wirelen, bool unfinished,
+			    const struct repair_policy *policy);
+
+/** repair_reason_name() - the reason as a lower-case word for counters, or NULL past the last */
+const char *repair_reason_name(enum repair_reason reason);
+
+#endif

@@ -1,0 +1,82 @@
+"""Builds csumfix._core, the cffi extension around the C core in csrc/ (API mode)."""
+
+from pathlib import Path
+
+from cffi import FFI
+
+SOURCES = (
+    "checksum",
+    "packet",
+    "inner",
+    "outer",
+    "repair",
+    "inspect",
+    "nfqmsg",
+    "drain",
+)
+
+# Only what Python uses. In API mode the compiler checks each line against the headers and fills
+# in every `...`.
+DECLARATIONS = """
+uint64_t checksum_add(const void *data, size_t len);
+uint64_t checksum_add_portable(const void *data, size_t len);
+uint16_t fold(uint64_t raw);
+const char *checksum_backend(void);
+
+#define OUTER_PORTS_MAX ...
+struct outer_ports { uint16_t count; uint16_t port[...]; ...; };
+
+#define REPAIR_ACCEPT ...
+#define REPAIR_REPLACE ...
+#define REPAIR_REASONS ...
+struct repair_policy { struct outer_ports ports; bool fill_zero; ...; };
+struct repair_result { int verdict; int reason; ...; };
+struct repair_result repair(uint8_t *packet, size_t caplen, size_t wirelen, bool unfinished,
+                            const struct repair_policy *policy);
+const char *repair_reason_name(int reason);
+
+struct view { const uint8_t *data; size_t len; ...; };
+struct inspection {
+    int status; int check; uint16_t found; uint16_t expected;
+    uint16_t source; uint16_t dest; uint32_t vni; int inner; ...;
+};
+struct inspection inspect(struct view v, const struct outer_ports *ports);
+
+struct drain;
+struct drain_stats {
+    uint64_t packets, bytes, batches;
+    uint64_t reasons[...];
+    uint64_t sends, send_errors, verdict_errors, overruns, interrupts, malformed, unexpected;
+    ...;
+};
+struct drain *drain_new(int fd, uint16_t queue, const struct repair_policy *policy);
+void drain_free(struct drain *d);
+int drain_configure(struct drain *d, int socket_bytes);
+int drain_run(struct drain *d);
+void drain_stop(struct drain *d);
+void drain_set_policy(struct drain *d, const struct repair_policy *policy);
+void drain_get_stats(const struct drain *d, struct drain_stats *stats);
+"""
+
+HEADERS = """
+#include "checksum.h"
+#include "drain.h"
+#include "inspect.h"
+#include "repair.h"
+
+static uint16_t fold(uint64_t raw) { return checksum_fold(raw); }
+"""
+
+# setuptools wants paths relative to setup.py, whatever directory this file is run from.
+CSRC = Path("csrc")
+
+ffi = FFI()
+ffi.cdef(DECLARATIONS)
+ffi.set_source(
+    "csumfix._core",
+    HEADERS,
+    sources=[str(CSRC / f"{name}.c") for name in SOURCES],
+    depends=[str(path) for path in CSRC.glob("*.h")],
+    include_dirs=[str(CSRC)],
+    extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra"],
+)

@@ -1,0 +1,5 @@
+"""Tells setuptools about the cffi extension; everything else is in pyproject.toml."""
+
+from setuptools import setup
+
+setup(cffi_modules=["csumfix/_build_core.py:ffi"])
