@@ -1,0 +1,216 @@
+"""The lab: two nodes, a wire between them, and one cause of wrong outer checksums."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+from csumfix.lab import forwarder, plan, topology
+from csumfix.lab.causes import BY_NAME, CAUSES
+from csumfix.lab.errors import LabError
+from csumfix.lab.node import Node
+from csumfix.lab.plan import Plan
+from csumfix.lab.process import Process
+from csumfix.lab.sandbox import Sandbox, require
+
+_TUN = Path("/dev/net/tun")
+_PATIENCE = 5.0  # seconds for anything in the lab to start
+
+
+class Lab:
+    """A lab that exists between __enter__ and __exit__, and dies with this process.
+
+    `mtu` is the underlay's in bytes, `port` the tunnel's UDP port, `ipv6` the underlay's family.
+    Raises LabError, one line for the user, if it cannot be built here.
+    """
+
+    device = plan.DEVICE
+    pod_ip = plan.POD_IP
+    pod_ip6 = plan.POD_IP6
+    service_ip = plan.SERVICE_IP  # means something for cause kube-proxy only
+    dns_name = plan.DNS_NAME
+
+    def __init__(
+        self, cause: str = "none", *, ipv6: bool = False, mtu: int = 1500, port: int = 8472
+    ) -> None:
+        if cause not in BY_NAME:
+            raise LabError(f"there is no cause {cause!r}; choose from: {', '.join(CAUSES)}")
+        self.cause = BY_NAME[cause]
+        try:
+            self.plan = Plan(
+                ipv6=ipv6,
+                mtu=mtu,
+                port=port,
+                guest=self.cause.guest,
+                virtual_vtep=self.cause.virtual_vtep,
+            )
+        except ValueError as error:
+            raise LabError(str(error)) from None
+        self._sandbox: Sandbox | None = None
+
+    def __enter__(self) -> Self:
+        require("bridge", "ethtool", "ping", "iptables-restore", "ip6tables-restore")
+        if self.cause.lying_nic and not os.access(_TUN, os.R_OK | os.W_OK):
+            raise LabError(
+                f"cause {self.cause.name} needs {_TUN}, which you may not open; run as root, "
+                f"or: chmod 666 {_TUN}"
+                if _TUN.exists()
+                else f"cause {self.cause.name} needs {_TUN}; load it with: modprobe tun"
+            )
+        extra = ("middlebox", "guest") if self.cause.guest else ()
+        self._sandbox = Sandbox("sender", "wire", "receiver", *extra)
+        try:
+            self._build()
+        except subprocess.CalledProcessError as error:
+            self.close()
+            text = "; ".join(error.stderr.strip().splitlines())
+            raise LabError(
+                f"cannot build the lab: {text}; probably a feature this kernel lacks "
+                "(vxlan, veth, bridge, NAT): load its module as root"
+            ) from error
+        except BaseException:
+            self.close()
+            raise
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        value: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Kill what runs in the lab and remove it; return when nothing is left."""
+        if self._sandbox is not None:
+            self._sandbox.close()
+            self._sandbox = None
+
+    def node(self, name: str) -> Node:
+        """Return any node by its name, "wire" and "middlebox" included."""
+        if self._sandbox is None:
+            raise RuntimeError("the lab is not running: use it in a with block")
+        return Node(self._sandbox, name)
+
+    @property
+    def sender(self) -> Node:
+        """The node with the bug: csumfix runs here."""
+        return self.node("sender")
+
+    @property
+    def receiver(self) -> Node:
+        """The node with the service pod: its counters show what was lost."""
+        return self.node("receiver")
+
+    @property
+    def wire(self) -> Node:
+        """The network between the nodes."""
+        return self.node("wire")
+
+    @property
+    def client(self) -> Node:
+        """The node on which traffic starts: the sender, or the guest behind it."""
+        return self.node("guest" if self.cause.guest else "sender")
+
+    def start_dns(self) -> Process:
+        """Start a DNS server in the service pod; return when it answers."""
+        require("dnsmasq", "dig")
+        # --no-daemon: without it dnsmasq changes its groups, which a user namespace forbids.
+        options = (
+            "--no-daemon", "--conf-file=/dev/null", "--pid-file=", "--no-resolv", "--no-hosts",
+            "--bind-interfaces", "--log-facility=-",
+            f"--listen-address={self.pod_ip}", f"--listen-address={self.pod_ip6}",
+            f"--address=/{self.dns_name}/{self.pod_ip}",
+            f"--address=/{self.dns_name}/{self.pod_ip6}",
+        )  # fmt: skip
+        server = self.receiver.popen(
+            ["dnsmasq", *options],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        deadline = time.monotonic() + _PATIENCE
+        while self._dig(self.receiver, self.pod_ip, self.dns_name) is None:
+            if server.poll() is not None or time.monotonic() > deadline:
+                raise LabError(
+                    "dnsmasq does not answer in the service pod; see: csumfix lab -- "
+                    f"ip netns exec receiver dnsmasq {' '.join(options)}"
+                )
+            time.sleep(0.02)
+        return server
+
+    def query(self, address: str, name: str | None = None, *, tcp: bool = False) -> str | None:
+        """Ask the DNS server at `address` from the client, once, for at most a second.
+
+        Returns the A record as text, or None if no answer came.
+        """
+        return self._dig(self.client, address, name or self.dns_name, tcp=tcp)
+
+    @staticmethod
+    def _dig(node: Node, address: str, name: str, *, tcp: bool = False) -> str | None:
+        transport = ["+tcp"] if tcp else []
+        result = node.run(
+            ["dig", f"@{address}", "+tries=1", "+time=1", "+short", *transport, name, "A"],
+            check=False,
+        )
+        return result.stdout.strip() if result.returncode == 0 else None
+
+    def _build(self) -> None:
+        what = self.plan
+        self._script("wire", topology.wire(what, lying_nic=self.cause.lying_nic))
+        if self.cause.lying_nic:
+            self._forward("wire", "nic", topology.LYING_NIC, topology.NIC_PORT)
+            move = f"ip link set {topology.LYING_NIC} netns sender name eth0"
+            self._script("wire", move)
+        if self.cause.guest:
+            self._script("middlebox", topology.middlebox(what))
+            ports = topology.MIDDLEBOX_IN, topology.MIDDLEBOX_OUT
+            self._forward("middlebox", "damage", *ports, str(what.port))
+            self._script("guest", topology.guest(what))
+        self._script("sender", topology.sender(what))
+        self._script("receiver", topology.receiver(what))
+        for tool, rules in self.cause.rules(what).items():
+            self.sender.run([f"{tool}-restore", "-w"], input=rules)
+        self._check()
+
+    def _script(self, name: str, script: str) -> None:
+        self.node(name).run(["sh", "-eu"], input=script)
+
+    def _forward(self, name: str, *arguments: str) -> None:
+        """Start the forwarder in a node; return when frames would pass."""
+        process = self.node(name).popen(
+            [sys.executable, str(Path(forwarder.__file__).resolve()), *arguments],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+        )
+        assert process.stdout is not None
+        with process.stdout as stdout:
+            if stdout.readline() != "ready\n":
+                raise LabError(f"the lab's forwarder ({' '.join(arguments)}) did not start")
+
+    def _check(self) -> None:
+        """See that the underlay works: whatever the cause, plain pings pass."""
+        receiver = plan.RECEIVER.ip(self.plan.ipv6)
+        deadline = time.monotonic() + _PATIENCE
+        while time.monotonic() < deadline:
+            ping = ["ping", "-n", "-q", "-c1", "-W1", receiver]
+            if self.client.run(ping, check=False).returncode == 0:
+                return
+            time.sleep(0.05)
+        raise LabError(
+            f"cannot build the lab: {receiver} does not answer pings on the underlay; "
+            "this is a bug in csumfix"
+        )
+
+    def describe(self) -> str:
+        """Draw the topology, for the operator."""
+        return drawing(self)
+
+
+def drawing(lab: Lab) -> str:
+    """Draw the lab."""
+    return lab.cause.name

@@ -1,0 +1,182 @@
+"""The sandbox: private network, mount and pid namespaces that vanish with us.
+
+Theory of operation
+-------------------
+A *holder* process is started under ``unshare``; it is process 1 of a new pid namespace and does
+nothing but ``cat`` its standard input, a pipe of which we hold the only other end. When we end, in
+whatever way, the kernel closes the pipe, ``cat`` reads end-of-file and exits, and because it is
+process 1 the kernel kills every process of the pid namespace. With the last process go the mount
+namespace, the tmpfs on its /run, and with that the named network namespaces in /run/netns. Nothing
+has to be cleaned up by code that might not get to run.
+
+The private /run also gives iptables a lock file that an ordinary user can write.
+
+An ordinary user gets a user namespace on top, in which they are root. Network namespaces are
+entered by their path below /proc/HOLDER/root, because nsenter opens all files before it joins.
+
+/sys is the machine's own: it shows the machine's network devices and not the node's. (Mounting
+another, as ``ip netns exec`` does, fails for ordinary users inside containers.)
+"""
+
+import os
+import shutil
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import IO, Any
+
+from csumfix.lab.errors import LabError
+from csumfix.lab.process import Process, only_child
+
+_SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # ordinary users may lack these in PATH
+_SETUP = """
+mount -t tmpfs tmpfs /run
+mkdir /run/netns
+for name; do ip netns add "$name"; done
+echo ready
+exec cat >/dev/null
+"""
+_GRACE = 10.0  # seconds for the kernel to take the namespaces down
+
+# Settings by which distributions forbid unprivileged user namespaces, with the forbidding value.
+_USERNS_LOCKS = (
+    ("kernel/apparmor_restrict_unprivileged_userns", "1", "0"),
+    ("kernel/unprivileged_userns_clone", "0", "1"),
+    ("user/max_user_namespaces", "0", "10000"),
+)
+
+_PACKAGES = {
+    "bridge": "iproute2",
+    "dig": "bind9-dnsutils",
+    "dnsmasq": "dnsmasq-base",
+    "ethtool": "ethtool",
+    "ip": "iproute2",
+    "ip6tables-restore": "iptables",
+    "iptables-restore": "iptables",
+    "nsenter": "util-linux",
+    "ping": "iputils-ping",
+    "tcpdump": "tcpdump",
+    "unshare": "util-linux",
+}
+
+
+def search_path() -> str:
+    """Return PATH with the directories of administration tools in it."""
+    path = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    return os.pathsep.join(path + [entry for entry in _SBIN if entry not in path])
+
+
+def require(*tools: str) -> None:
+    """Raise LabError unless every one of `tools` is installed."""
+    missing = [tool for tool in tools if shutil.which(tool, path=search_path()) is None]
+    if missing:
+        packages = sorted({_PACKAGES.get(tool, tool) for tool in missing})
+        raise LabError(
+            f"the lab needs {', '.join(missing)}: not found; "
+            f"install it (Debian: apt install {' '.join(packages)})"
+        )
+
+
+def _refusal(stderr: str) -> LabError:
+    """Say why unshare failed, and what would help."""
+    what = f"cannot create namespaces ({stderr.strip() or 'unshare ended without a word'})"
+    if os.geteuid() == 0:
+        return LabError(
+            f"{what}: root here lacks CAP_SYS_ADMIN, probably in a container; "
+            "run on the host or in a privileged container"
+        )
+    for name, forbidding, remedy in _USERNS_LOCKS:
+        setting = Path("/proc/sys") / name
+        if setting.exists() and setting.read_text(encoding="ascii").strip() == forbidding:
+            key = name.replace("/", ".")
+            return LabError(
+                f"{what}: {key}={forbidding} forbids user namespaces to ordinary users; "
+                f"run as root, or: sysctl -w {key}={remedy}"
+            )
+    return LabError(
+        f"{what}: user namespaces seem forbidden to ordinary users here (container or "
+        "security module); run as root"
+    )
+
+
+class Sandbox:
+    """The namespaces, and the way into them; `names` are those of the network namespaces."""
+
+    def __init__(self, *names: str) -> None:
+        require("unshare", "nsenter", "ip")
+        self._user = os.geteuid() != 0
+        self._processes: list[Process] = []
+        flags = ["--user", "--map-root-user"] if self._user else []
+        # Our ends of the pipes are close-on-exec, so no other child keeps the sandbox alive.
+        self._holder = subprocess.Popen(
+            ["unshare", *flags, "--net", "--mount", "--pid", "--fork", "--kill-child",
+             "--mount-proc", "sh", "-euc", _SETUP, "sh", *names],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=self._environment(None),
+            start_new_session=True,  # a Ctrl-C at the terminal is ours to handle, not the holder's
+        )  # fmt: skip
+        stdout, stderr = self._pipe(self._holder.stdout), self._pipe(self._holder.stderr)
+        init = only_child(self._holder.pid) if stdout.readline() == "ready\n" else None
+        if init is None:
+            self.close()
+            raise _refusal("; ".join(stderr.read().split("\n")).strip("; "))
+        self.init = init  # process 1 of the pid namespace, as numbered outside
+
+    @staticmethod
+    def _pipe(stream: IO[str] | None) -> IO[str]:
+        assert stream is not None
+        return stream
+
+    @staticmethod
+    def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
+        return {**os.environ, **(extra or {}), "PATH": search_path()}
+
+    def enter(self, netns: str, argv: Sequence[str], *, own_sigint: bool = False) -> list[str]:
+        """Return the command line that runs `argv` in a network namespace, in this directory.
+
+        With `own_sigint` the command reacts to SIGINT even if it is started with SIGINT ignored.
+        """
+        where = f"--net=/proc/{self.init}/root/run/netns/{netns}"
+        user = ["--user", "--preserve-credentials"] if self._user else []
+        # setns(CLONE_NEWNS) changes the working directory to /; env changes it back.
+        cwd = str(Path.cwd())
+        env = ["env", *(["-C", cwd] if os.access(cwd, os.X_OK) else [])]
+        if own_sigint:
+            env.append("--default-signal=INT")
+        return ["nsenter", f"--target={self.init}", *user, "--mount", "--pid", where,
+                "--", *env, "--", *argv]  # fmt: skip
+
+    def popen(
+        self,
+        netns: str,
+        argv: Sequence[str],
+        *,
+        env: Mapping[str, str] | None = None,
+        own_sigint: bool = False,
+        **options: Any,
+    ) -> Process:
+        """Start `argv` inside; `env` is added to our environment, the rest goes to Popen."""
+        options.setdefault("text", True)
+        command = self.enter(netns, argv, own_sigint=own_sigint)
+        process = Process(command, env=self._environment(env), **options)
+        self._processes = [one for one in self._processes if one.poll() is None]
+        self._processes.append(process)
+        return process
+
+    def close(self) -> None:
+        """End every process inside and all namespaces; return when they are gone."""
+        for process in self._processes:
+            if process.poll() is None:
+                process.kill()
+                process.wait(_GRACE)
+        self._pipe(self._holder.stdin).close()
+        try:
+            self._holder.wait(_GRACE)
+        except subprocess.TimeoutExpired:
+            self._holder.kill()  # --kill-child passes it on to process 1
+            self._holder.wait(_GRACE)
+        # Only the streams we read ourselves; those of other processes belong to their users.
+        self._pipe(self._holder.stdout).close()
