@@ -14,11 +14,21 @@ enum inner_state {
 };
 
 /**
+ * struct inner_report - the state, and for a transport checksum that was computed, the numbers
+ * @found, @expected: the checksum field, as it is and as it should be, in memory order
+ */
+struct inner_report {
+	enum inner_state state;
+	uint16_t found;
+	uint16_t expected;
+};
+
+/**
  * inner_check() - verify the checksums of an encapsulated packet
  *
  * IPv4 header, TCP, UDP, ICMP and ICMPv6 are known; anything else is INNER_UNPROVEN, and so is
  * a packet whose checksum the tunnel itself left out (VXLAN-RCO).
  */
-enum inner_state inner_check(const struct vxlan_packet *vxlan);
+struct inner_report inner_check(const struct vxlan_packet *vxlan);
 
 #endif

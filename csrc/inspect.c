@@ -17,10 +17,12 @@ struct inspection inspect(struct view v, const struct outer_ports *ports)
 {
 	struct outer_packet outer;
 	enum outer_status status = outer_parse(v, ports, &outer);
+	struct inner_report inner;
 
 	if (status != OUTER_OK)
 		return (struct inspection){ .status = status };
 	outer_sum(&outer);
+	inner = inner_check(&outer.vxlan);
 	return (struct inspection){
 		.status = OUTER_OK,
 		.check = check_state(&outer),
@@ -29,6 +31,8 @@ struct inspection inspect(struct view v, const struct outer_ports *ports)
 		.source = outer.udp.source,
 		.dest = outer.udp.dest,
 		.vni = outer.vxlan.vni,
-		.inner = inner_check(&outer.vxlan),
+		.inner = inner.state,
+		.inner_found = host_order(inner.found),
+		.inner_expected = host_order(inner.expected),
 	};
 }

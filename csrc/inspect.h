@@ -21,6 +21,7 @@ enum inspect_check {
  * @source, @dest: outer UDP ports, host order
  * @vni:      VXLAN network identifier
  * @inner:    what the inner checksums say
+ * @inner_found, @inner_expected: the inner transport checksum, host order; both 0 if there is none
  */
 struct inspection {
 	enum outer_status status;
@@ -31,6 +32,8 @@ struct inspection {
 	uint16_t dest;
 	uint32_t vni;
 	enum inner_state inner;
+	uint16_t inner_found;
+	uint16_t inner_expected;
 };
 
 /** inspect() - judge outer and inner checksums of the packet @v without touching it. Pure. */

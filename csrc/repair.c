@@ -64,7 +64,8 @@ static bool is_write(enum repair_reason reason)
 
 static struct repair_result write_check(uint8_t *packet, const struct outer_packet *outer)
 {
-	enum repair_reason reason = reason_to_write(inner_check(&outer->vxlan), !outer->check);
+	enum repair_reason reason =
+	    reason_to_write(inner_check(&outer->vxlan).state, !outer->check);
 	size_t at = (size_t)(outer->udp.datagram.data - packet) + UDP_CHECK_OFFSET;
 	uint16_t check = outer_check_expected(outer);
 

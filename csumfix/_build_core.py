@@ -38,7 +38,8 @@ const char *repair_reason_name(int reason);
 struct view { const uint8_t *data; size_t len; ...; };
 struct inspection {
     int status; int check; uint16_t found; uint16_t expected;
-    uint16_t source; uint16_t dest; uint32_t vni; int inner; ...;
+    uint16_t source; uint16_t dest; uint32_t vni; int inner;
+    uint16_t inner_found; uint16_t inner_expected; ...;
 };
 struct inspection inspect(struct view v, const struct outer_ports *ports);
 

@@ -103,6 +103,8 @@ class Inspection:
     dest: int = 0
     vni: int = 0
     inner: Inner = Inner.UNPROVEN
+    inner_found: int = 0
+    inner_expected: int = 0
 
 
 @dataclass(frozen=True)
@@ -189,6 +191,8 @@ def inspect(packet: bytes, policy: Policy = Policy()) -> Inspection:
         seen.dest,
         seen.vni,
         Inner(seen.inner),
+        seen.inner_found,
+        seen.inner_expected,
     )
 
 
@@ -234,7 +238,9 @@ class Drain:
 def total(stats: Sequence[Stats]) -> Stats:
     """Add up the counters of several drains."""
     plain = {
-        f.name: sum(getattr(s, f.name) for s in stats) for f in fields(Stats) if f.name != "reasons"
+        f.name: sum(getattr(s, f.name) for s in stats)
+        for f in fields(Stats)
+        if f.name != "reasons"
     }
     reasons = zip(*(s.reasons for s in stats), strict=True)
     return Stats(**plain, reasons=tuple(map(sum, reasons)) or Stats.reasons)

@@ -1,0 +1,219 @@
+"""The command line: arguments in, exit code out; everything else is elsewhere."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from pathlib import Path
+from typing import Any
+
+import click
+from rich.console import Console
+
+from csumfix import rules as rule_script
+from csumfix.errors import CsumfixError, Exit
+
+PORT = click.IntRange(1, 65535)
+LAST_QUEUE = 65535
+DEFAULT_PORTS = (8472, 4789)
+
+EXIT_CODES = """\b
+Exit codes: 0 done; 1 answered with no (not running, not installed, wrong
+checksums found); 2 wrong usage; 3 a program is missing; 4 no permission;
+5 the kernel refused or lacks a feature; 6 in use by somebody else; 7 it
+worked and then broke."""
+
+
+class _Formatter(logging.Formatter):
+    """Information as it is; anything worse says so first."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line = super().format(record)
+        return line if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {line}"
+
+
+@click.group(
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 90},
+    epilog=EXIT_CODES,
+)
+@click.version_option(package_name="csumfix")
+def cli() -> None:
+    """Repair wrong outer UDP checksums of VXLAN packets; NIC settings stay as they are."""
+
+
+@cli.command()
+@click.option(
+    "--divert",
+    type=click.Choice(["nat", "packets", "all"]),
+    default="packets",
+    show_default=True,
+    help="Which packets to look at: those of flows that NAT touches, all but super-packets "
+    "(GSO), or all, for NICs that lie about offload.",
+)
+@click.option("--port", "ports", type=PORT, multiple=True, help="UDP port that no device shows.")
+@click.option(
+    "--queues", type=click.IntRange(1, 64), default=1, show_default=True, help="Threads."
+)
+@click.option(
+    "--queue-base",
+    type=click.IntRange(0, LAST_QUEUE),
+    default=0,
+    show_default=True,
+    help="Number of the first netfilter queue.",
+)
+@click.option(
+    "--zero",
+    type=click.Choice(["keep", "fill"]),
+    default="keep",
+    show_default=True,
+    help="What to do with an outer checksum of 0, 'not computed'.",
+)
+def run(divert: str, ports: tuple[int, ...], queues: int, queue_base: int, zero: str) -> None:
+    """Find this namespace's vxlan devices and repair their packets, in the foreground.
+
+    Waits for devices that do not exist yet. SIGTERM and SIGINT remove the rules, empty the
+    queues and exit with 0; no packet is lost.
+
+    Example: csumfix run --divert nat --queues 2
+    """
+    from csumfix import service
+
+    if queue_base + queues - 1 > LAST_QUEUE:
+        raise click.UsageError(f"--queue-base {queue_base} leaves no room for {queues} queues")
+    if len(set(ports)) > rule_script.MAX_PORTS:
+        raise click.UsageError(f"more than {rule_script.MAX_PORTS} ports do not fit into a rule")
+    handler = logging.StreamHandler()
+    handler.setFormatter(_Formatter())
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    service.run(
+        service.Options(
+            divert=divert,
+            ports=tuple(sorted(set(ports))),
+            queues=queues,
+            queue_base=queue_base,
+            fill_zero=zero == "fill",
+        )
+    )
+
+
+@cli.command(
+    context_settings={"ignore_unknown_options": True, "help_option_names": []},
+    add_help_option=False,
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def rules(as_json: bool, arguments: tuple[str, ...]) -> None:
+    """Show, apply, remove or check the iptables rules by hand.
+
+    Passes everything to csumfix-rules; see its --help.
+
+    Example: csumfix rules show --port 8472 --divert nat
+    """
+    result = rule_script.run(arguments or ("--help",), capture=as_json)
+    if as_json:
+        _print_json(
+            {
+                "exit_code": result.returncode,
+                "output": result.stdout.splitlines(),
+                "errors": result.stderr.splitlines(),
+            }
+        )
+    sys.exit(result.returncode)
+
+
+@cli.command()
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def status(as_json: bool) -> None:
+    """Show tunnels, rules, queues, and the counters of the service if it runs.
+
+    Exits with 1 if no service runs in this network namespace.
+
+    Example: csumfix status --json | jq .service.queues
+    """
+    from csumfix import status as status_
+
+    state = status_.gather()
+    if as_json:
+        _print_json(state.as_json())
+    else:
+        status_.show(state, Console())
+    sys.exit(Exit.OK if state.service else Exit.NEGATIVE)
+
+
+@cli.command()
+@click.argument("file", type=click.Path(path_type=Path))
+@click.option(
+    "--port",
+    "ports",
+    type=PORT,
+    multiple=True,
+    default=DEFAULT_PORTS,
+    show_default=True,
+    help="UDP destination port that carries VXLAN.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def check(file: Path, ports: tuple[int, ...], as_json: bool) -> None:
+    """Tell for each VXLAN packet of a capture whether outer and inner checksums are right.
+
+    Exits with 1 if an outer checksum is wrong. Capture where the packets arrive: on the sender
+    the NIC may not have computed them yet.
+
+    Example: tcpdump -i eth0 -w bad.pcap udp port 8472; csumfix check bad.pcap
+    """
+    from csumfix import capture
+
+    findings = list(capture.read(file, ports))
+    counts = capture.summary(findings)
+    if as_json:
+        _print_json(
+            {"packets": [finding.as_json() for finding in findings], "summary": dict(counts)}
+        )
+    else:
+        for finding in findings:
+            click.echo(finding.line())
+        for diagnosis, number in counts.most_common():
+            click.echo(f"{number:8} {capture.MEANINGS[diagnosis]}")
+        if not findings:
+            click.echo(f"no VXLAN packets to port {' or '.join(map(str, ports))}")
+    sys.exit(Exit.NEGATIVE if capture.WRONG & counts.keys() else Exit.OK)
+
+
+@cli.command()
+@click.option("--cause", default="kube-proxy", show_default=True, help="The bug to reproduce.")
+@click.option("--ipv6", is_flag=True, help="Use an IPv6 underlay.")
+@click.option("--mtu", type=click.IntRange(1280, 9000), default=1500, show_default=True)
+@click.option("--port", type=PORT, default=8472, show_default=True)
+@click.argument("command", nargs=-1, type=click.UNPROCESSED)
+def lab(cause: str, ipv6: bool, mtu: int, port: int, command: tuple[str, ...]) -> None:
+    """Run a command, or a shell, on a node of a throwaway two-node VXLAN lab.
+
+    Needs no root. Causes: kube-proxy, snat, dnat, nic, forwarded, none.
+
+    Example: csumfix lab --cause snat -- csumfix run
+    """
+    from csumfix.lab.session import run_session
+
+    sys.exit(run_session(cause, ipv6, mtu, port, command))
+
+
+def _print_json(document: dict[str, Any]) -> None:
+    click.echo(json.dumps(document, indent=2, default=str))
+
+
+def main() -> None:
+    """Run the command line; every error is one line."""
+    try:
+        sys.exit(cli(standalone_mode=False) or Exit.OK)
+    except CsumfixError as error:
+        _fail(str(error), error.code)
+    except click.UsageError as error:
+        where = error.ctx.command_path if error.ctx else "csumfix"
+        _fail(f"{error.format_message()} See '{where} --help'.", Exit.USAGE)
+    except (click.Abort, KeyboardInterrupt):
+        _fail("interrupted", Exit.NEGATIVE)
+
+
+def _fail(message: str, code: Exit) -> None:
+    click.echo(f"csumfix: {message}", err=True)
+    sys.exit(code)

@@ -1,0 +1,114 @@
+"""``csumfix status``: tunnels, rules, queues, and the service's counters if it runs."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+
+from csumfix import control, core, rules, tunnels
+from csumfix.errors import CsumfixError
+from csumfix.queue import KernelQueue, kernel_queues
+from csumfix.tunnels import Tunnel
+
+
+@dataclass(frozen=True)
+class State:
+    """Everything there is to see in the current network namespace.
+
+    queues: None if they may not be seen, or the kernel has none; trouble says why.
+    """
+
+    tunnels: list[Tunnel]
+    rules: list[str]
+    queues: list[KernelQueue] | None
+    service: control.Snapshot | None
+    trouble: list[str]
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return asdict(self)
+
+
+def gather() -> State:
+    """Look at the namespace."""
+    trouble = []
+    shown = rules.run(["status"])
+    if shown.stderr.strip():
+        trouble.append(shown.stderr.strip().splitlines()[-1])
+    try:
+        queues: list[KernelQueue] | None = list(kernel_queues().values())
+    except CsumfixError as error:
+        queues = None
+        trouble.append(str(error))
+    return State(tunnels.discover(), shown.stdout.splitlines(), queues, control.ask(), trouble)
+
+
+def show(state: State, console: Console) -> None:
+    """Print the state for people."""
+    console.print(_tunnel_table(state))
+    console.print("[bold]rules[/bold]")
+    for line in state.rules or ["not installed"]:
+        console.print("  " + line, markup=False, highlight=False)
+    if state.queues is not None:
+        console.print(_queue_table(state.queues))
+    if state.service:
+        console.print(_counter_table(state.service))
+    else:
+        console.print("[bold]service[/bold] not running in this network namespace")
+    for line in state.trouble:
+        console.print(f"note: {line}", markup=False, highlight=False)
+
+
+def _table(title: str, *columns: str) -> Table:
+    table = Table(title=title, title_justify="left", title_style="bold", box=None)
+    for column in columns:
+        table.add_column(column, justify="left" if column in ("device", "reason") else "right")
+    return table
+
+
+def _tunnel_table(state: State) -> Table:
+    table = _table("tunnels", "device", "VNI", "port", "underlay", "MTU", "outer checksum")
+    for tunnel in state.tunnels:
+        on = tunnel.checksum6 if tunnel.family == "6" else tunnel.checksum
+        underlay = {"4": "IPv4", "6": "IPv6", "both": "any"}[tunnel.family]
+        vni = "any" if tunnel.metadata else str(tunnel.vni)
+        table.add_row(
+            tunnel.name, vni, str(tunnel.port), underlay, str(tunnel.mtu), "on" if on else "0"
+        )
+    return table
+
+
+def _queue_table(queues: list[KernelQueue]) -> Table:
+    table = _table("queues", "number", "owner", "waiting", "queue_dropped", "user_dropped")
+    for queue in queues:
+        table.add_row(
+            *map(
+                str,
+                (
+                    queue.number,
+                    queue.port,
+                    queue.waiting,
+                    queue.queue_dropped,
+                    queue.user_dropped,
+                ),
+            )
+        )
+    return table
+
+
+def _counter_table(service: control.Snapshot) -> Table:
+    queues: dict[str, Any] = service["queues"]
+    table = _table("packets since the service started", "reason", *(f"queue {q}" for q in queues))
+    table.add_row("packets", *(str(queue["packets"]) for queue in queues.values()))
+    for reason in core.REASONS:
+        counts = [queue["reasons"][reason] for queue in queues.values()]
+        if any(counts):
+            table.add_row(f"  {reason}", *map(str, counts))
+    for trouble in ("overruns", "send_errors", "verdict_errors", "malformed", "unexpected"):
+        counts = [queue[trouble] for queue in queues.values()]
+        if any(counts):
+            table.add_row(trouble, *map(str, counts))
+    return table

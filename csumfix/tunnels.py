@@ -1,0 +1,134 @@
+"""The VXLAN devices of this network namespace, now and as they come and go."""
+
+from __future__ import annotations
+
+import errno
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pyroute2 import IPRoute
+
+Family = Literal["4", "6", "both"]
+
+VLAN_TAGS = 8  # two tags may lengthen a frame beyond the device's MTU
+ETHERNET, UDP, VXLAN = 14, 8, 8
+IP_HEADER: dict[Family, int] = {"4": 20, "6": 40, "both": 40}
+
+LOCAL_PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+RTMGRP_LINK = 1  # linux/rtnetlink.h
+
+
+@dataclass(frozen=True)
+class Tunnel:
+    """One vxlan device, or a port that the operator named.
+
+    port: UDP destination port.
+    family: of the underlay.
+    mtu: of the device, bytes.
+    checksum: whether it computes outer checksums over IPv4 (``udpcsum``).
+    checksum6: the same over IPv6 (no ``udp6zerocsumtx``).
+    metadata: a collect-metadata (``external``) device, whose MTU says nothing about packets.
+    source_ports: lowest and highest outer source port.
+    """
+
+    name: str
+    port: int
+    family: Family
+    mtu: int
+    vni: int = 0
+    checksum: bool = True
+    checksum6: bool = True
+    metadata: bool = False
+    source_ports: tuple[int, int] = (1, 65535)
+
+    def longest_packet(self, underlay_mtu: int) -> int:
+        """Return the length in bytes of the longest outer IP packet that is no super-packet."""
+        mtu = min(self.mtu, underlay_mtu) if self.metadata else self.mtu
+        return mtu + ETHERNET + VLAN_TAGS + VXLAN + UDP + IP_HEADER[self.family]
+
+
+def local_port_range() -> tuple[int, int]:
+    """Return the namespace's range of ephemeral ports, from which vxlan devices draw."""
+    low, high = LOCAL_PORT_RANGE.read_text().split()
+    return int(low), int(high)
+
+
+def _family(data: Any) -> Family:
+    if data.get("IFLA_VXLAN_COLLECT_METADATA"):
+        return "both"
+    ipv6 = data.get("IFLA_VXLAN_LOCAL6") or data.get("IFLA_VXLAN_GROUP6")
+    return "6" if ipv6 else "4"
+
+
+def parse_link(link: Any, default_ports: tuple[int, int]) -> Tunnel:
+    """Read one RTM_NEWLINK message of a vxlan device.
+
+    default_ports: what a device without a source port range of its own uses.
+    """
+    data = link.get(("linkinfo", "data"))
+    ports = data.get("IFLA_VXLAN_PORT_RANGE") or {"low": 0, "high": 0}
+    own = (int(ports["low"]), int(ports["high"]))
+    return Tunnel(
+        name=link.get("ifname"),
+        port=data.get("IFLA_VXLAN_PORT"),
+        family=_family(data),
+        mtu=link.get("mtu"),
+        vni=data.get("IFLA_VXLAN_ID") or 0,
+        checksum=bool(data.get("IFLA_VXLAN_UDP_CSUM")),
+        checksum6=not data.get("IFLA_VXLAN_UDP_ZERO_CSUM6_TX"),
+        metadata=bool(data.get("IFLA_VXLAN_COLLECT_METADATA")),
+        source_ports=own if own[0] < own[1] else default_ports,
+    )
+
+
+def discover() -> list[Tunnel]:
+    """Return the vxlan devices of the current network namespace."""
+    default_ports = local_port_range()
+    with IPRoute() as ip:
+        return [parse_link(link, default_ports) for link in ip.get_links(kind="vxlan")]
+
+
+def underlay_mtu() -> int:
+    """Return the largest MTU in bytes of any device that could carry a tunnel."""
+    with IPRoute() as ip:
+        links = [
+            link.get("mtu")
+            for link in ip.get_links()
+            if link.get("ifname") != "lo" and link.get(("linkinfo", "kind")) != "vxlan"
+        ]
+    return max(links, default=1500)
+
+
+class LinkEvents:
+    """A doorbell that rings when a network device appears, changes or vanishes.
+
+    It does not say which: whoever hears it looks at everything anew, so that a lost event
+    costs nothing as long as one gets through.
+    """
+
+    def __init__(self) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
+        self._socket.setblocking(False)
+        self._socket.bind((0, RTMGRP_LINK))
+
+    def fileno(self) -> int:
+        """Return the descriptor that becomes readable."""
+        return self._socket.fileno()
+
+    def clear(self) -> None:
+        """Silence the bell until the next event."""
+        while True:
+            try:
+                self._socket.recv(65536)
+            except BlockingIOError:
+                return
+            except OSError as error:
+                # Events were lost, which is an event too.
+                if error.errno != errno.ENOBUFS:
+                    raise
+
+    def close(self) -> None:
+        """Stop listening."""
+        self._socket.close()
