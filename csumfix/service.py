@@ -21,7 +21,7 @@ import asyncio
 import logging
 import signal
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from csumfix import control, preflight, rules, tunnels
@@ -62,18 +62,14 @@ class Options:
         return range(self.queue_base, self.queue_base + self.queues)
 
 
-def plan(
-    options: Options, found: Sequence[Tunnel], underlay_mtu: Callable[[], int]
-) -> RuleSet | None:
+def plan(options: Options, found: Sequence[Tunnel], underlay_mtu: int) -> RuleSet | None:
     """Compute the rules that these tunnels need; None if there is nothing to divert.
 
-    underlay_mtu: asked only if needed, because the answer costs a look at every device.
+    underlay_mtu: the largest of this host in bytes; see needs_underlay_mtu().
     """
-    if not found and not options.ports:
+    every = [*found, *_named_tunnels(options, underlay_mtu)]
+    if not every:
         return None
-    vague = bool(options.ports) or any(tunnel.metadata for tunnel in found)
-    widest = underlay_mtu() if vague else 0
-    every = [*found, *_named_tunnels(options, widest)]
     families = {tunnel.family for tunnel in every}
     return RuleSet(
         ports=_ports(options, found),
@@ -81,12 +77,17 @@ def plan(
         queues=options.queues,
         family=families.pop() if len(families) == 1 else "both",
         divert=options.divert,
-        max_length=max(tunnel.longest_packet(widest) for tunnel in every),
+        max_length=max(tunnel.longest_packet(underlay_mtu) for tunnel in every),
         source_ports=(
             min(tunnel.source_ports[0] for tunnel in every),
             max(tunnel.source_ports[1] for tunnel in every),
         ),
     )
+
+
+def needs_underlay_mtu(options: Options, found: Sequence[Tunnel]) -> bool:
+    """Tell whether plan() depends on underlay_mtu, which costs a look at every device."""
+    return bool(options.ports) or any(tunnel.metadata for tunnel in found)
 
 
 def _named_tunnels(options: Options, underlay_mtu: int) -> list[Tunnel]:
@@ -120,7 +121,7 @@ class Service:
         self._rules: RuleSet | None = None
         self._started = time.time()
         self._stop = asyncio.Event()
-        self._pending: asyncio.TimerHandle | None = None
+        self._changed = asyncio.Event()
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT; raise CsumfixError if it can not start or go on."""
@@ -144,9 +145,11 @@ class Service:
         rules.remove()
         try:
             self._bind()
-            self._reconcile()
+            await self._reconcile()
             log.info("ready: %s", self._describe())
+            following = asyncio.create_task(self._follow())
             await self._stop.wait()
+            following.cancel()
             log.info("stopping: removing rules, then emptying the queues")
         finally:
             await self._shut_down()
@@ -171,8 +174,6 @@ class Service:
             queue.start(on_failure)
 
     async def _shut_down(self) -> None:
-        if self._pending:
-            self._pending.cancel()
         try:
             rules.remove()
             await self._wait_until_empty()
@@ -192,28 +193,28 @@ class Service:
 
     def _on_link_event(self, events: LinkEvents) -> None:
         events.clear()
-        if not self._pending:
-            self._schedule(SETTLE)
+        self._changed.set()
 
-    def _schedule(self, delay: float) -> None:
-        self._pending = asyncio.get_running_loop().call_later(delay, self._on_settled)
+    async def _follow(self) -> None:
+        """Reconcile after each change, and again later if that fails."""
+        while True:
+            await self._changed.wait()
+            await asyncio.sleep(SETTLE)
+            self._changed.clear()
+            before = self._rules
+            try:
+                await self._reconcile()
+            except CsumfixError as error:
+                log.error("rules not changed, will try again: %s", error)
+                asyncio.get_running_loop().call_later(RETRY, self._changed.set)
+            if self._rules != before:
+                log.info("changed: %s", self._describe())
 
-    def _on_settled(self) -> None:
-        self._pending = None
-        before = self._rules
-        try:
-            self._reconcile()
-        except CsumfixError as error:
-            log.error("rules not changed, will try again: %s", error)
-            self._schedule(RETRY)
-            return
-        if self._rules != before:
-            log.info("changed: %s", self._describe())
-
-    def _reconcile(self) -> None:
+    async def _reconcile(self) -> None:
         """Make the rules fit the devices that are there now."""
-        found = tunnels.discover()
-        wanted = plan(self._options, found, tunnels.underlay_mtu)
+        found = await tunnels.discover()
+        vague = needs_underlay_mtu(self._options, found)
+        wanted = plan(self._options, found, await tunnels.underlay_mtu() if vague else 0)
         if wanted != self._rules:
             self._load(wanted)
         self._tunnels, self._rules = found, wanted

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -43,7 +44,9 @@ def gather() -> State:
     except CsumfixError as error:
         queues = None
         trouble.append(str(error))
-    return State(tunnels.discover(), shown.stdout.splitlines(), queues, control.ask(), trouble)
+    return State(
+        asyncio.run(tunnels.discover()), shown.stdout.splitlines(), queues, control.ask(), trouble
+    )
 
 
 def show(state: State, console: Console) -> None:
@@ -101,7 +104,7 @@ def _queue_table(queues: list[KernelQueue]) -> Table:
 
 def _counter_table(service: control.Snapshot) -> Table:
     queues: dict[str, Any] = service["queues"]
-    table = _table("packets since the service started", "reason", *(f"queue {q}" for q in queues))
+    table = _table("packets", "reason", *(f"queue {q}" for q in queues))
     table.add_row("packets", *(str(queue["packets"]) for queue in queues.values()))
     for reason in core.REASONS:
         counts = [queue["reasons"][reason] for queue in queues.values()]

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pyroute2 import IPRoute
+from pyroute2 import AsyncIPRoute
 
 Family = Literal["4", "6", "both"]
 
@@ -83,22 +83,23 @@ def parse_link(link: Any, default_ports: tuple[int, int]) -> Tunnel:
     )
 
 
-def discover() -> list[Tunnel]:
+async def discover() -> list[Tunnel]:
     """Return the vxlan devices of the current network namespace."""
     default_ports = local_port_range()
-    with IPRoute() as ip:
-        return [parse_link(link, default_ports) for link in ip.get_links(kind="vxlan")]
+    async with AsyncIPRoute() as ip:
+        links = [link async for link in await ip.get_links(kind="vxlan")]
+    return [parse_link(link, default_ports) for link in links]
 
 
-def underlay_mtu() -> int:
+async def underlay_mtu() -> int:
     """Return the largest MTU in bytes of any device that could carry a tunnel."""
-    with IPRoute() as ip:
-        links = [
-            link.get("mtu")
-            for link in ip.get_links()
-            if link.get("ifname") != "lo" and link.get(("linkinfo", "kind")) != "vxlan"
-        ]
-    return max(links, default=1500)
+    async with AsyncIPRoute() as ip:
+        links = [link async for link in await ip.get_links()]
+    return max((link.get("mtu") for link in links if _carries_tunnels(link)), default=1500)
+
+
+def _carries_tunnels(link: Any) -> bool:
+    return bool(link.get("ifname") != "lo" and link.get(("linkinfo", "kind")) != "vxlan")
 
 
 class LinkEvents:
