@@ -1,8 +1,12 @@
 """The causes: why the outer checksum goes wrong, as data and as NAT rules.
 
-Rules are text for iptables-restore and ip6tables-restore. The outer checksum is on in every lab.
-That is the kernel's default for both families; flannel itself asks for `noudpcsum` over IPv4, and
-then a current kernel shows none of the NAT bugs.
+Rules are text for iptables-restore and ip6tables-restore.
+
+The outer checksum is on, which is the kernel's default for both families; flannel itself asks for
+`noudpcsum` over IPv4, and then a current kernel shows none of the NAT bugs. The lying NIC breaks
+either kind, so over IPv4 it has flannel's. With the outer checksum on, `ethtool -K flannel.1
+tx-checksum-ip-generic off` would be no cure there: the kernel then finishes the inner checksum
+itself, but leaves the outer one to the NIC instead. Pings are lost for the same reason.
 """
 
 from collections.abc import Callable
@@ -21,9 +25,11 @@ class Cause:
     story: str  # what happens, for the operator
     symptom: str  # what they will see
     rules: Callable[[Plan], Rules]  # loaded on the sender
+    service: bool = False  # there is a service IP
     lying_nic: bool = False  # the sender's eth0 claims checksum offload and does not do it
     guest: bool = False  # see Plan
     virtual_vtep: bool = False  # see Plan
+    outer_checksum: bool = True  # see Plan
 
 
 def _nat(*rules: str) -> str:
@@ -105,6 +111,7 @@ _ALL = (
         ),
         symptom="a query to the pod IP is answered, one to the service IP times out",
         rules=_kube_proxy,
+        service=True,
     ),
     Cause(
         name="snat",
@@ -129,11 +136,12 @@ _ALL = (
         name="nic",
         story=(
             "The sender's NIC claims transmit checksum offload and does not do it: packets leave "
-            "with unfinished inner and wrong outer checksums."
+            "as the driver left them, with checksums not finished."
         ),
-        symptom="everything through the tunnel is lost, TCP and large packets included",
+        symptom="UDP and TCP through the tunnel are lost, large packets included",
         rules=_no_rules,
         lying_nic=True,
+        outer_checksum=False,
     ),
     Cause(
         name="forwarded",

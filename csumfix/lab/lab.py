@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from csumfix.lab import forwarder, plan, topology
+from csumfix.lab import drawing, forwarder, plan, topology
 from csumfix.lab.causes import BY_NAME, CAUSES
 from csumfix.lab.errors import LabError
 from csumfix.lab.node import Node
@@ -46,6 +46,7 @@ class Lab:
                 port=port,
                 guest=self.cause.guest,
                 virtual_vtep=self.cause.virtual_vtep,
+                outer_checksum=self.cause.outer_checksum,
             )
         except ValueError as error:
             raise LabError(str(error)) from None
@@ -161,6 +162,8 @@ class Lab:
 
     def _build(self) -> None:
         what = self.plan
+        for node in {self.sender.name, self.receiver.name, self.client.name}:
+            self._script(node, topology.settings())
         self._script("wire", topology.wire(what, lying_nic=self.cause.lying_nic))
         if self.cause.lying_nic:
             self._forward("wire", "nic", topology.LYING_NIC, topology.NIC_PORT)
@@ -207,10 +210,5 @@ class Lab:
         )
 
     def describe(self) -> str:
-        """Draw the topology, for the operator."""
-        return drawing(self)
-
-
-def drawing(lab: Lab) -> str:
-    """Draw the lab."""
-    return lab.cause.name
+        """Draw the topology and tell what is wrong with it, for the operator."""
+        return drawing.describe(self.cause, self.plan)

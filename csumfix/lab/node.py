@@ -20,7 +20,7 @@ class Counters:
 
     in_csum_errors: int  # UdpInCsumErrors, IPv4
     in_csum_errors6: int  # Udp6InCsumErrors
-    in_datagrams: int  # UdpInDatagrams, tunnel packets not included
+    in_datagrams: int  # UdpInDatagrams, tunnel packets included
     in_datagrams6: int  # Udp6InDatagrams
     in_errors: int  # UdpInErrors: checksum errors among them
     in_errors6: int  # Udp6InErrors

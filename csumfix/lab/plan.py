@@ -80,6 +80,7 @@ class Plan:
     port: int = 8472
     guest: bool = False  # the client is a guest behind the sender, not the sender itself
     virtual_vtep: bool = False  # the client sends to an address that only DNAT can reach
+    outer_checksum: bool = True  # over IPv4; over IPv6 it is always on, as RFC 8200 wants it
 
     def __post_init__(self) -> None:
         if not _MTU_MIN <= self.mtu <= _MTU_MAX:

@@ -32,7 +32,8 @@ MIDDLEBOX_IN, MIDDLEBOX_OUT = "p1", "m1"  # towards the guest, towards the sende
 
 _NO_OFFLOAD = "tx off tso off gso off gro off"
 # A new network namespace copies the machine's IPv4 settings, so set all that matters. Duplicate
-# address detection and router discovery would cost seconds.
+# address detection would cost two seconds: a router forwards no IPv6 packet before its link-local
+# address is proven, because neighbour solicitations for forwarded packets come from that one.
 _SYSCTLS = {
     "ipv4/conf/all/rp_filter": 0,
     "ipv4/conf/default/rp_filter": 0,
@@ -54,8 +55,9 @@ def _batch(tool: str, lines: list[str]) -> list[str]:
     return [f"{tool} -batch - <<'EOF'", *lines, "EOF"]
 
 
-def _sysctls() -> list[str]:
-    return [f"echo {value} >/proc/sys/net/{name}" for name, value in _SYSCTLS.items()]
+def settings() -> str:
+    """Make a node of a namespace; a device copies these settings when it is made, so run first."""
+    return _script([f"echo {value} >/proc/sys/net/{name}" for name, value in _SYSCTLS.items()])
 
 
 def _no_ipv6() -> list[str]:
@@ -90,7 +92,13 @@ def _default_route(gateway: Dual) -> list[str]:
 def _tunnel(plan: Plan, here: End, there: End, remote: str) -> list[str]:
     """Return what flannel would set up on one end: device, forwarding, neighbours, routes."""
     ipv6 = plan.ipv6
-    checksum = "noudp6zerocsumtx noudp6zerocsumrx" if ipv6 else "udpcsum"
+    checksum = (
+        "noudp6zerocsumtx noudp6zerocsumrx"
+        if ipv6
+        else "udpcsum"
+        if plan.outer_checksum
+        else "noudpcsum"
+    )
     vtep, vtep6 = there.vtep.ip(False), there.vtep.ip(True)
     links = [
         f"link add {DEVICE} mtu {plan.tunnel_mtu} address {here.mac} type vxlan id {VNI} dev eth0"
@@ -174,7 +182,7 @@ def sender(plan: Plan) -> str:
         links += ["link set eth1 up", *_addresses("eth1", GUEST_GATEWAY)]
     links += _default_route(GATEWAY)
     tunnel = [] if plan.guest else _tunnel(plan, plan.client, plan.receiver, plan.remote_vtep)
-    return _script([*_sysctls(), *_batch("ip", links), *tunnel])
+    return _script([*_batch("ip", links), *tunnel])
 
 
 def guest(plan: Plan) -> str:
@@ -186,7 +194,7 @@ def guest(plan: Plan) -> str:
         *_default_route(GUEST_GATEWAY),
     ]
     tunnel = _tunnel(plan, plan.client, plan.receiver, plan.remote_vtep)
-    return _script([*_sysctls(), *_batch("ip", links), *tunnel])
+    return _script([*_batch("ip", links), *tunnel])
 
 
 def receiver(plan: Plan) -> str:
@@ -202,4 +210,4 @@ def receiver(plan: Plan) -> str:
             f"route add {GUEST_NET.cidr(ipv6)} via {SENDER.ip(ipv6)}" for ipv6 in (False, True)
         ]
     tunnel = _tunnel(plan, plan.receiver, plan.client, plan.client.underlay.ip(plan.ipv6))
-    return _script([*_sysctls(), *_batch("ip", links), *tunnel])
+    return _script([*_batch("ip", links), *tunnel])

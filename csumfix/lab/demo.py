@@ -1,0 +1,230 @@
+"""The demonstration: a real kernel bug eats DNS over VXLAN, and csumfix cures it.
+
+Run by `make demo`. Each step says what it did, what came of it, and whether that was as expected;
+one step that was not makes the exit code 1.
+"""
+
+import contextlib
+import re
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+
+from rich.console import Console
+
+from csumfix.lab.errors import LabError
+from csumfix.lab.lab import Lab
+from csumfix.lab.process import Process
+from csumfix.lab.sandbox import require
+
+_CAUSES = ("kube-proxy", "dnat")
+_SERVICE = [sys.executable, "-m", "csumfix", "run"]
+_START = 5.0  # seconds for the service or tcpdump to be ready
+_STOP = 10.0  # seconds for the service to drain and end
+_SETTLE = 0.2  # seconds for a packet to be captured or counted
+_QUERIES = 10
+_BAD = "bad udp cksum"
+_LABEL = 44  # columns
+
+
+class _Output:
+    """Collects a process's lines in the background, so that it never blocks on a full pipe."""
+
+    def __init__(self, process: Process, stream: str) -> None:
+        self._pipe = getattr(process, stream)
+        self._lines: list[str] = []
+        self._change = threading.Condition()
+        self._ended = False
+        self._thread = threading.Thread(target=self._collect, daemon=True)
+        self._thread.start()
+
+    def _collect(self) -> None:
+        with self._pipe:
+            for line in self._pipe:
+                with self._change:
+                    self._lines.append(line.rstrip())
+                    self._change.notify_all()
+        with self._change:
+            self._ended = True
+            self._change.notify_all()
+
+    def find(self, pattern: str, timeout: float) -> str | None:
+        """Return the first line that matches, waiting up to `timeout` seconds for one."""
+
+        def found() -> str | None:
+            return next((line for line in self._lines if re.search(pattern, line)), None)
+
+        with self._change:
+            self._change.wait_for(lambda: self._ended or found() is not None, timeout)
+            return found()
+
+    @property
+    def last(self) -> str:
+        """The last line so far."""
+        with self._change:
+            return self._lines[-1] if self._lines else "(no output)"
+
+
+class _Narrator:
+    """Prints the steps and remembers whether all went as expected."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False, markup=False, soft_wrap=True)
+        self.failures = 0
+
+    def heading(self, text: str) -> None:
+        self._console.print(f"\n{text}", style="bold")
+
+    def text(self, text: str) -> None:
+        self._console.print(text)
+
+    def step(self, label: str, result: str, ok: bool) -> None:
+        """Report one step: what was done, what came of it, and whether it should have."""
+        self._console.print("  ok      " if ok else "  FAILED  ", end="",
+                            style="green" if ok else "bold red")  # fmt: skip
+        self._console.print(f"{label:<{_LABEL}}{result}")
+        self.failures += not ok
+
+
+class _Demo:
+    """One cause, from the bug to its cure."""
+
+    def __init__(self, lab: Lab, say: _Narrator) -> None:
+        self._lab = lab
+        self._say = say
+        # Under kube-proxy only the service IP suffers; elsewhere the pod IP does.
+        self._victim = lab.service_ip if lab.cause.service else lab.pod_ip
+
+    def run(self) -> None:
+        """Tell the whole story."""
+        lab, say = self._lab, self._say
+        say.text(f"\n{lab.describe()}")
+        settings, rules = self._settings(), self._mangle()
+        say.heading("Without csumfix")
+        self._show_bug()
+        say.heading("With csumfix")
+        with self._service() as service:
+            self._show_cure()
+            same = self._settings() == settings
+            say.step(
+                f"ethtool -k eth0, {lab.device} on the sender",
+                "as before: offload untouched" if same else "changed",
+                same,
+            )
+            self._stop(service)
+        clean = self._mangle() == rules
+        say.step("mangle tables on the sender", "clean" if clean else "rules left behind", clean)
+
+    def _drops(self) -> int:
+        time.sleep(_SETTLE)
+        return self._lab.receiver.counters().udp_drops
+
+    def _settings(self) -> list[dict[str, str]]:
+        return [self._lab.sender.offloads(device) for device in ("eth0", self._lab.device)]
+
+    def _mangle(self) -> list[str]:
+        # A table never used before and one emptied again look the same with -S.
+        tools = ("iptables", "ip6tables")
+        return [self._lab.sender.run([tool, "-t", "mangle", "-S"]).stdout for tool in tools]
+
+    def _name(self, address: str) -> str:
+        return f"{'service' if address == self._lab.service_ip else 'pod'} IP {address}"
+
+    def _query(self, address: str, *, answered: bool) -> None:
+        """Query once, and report whether that went as expected."""
+        answer = self._lab.query(address)
+        self._say.step(
+            f"query {self._lab.dns_name} by {self._name(address)}",
+            "time-out" if answer is None else f"answer {answer}",
+            (answer == self._lab.pod_ip) if answered else answer is None,
+        )
+
+    def _show_bug(self) -> None:
+        lab, say = self._lab, self._say
+        if self._victim != lab.pod_ip:
+            self._query(lab.pod_ip, answered=True)
+        before = self._drops()
+        with self._capture() as capture:
+            self._query(self._victim, answered=False)
+            bad = capture.find(_BAD, _START)
+        say.step("tcpdump on the receiver's eth0", "" if bad else f"no {_BAD!r}", bad is not None)
+        if bad is not None:
+            say.text(f"{'':<10}{bad.strip()}")
+        after = self._drops()
+        say.step("the receiver's drop counter", f"{before} -> {after}", after > before)
+
+    def _show_cure(self) -> None:
+        lab, say = self._lab, self._say
+        before = self._drops()
+        if self._victim != lab.pod_ip:
+            self._query(lab.pod_ip, answered=True)
+        self._query(self._victim, answered=True)
+        answers = sum(lab.query(self._victim) == lab.pod_ip for _ in range(_QUERIES))
+        say.step(f"{_QUERIES} more", f"{answers} answered", answers == _QUERIES)
+        after = self._drops()
+        say.step("the receiver's drop counter", f"{before} -> {after}", after == before)
+
+    @contextlib.contextmanager
+    def _capture(self) -> Iterator[_Output]:
+        """Run tcpdump on the receiver; give what it prints."""
+        process = self._lab.receiver.popen(
+            ["tcpdump", "-Z", "root", "-nvvl", "--immediate-mode", "-i", "eth0",
+             "udp", "and", "port", str(self._lab.plan.port)],
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )  # fmt: skip
+        _Output(process, "stderr").find("listening on", _START)
+        try:
+            yield _Output(process, "stdout")
+        finally:
+            process.terminate()
+            process.wait()
+
+    @contextlib.contextmanager
+    def _service(self) -> Iterator[Process]:
+        """Run csumfix on the sender."""
+        process = self._lab.sender.popen(
+            _SERVICE,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+        )
+        log = _Output(process, "stderr")
+        ready = log.find("^ready", _START)
+        self._say.step("start: csumfix run", ready or log.last, ready is not None)
+        try:
+            yield process
+        finally:
+            process.kill()
+            process.wait()
+
+    def _stop(self, service: Process) -> None:
+        service.terminate()
+        try:
+            code = service.wait(_STOP)
+        except subprocess.TimeoutExpired:
+            self._say.step("stop: SIGTERM", f"still running after {_STOP:.0f} s", ok=False)
+            return
+        self._say.step("stop: SIGTERM", f"exit code {code}", code == 0)
+
+
+def main(argv: list[str]) -> int:
+    """Show the bug and the cure for the causes in `argv`, or for kube-proxy and dnat."""
+    say = _Narrator()
+    try:
+        require("tcpdump")
+        for cause in argv or _CAUSES:
+            with Lab(cause) as lab:
+                lab.start_dns()
+                _Demo(lab, say).run()
+    except LabError as error:
+        sys.stderr.write(f"demo: {error}\n")
+        return 1
+    say.heading("All as expected." if not say.failures else f"{say.failures} steps FAILED.")
+    return 1 if say.failures else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,74 @@
+"""A lab for an operator: built, explained, and left to a shell or a command."""
+
+import contextlib
+import os
+import shlex
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from csumfix.lab.lab import Lab
+
+_SIGNAL_EXIT = 128  # what shells add to the number of the signal that ended a command
+
+
+def _shell(lab: Lab) -> tuple[list[str], dict[str, str]]:
+    """Return an interactive shell whose prompt says where it is, and its environment."""
+    shell = os.environ.get("SHELL") or "/bin/sh"
+    # Start-up files would replace the prompt.
+    plain = {"bash": ["--norc", "-i"], "zsh": ["-f", "-i"]}.get(Path(shell).name, ["-i"])
+    return [shell, *plain], {"PS1": f"[lab {lab.cause.name}: sender] # "}
+
+
+def _hints(lab: Lab) -> list[str]:
+    query = f"dig +tries=1 +time=1 +short {lab.dns_name}"
+    if lab.client.name != lab.sender.name:
+        query = f"nsenter --net=/run/netns/{lab.client.name} {query}"
+    receiver = "nsenter --net=/run/netns/receiver"
+    csumfix = shlex.join([sys.executable, "-m", "csumfix"])
+    options = " --divert all" if lab.cause.lying_nic else ""
+    if lab.cause.guest:  # the sender itself has no vxlan device to discover
+        options = f" --port {lab.plan.port}"
+    service = [("query by service IP", f"{query} @{lab.service_ip}")] if lab.cause.service else []
+    rows = [
+        ("query by pod IP", f"{query} @{lab.pod_ip}"),
+        *service,
+        ("what was dropped", f"{receiver} nstat -asz UdpInCsumErrors Udp6InCsumErrors"),
+        ("see it arrive", f"{receiver} tcpdump -Z root -nvvi eth0 udp port {lab.plan.port} &"),
+        ("cure it", f"{csumfix} run{options} &"),
+    ]
+    return [f"  {label:<21}{command}" for label, command in rows]
+
+
+@contextlib.contextmanager
+def _terminal_lent() -> Iterator[None]:
+    """Leave Ctrl-C to the command, and take the terminal back from it afterwards."""
+    interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        if sys.stdin.isatty():
+            output = signal.signal(signal.SIGTTOU, signal.SIG_IGN)
+            with contextlib.suppress(OSError):
+                os.tcsetpgrp(sys.stdin.fileno(), os.getpgrp())
+            signal.signal(signal.SIGTTOU, output)
+        signal.signal(signal.SIGINT, interrupt)
+
+
+def run_session(cause: str, ipv6: bool, mtu: int, port: int, command: Sequence[str]) -> int:
+    """Build a lab, explain it, run `command` (default: a shell) on the sender; return its code.
+
+    A command ended by a signal gives 128 plus the signal's number. Raises LabError, one line for
+    the user, if the lab cannot be built here.
+    """
+    with Lab(cause, ipv6=ipv6, mtu=mtu, port=port) as lab:
+        lab.start_dns()
+        # On stderr, so that the command's output can be used.
+        hints = [f"You are on the sender. Symptom: {lab.cause.symptom}.", *_hints(lab)]
+        sys.stderr.write("\n".join([lab.describe(), "", *hints, "", ""]))
+        sys.stderr.flush()
+        argv, env = (list(command), {}) if command else _shell(lab)
+        with _terminal_lent():
+            code = lab.sender.popen(argv, env=env, own_sigint=True).wait()
+    return code if code >= 0 else _SIGNAL_EXIT - code
