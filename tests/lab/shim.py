@@ -1,0 +1,182 @@
+"""What the lab tests share: the service on the sender, and traffic across the tunnel."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, TypeVar
+
+from csumfix.lab import Lab
+from csumfix.lab.node import Node
+from csumfix.lab.process import Process
+from tests.lab import peer
+
+PEER = str(Path(peer.__file__))
+PORT = 53  # the one that kube-proxy's service forwards
+READY_TIMEOUT = 10.0
+
+
+class Service:
+    """``csumfix run`` on a node, with its log kept."""
+
+    def __init__(self, node: Node, *options: str) -> None:
+        self._node = node
+        self.log = Path(f"/tmp/csumfix-test-{time.monotonic_ns()}.log")
+        with self.log.open("w") as stream:
+            self.process = node.popen(
+                [sys.executable, "-m", "csumfix", "run", *options],
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=stream,
+            )
+
+    def lines(self) -> list[str]:
+        return self.log.read_text().splitlines()
+
+    def wait_for(self, beginning: str, timeout: float = READY_TIMEOUT) -> str:
+        """Wait for a log line with this beginning and return it."""
+        return until(
+            lambda: next((line for line in self.lines() if line.startswith(beginning)), None),
+            timeout,
+            lambda: f"no line {beginning!r} in {self.lines()}",
+        )
+
+    def status(self) -> dict[str, Any]:
+        shown = self._node.run([sys.executable, "-m", "csumfix", "status", "--json"], check=False)
+        state: dict[str, Any] = json.loads(shown.stdout)
+        return state
+
+    def reasons(self) -> dict[str, int]:
+        """Packets by reason over all queues."""
+        total: dict[str, int] = {}
+        for queue in self.status()["service"]["queues"].values():
+            for reason, count in queue["reasons"].items():
+                total[reason] = total.get(reason, 0) + count
+        return total
+
+    def stop(self, sig: int = signal.SIGTERM) -> int:
+        """Send the signal and return the exit code."""
+        self.process.send_signal(sig)
+        return self.process.wait(10)
+
+
+@contextmanager
+def service(node: Node, *options: str) -> Iterator[Service]:
+    """Run the service; on leaving it must stop with 0 and leave no rule behind."""
+    shim = Service(node, *options)
+    try:
+        shim.wait_for("ready")
+        yield shim
+        if shim.process.poll() is None:
+            assert shim.stop() == 0, shim.lines()
+            assert_no_rules(node)
+    finally:
+        shim.process.kill()
+        shim.log.unlink()
+
+
+def assert_no_rules(node: Node) -> None:
+    for command in ("iptables", "ip6tables"):
+        rules = node.run([command, "-t", "mangle", "-S"]).stdout
+        assert "CSUMFIX" not in rules, rules
+
+
+T = TypeVar("T")
+
+
+def until(look: Callable[[], T | None], timeout: float, complaint: Callable[[], str]) -> T:
+    """Look until something is seen."""
+    deadline = time.monotonic() + timeout
+    while time.monotonic() < deadline:
+        seen = look()
+        if seen:
+            return seen
+        time.sleep(0.02)
+    raise AssertionError(complaint())
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """What became of some datagrams."""
+
+    sent: int
+    arrived: int
+    intact: int
+    different: int
+
+    @property
+    def whole(self) -> bool:
+        """Whether each datagram arrived exactly once, byte for byte."""
+        return self.sent == self.arrived == self.intact == self.different
+
+
+def address(lab: Lab) -> str:
+    """Return where the client reaches the pod through the tunnel and into the bug."""
+    return lab.service_ip if lab.cause.service else lab.pod_ip
+
+
+class Sink:
+    """A receiver of datagrams in the service pod."""
+
+    def __init__(self, lab: Lab, count: int, patience: float = 0.5) -> None:
+        self._count = count
+        self._process = _sink(lab, "sink", f"--count={count}", f"--patience={patience}")
+
+    def delivery(self) -> Delivery:
+        """Now that all is sent, wait until everything came, or nothing more does."""
+        out, _ = self._process.communicate(timeout=60)
+        return Delivery(self._count, **json.loads(out))
+
+
+def _sink(lab: Lab, what: str, *options: str) -> Process:
+    process = lab.receiver.popen(
+        [sys.executable, PEER, what, lab.pod_ip, str(PORT), *options],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    assert process.stdout
+    assert process.stdout.readline() == "listening\n"
+    return process
+
+
+def sender(lab: Lab, count: int, size: int, *, flows: int = 1, rate: float = 0) -> Process:
+    """Start to send datagrams from the client."""
+    return lab.client.popen(
+        [
+            *(sys.executable, PEER, "send", address(lab), str(PORT)),
+            *(f"--count={count}", f"--size={size}", f"--flows={flows}", f"--rate={rate}"),
+        ],
+        stdin=subprocess.DEVNULL,
+    )
+
+
+def send(lab: Lab, count: int, size: int, *, flows: int = 1, rate: float = 0) -> Delivery:
+    """Send datagrams to the pod and tell what became of them."""
+    sink = Sink(lab, count)
+    assert sender(lab, count, size, flows=flows, rate=rate).wait(60) == 0
+    return sink.delivery()
+
+
+def tcp_arrives(lab: Lab, size: int) -> bool:
+    """Transfer `size` bytes over TCP; tell whether they arrived whole."""
+    sink = _sink(lab, "tcp-sink")
+    client = [sys.executable, PEER, "tcp-send", address(lab), str(PORT), f"--size={size}"]
+    if lab.client.run(client, check=False).returncode:
+        sink.kill()
+        sink.wait(5)
+        return False
+    out, _ = sink.communicate(timeout=30)
+    return bool(json.loads(out) == {"bytes": size, "sha256": peer.tcp_digest(size)})
+
+
+def checksum_errors(lab: Lab) -> int:
+    """Datagrams and segments that the receiver's kernel dropped for their checksums."""
+    counters = lab.receiver.counters()
+    return counters.in_csum_errors + counters.in_csum_errors6 + counters.tcp_in_csum_errors
