@@ -64,7 +64,7 @@ static bool ipv4_has_source_route(struct view options)
 			return true;
 		at += option[1];
 	}
-	return false;
+	return at > options.len;
 }
 
 static enum ip_status ipv4_parse(struct view v, struct ip_packet *ip)
@@ -108,7 +108,7 @@ static bool ipv6_has_home_address(struct view options)
 			return true;
 		at += 2 + (size_t)option[1];
 	}
-	return false;
+	return at > options.len;
 }
 
 /* Routing headers keep the final destination, which the checksum covers, inside (RFC 8200 8.1),
@@ -149,9 +149,9 @@ static enum ip_status ipv6_parse(struct view v, struct ip_packet *ip)
 {
 	const uint8_t *header = view_at(v, 0, IPV6_HEADER_LEN);
 
-	/* A payload length of 0 is a jumbogram (RFC 2675): too long for UDP tunnels. */
-	if (!header || !load_be16(header + 4) ||
-	    !view_cut(v, IPV6_HEADER_LEN, load_be16(header + 4), &ip->payload))
+	/* A payload length of 0 can be a jumbogram (RFC 2675), which is too long for UDP tunnels:
+	 * taken at its word, it has no room for the headers that it announces. */
+	if (!header || !view_cut(v, IPV6_HEADER_LEN, load_be16(header + 4), &ip->payload))
 		return IP_MALFORMED;
 	ip->version = 6;
 	ip->protocol = header[6];
