@@ -1,0 +1,417 @@
+/* SPDX-License-Identifier: MIT */
+/* The drain, one batch at a time: which verdicts leave, in which order, and what is counted. */
+#include "fake_kernel.h"
+
+#include <time.h>
+
+/* Counts this thread's allocations; only there under a sanitizer. */
+extern int __sanitizer_install_malloc_and_free_hooks(void (*)(const volatile void *, size_t),
+						     void (*)(const volatile void *))
+    __attribute__((weak));
+
+/* The compiler believes that malloc() changes no variable of ours. */
+static volatile bool counting;
+static volatile size_t allocations;
+
+static void on_malloc(const volatile void *p, size_t len)
+{
+	(void)p;
+	(void)len;
+	allocations = allocations + counting;
+}
+
+static void on_free(const volatile void *p)
+{
+	(void)p;
+	allocations = allocations + counting;
+}
+
+static void watch_allocations(void)
+{
+	void *volatile p;
+
+	if (!__sanitizer_install_malloc_and_free_hooks)
+		return;
+	CHECK(__sanitizer_install_malloc_and_free_hooks(on_malloc, on_free));
+	counting = true;
+	p = malloc(1);
+	free(p);
+	counting = false;
+	CHECK(allocations == 2);
+	allocations = 0;
+}
+
+/* Runs the drain until what has been queued so far is answered. */
+static void run_to_the_end(struct fake_kernel *k)
+{
+	int result;
+
+	fake_kernel_end(k);
+	counting = true;
+	result = drain_run(k->drain);
+	counting = false;
+	CHECK(result == -ENODEV);
+	CHECK(!allocations);
+}
+
+static void verdicts_and_counters(void)
+{
+	static const struct {
+		const char *queued, *verdicts;
+		uint64_t packets, recomputed, malformed, unexpected, refused;
+	} rows[] = {
+		{ "", "", 0, 0, 0, 0, 0 },
+		{ "r", "A1", 1, 0, 0, 0, 0 },
+		{ "w", "R1", 1, 1, 0, 0, 0 },
+		{ "rrr", "A3", 3, 0, 0, 0, 0 },
+		{ "www", "R1 R2 R3", 3, 3, 0, 0, 0 },
+		{ "rrwrw", "A2 R3 A4 R5", 5, 2, 0, 0, 0 },
+		{ "wwrr", "R1 R2 A4", 4, 2, 0, 0, 0 },
+		{ "r+w+r", "A1 R2 A3", 3, 1, 0, 0, 0 },
+		{ "rw+wr+w", "A1 R2 R3 A4 R5", 5, 3, 0, 0, 0 },
+		/* what can not be repaired goes with the run */
+		{ "cuthrw", "A5 R6", 6, 1, 0, 0, 0 },
+		/* other messages break no run; what follows a malformed one in a datagram is lost
+		 */
+		{ "rmr", "A2", 2, 0, 1, 0, 0 },
+		{ "wmrow", "R1 A2 R3", 3, 2, 1, 1, 0 },
+		{ "m", "", 0, 0, 1, 0, 0 },
+		{ "r+m+w", "A1", 1, 0, 1, 0, 0 },
+		{ "o+w+o+o", "R1", 1, 1, 0, 3, 0 },
+		/* a refusal of one verdict stops nothing */
+		{ "reaw", "A1 R2", 2, 1, 0, 0, 1 },
+		{ "e+e+r", "A1", 1, 0, 0, 0, 2 },
+	};
+
+	for (size_t i = 0; i < COUNT_OF(rows); i++) {
+		struct fake_kernel k = fake_kernel_new();
+		struct drain_stats stats;
+
+		check_case = rows[i].queued;
+		fake_kernel_queue(&k, rows[i].queued);
+		run_to_the_end(&k);
+		CHECK(!strcmp(fake_kernel_verdicts(&k), rows[i].verdicts));
+		stats = stats_of(&k);
+		CHECK(stats.packets == rows[i].packets);
+		CHECK(stats.reasons[REPAIR_RECOMPUTED] == rows[i].recomputed);
+		CHECK(stats.malformed == rows[i].malformed);
+		CHECK(stats.unexpected == rows[i].unexpected);
+		CHECK(stats.verdict_errors == rows[i].refused + 1); /* the one that ended it */
+		CHECK(stats.batches == 1);
+		CHECK(stats.sends == (*rows[i].verdicts != 0));
+		CHECK(!stats.send_errors && !stats.overruns && !stats.interrupts);
+		fake_kernel_free(&k);
+	}
+	check_case = "";
+}
+
+static void reasons_and_bytes(void)
+{
+	static const enum repair_reason expected[] = {
+		REPAIR_RIGHT,      REPAIR_RECOMPUTED, REPAIR_INNER_CORRUPT,
+		REPAIR_UNFINISHED, REPAIR_TRUNCATED,  REPAIR_TRUNCATED,
+	};
+	struct fake_kernel k = fake_kernel_new();
+	size_t packet = 20 + 8 + 8 + 14 + 20 + 8 + k.payload;
+	uint64_t reasons[REPAIR_REASONS] = { 0 };
+	struct drain_stats stats;
+
+	fake_kernel_queue(&k, "rwcuth");
+	run_to_the_end(&k);
+	stats = stats_of(&k);
+	for (size_t i = 0; i < COUNT_OF(expected); i++)
+		reasons[expected[i]]++; /* and so they add up to the packets */
+	CHECK(!memcmp(stats.reasons, reasons, sizeof(reasons)));
+	CHECK(stats.bytes == 6 * packet + 1); /* "t" has one more than was copied */
+	fake_kernel_free(&k);
+}
+
+/* Pairs of r and w, all in one datagram: more verdicts than fit in one send. */
+static void more_verdicts_than_fit(void)
+{
+	enum { PAIRS = 200 };
+	struct fake_kernel k = fake_kernel_new();
+	static char letters[4 * PAIRS + 1], expected[WORDS_MAX];
+	size_t used = 0;
+
+	for (unsigned int i = 0; i < PAIRS; i++) {
+		memcpy(letters + 4 * i, "r+w+", 4);
+		used += (size_t)snprintf(expected + used, sizeof(expected) - used, "%sA%u R%u",
+					 i ? " " : "", 2 * i + 1, 2 * i + 2);
+	}
+	letters[4 * PAIRS - 1] = 0;
+	fake_kernel_queue(&k, letters);
+	run_to_the_end(&k);
+	CHECK(!strcmp(fake_kernel_verdicts(&k), expected));
+	CHECK(stats_of(&k).sends == 4); /* of at most 128 verdicts, in pairs that may be split */
+	fake_kernel_free(&k);
+}
+
+/* Appends one verdict to @words. */
+static void expect(char *words, char verdict, uint32_t id)
+{
+	size_t used = strlen(words);
+
+	snprintf(words + used, WORDS_MAX - used, "%s%c%u", used ? " " : "", verdict, id);
+}
+
+/* Every number of verdicts about the limit, with runs behind. */
+static void about_as_many_verdicts_as_fit(void)
+{
+	static const char *const endings[] = { "", "r", "r+w", "w+r", "w+r+w+r", "r+r+w+w+r+w+r" };
+
+	for (uint32_t before = 120; before <= 130; before++) {
+		for (size_t i = 0; i < COUNT_OF(endings); i++) {
+			static char letters[512], expected[WORDS_MAX];
+			struct fake_kernel k = fake_kernel_new();
+			uint32_t id = before;
+
+			letters[0] = expected[0] = 0;
+			for (uint32_t n = 1; n <= before; n++) {
+				strcat(letters, n == before && !*endings[i] ? "w" : "w+");
+				expect(expected, 'R', n);
+			}
+			strcat(letters, endings[i]);
+			for (const char *c = endings[i]; *c; c++) {
+				if (*c == '+')
+					continue;
+				id++;
+				if (*c == 'w' || c[1] != '+' || c[2] == 'w')
+					expect(expected, *c == 'w' ? 'R' : 'A', id);
+			}
+			fake_kernel_queue(&k, letters);
+			run_to_the_end(&k);
+			CHECK(!strcmp(fake_kernel_verdicts(&k), expected));
+			CHECK(!stats_of(&k).send_errors);
+			fake_kernel_free(&k);
+		}
+	}
+}
+
+/* More datagrams than one batch holds, and the same slots again in the next one. */
+static void more_datagrams_than_fit(void)
+{
+	enum { DATAGRAMS = 100 };
+	struct fake_kernel k = fake_kernel_new();
+	static char letters[DATAGRAMS + 1];
+	struct drain_stats stats;
+	const char *words;
+
+	memset(letters, 'r', DATAGRAMS);
+	letters[10] = letters[70] = 'w';
+	fake_kernel_queue(&k, letters);
+	run_to_the_end(&k);
+	words = fake_kernel_verdicts(&k);
+	CHECK(!strcmp(words, "A10 R11 A64 A70 R71 A100"));
+	stats = stats_of(&k);
+	CHECK(stats.batches == 2 && stats.sends == 2);
+	fake_kernel_free(&k);
+}
+
+/* Replacements that together exceed what one message may hold leave in several. */
+static void more_bytes_than_fit(void)
+{
+	struct fake_kernel k = fake_kernel_new();
+
+	k.payload = PACKET_MAX - 100;
+	fake_kernel_queue(&k, "rwwwwwwwwwwwwwwwwwwwwwwwr");
+	run_to_the_end(&k);
+	CHECK(!strcmp(fake_kernel_verdicts(&k),
+		      "A1 R2 R3 R4 R5 R6 R7 R8 R9 R10 R11 R12 R13 R14 R15 R16 R17 R18 R19 R20 R21 "
+		      "R22 R23 R24 A25"));
+	CHECK(stats_of(&k).sends == 2);
+	fake_kernel_free(&k);
+}
+
+/* A datagram that is longer than any the kernel sends arrives cut. */
+static void too_long_a_datagram(void)
+{
+	static struct message m;
+	static uint8_t bytes[0xffff - 4];
+	struct fake_kernel k = fake_kernel_new();
+	size_t start = begin_message(&m, PACKET_TYPE);
+
+	put_packet_header(&m, 1);
+	put_attribute(&m, NFQA_CT, bytes, 7000);
+	put_attribute(&m, NFQA_PAYLOAD, bytes, sizeof(bytes));
+	end_message(&m, start);
+	fake_kernel_send(&k, &m);
+	k.last_id = 1;
+	fake_kernel_queue(&k, "r");
+	run_to_the_end(&k);
+	CHECK(!strcmp(fake_kernel_verdicts(&k), "A2")); /* the cut one is accepted with it */
+	CHECK(stats_of(&k).malformed == 1);
+	fake_kernel_free(&k);
+}
+
+/* Numbers of packets wrap around after a few days of traffic. */
+static void ids_wrap_around(void)
+{
+	struct fake_kernel k = fake_kernel_new();
+
+	k.last_id = UINT32_MAX - 2;
+	fake_kernel_queue(&k, "rrwr");
+	run_to_the_end(&k);
+	CHECK(!strcmp(fake_kernel_verdicts(&k), "A4294967295 R0 A1"));
+	fake_kernel_free(&k);
+}
+
+/* A send that the kernel refuses as too long: all is accepted as it came. */
+static void refused_send(void)
+{
+	struct fake_kernel k = fake_kernel_new();
+	int smallest = 0;
+
+	k.payload = PACKET_MAX - 100;
+	fake_kernel_queue(&k, "rwwr");
+	CHECK(!setsockopt(k.drain_fd, SOL_SOCKET, SO_SNDBUF, &smallest, sizeof(smallest)));
+	run_to_the_end(&k);
+	CHECK(!strcmp(fake_kernel_verdicts(&k), "A4"));
+	CHECK(stats_of(&k).sends == 2 && stats_of(&k).send_errors == 1);
+	fake_kernel_free(&k);
+}
+
+/* A send that is refused in the middle of a batch accepts nothing that is judged after it. */
+static void refused_send_in_the_middle(void)
+{
+	struct fake_kernel k = fake_kernel_new();
+	int smallest = 0;
+
+	k.payload = PACKET_MAX - 100;
+	fake_kernel_queue(&k, "rwwwwwwwwwwwwwwwwww");
+	k.payload = 4;
+	fake_kernel_queue(&k, "wr");
+	CHECK(!setsockopt(k.drain_fd, SOL_SOCKET, SO_SNDBUF, &smallest, sizeof(smallest)));
+	run_to_the_end(&k);
+	CHECK(!strcmp(fake_kernel_verdicts(&k), "A17 A21"));
+	CHECK(stats_of(&k).sends == 4 && stats_of(&k).send_errors == 2);
+	fake_kernel_free(&k);
+}
+
+static void nobody_to_send_to(void)
+{
+	struct fake_kernel k = fake_kernel_new();
+
+	fake_kernel_queue(&k, "rw");
+	fake_kernel_end(&k);
+	CHECK(!shutdown(k.drain_fd, SHUT_WR));
+	CHECK(drain_run(k.drain) == -ENODEV);
+	CHECK(stats_of(&k).sends == 2 && stats_of(&k).send_errors == 2);
+	fake_kernel_free(&k);
+}
+
+/* Which refusals of a verdict end the run, and that the batch is answered first. */
+static void refusals(void)
+{
+	static const struct {
+		int error;
+		bool ends;
+	} rows[] = { { 0, false },       { -ENOENT, false }, { -EINVAL, false },
+		     { -ENOMEM, false }, { -EPERM, true },   { -ENODEV, true } };
+
+	for (size_t i = 0; i < COUNT_OF(rows); i++) {
+		struct fake_kernel k = fake_kernel_new();
+		static struct message m;
+
+		m.len = 0;
+		put_status(&m, BATCH_TYPE, rows[i].error);
+		put_packet_letter(&m, 'w', 1, 4);
+		fake_kernel_send(&k, &m);
+		if (!rows[i].ends)
+			fake_kernel_end(&k);
+		CHECK(drain_run(k.drain) == (rows[i].ends ? rows[i].error : -ENODEV));
+		CHECK(!strcmp(fake_kernel_verdicts(&k), "R1"));
+		fake_kernel_free(&k);
+	}
+}
+
+static void unusable_socket(void)
+{
+	struct drain *d = drain_new(-1, FAKE_QUEUE, &vxlan_policy);
+
+	CHECK(d);
+	CHECK(drain_run(d) == -EBADF);
+	CHECK(drain_configure(d, 1 << 20) == -EBADF);
+	drain_free(d);
+}
+
+/* A socket pair can not be connected to the kernel; see the Makefile for how this gets called. */
+int __wrap_connect(int fd, const struct sockaddr *to, socklen_t len);
+int __real_connect(int fd, const struct sockaddr *to, socklen_t len);
+
+int __wrap_connect(int fd, const struct sockaddr *to, socklen_t len)
+{
+	return to->sa_family == AF_NETLINK && fd >= 0 ? 0 : __real_connect(fd, to, len);
+}
+
+/* The answer to the configuration may come behind packets, which are answered as usual. */
+static void configuration(void)
+{
+	static const int answers[] = { 0, -EPERM, -ENODEV, -EOPNOTSUPP };
+
+	for (size_t i = 0; i < COUNT_OF(answers); i++) {
+		struct fake_kernel k = fake_kernel_new();
+		static struct message m;
+		uint8_t request[256];
+
+		m.len = 0;
+		fake_kernel_queue(&k, "rw");
+		put_status(&m, CONFIG_TYPE, answers[i]);
+		fake_kernel_send(&k, &m);
+		CHECK(drain_configure(k.drain, 1 << 20) == answers[i]);
+		CHECK(recv(k.fd, request, sizeof(request), 0) == 48);
+		CHECK(request[4] == NFQNL_MSG_CONFIG && request[5] == NFNL_SUBSYS_QUEUE);
+		CHECK(!strcmp(fake_kernel_verdicts(&k), "A1 R2"));
+		fake_kernel_free(&k);
+	}
+}
+
+/* An answer to somebody else's configuration request, after ours, says nothing to us. */
+static void stray_configuration_answer(void)
+{
+	struct fake_kernel k = fake_kernel_new();
+	static struct message m;
+
+	put_status(&m, CONFIG_TYPE, -EPERM);
+	fake_kernel_send(&k, &m);
+	fake_kernel_queue(&k, "r");
+	run_to_the_end(&k);
+	CHECK(!strcmp(fake_kernel_verdicts(&k), "A1"));
+	fake_kernel_free(&k);
+}
+
+static void no_answer_to_the_configuration(void)
+{
+	struct fake_kernel k = fake_kernel_new();
+	struct timespec before, after;
+
+	clock_gettime(CLOCK_MONOTONIC, &before);
+	CHECK(drain_configure(k.drain, 1 << 20) == -ETIMEDOUT);
+	clock_gettime(CLOCK_MONOTONIC, &after);
+	CHECK(after.tv_sec - before.tv_sec < 5);
+	fake_kernel_free(&k);
+}
+
+int main(void)
+{
+	watch_allocations();
+	verdicts_and_counters();
+	reasons_and_bytes();
+	more_verdicts_than_fit();
+	about_as_many_verdicts_as_fit();
+	more_datagrams_than_fit();
+	more_bytes_than_fit();
+	too_long_a_datagram();
+	ids_wrap_around();
+	refused_send();
+	refused_send_in_the_middle();
+	nobody_to_send_to();
+	refusals();
+	unusable_socket();
+	configuration();
+	stray_configuration_answer();
+	no_answer_to_the_configuration();
+	printf("drain: all right%s\n",
+	       __sanitizer_install_malloc_and_free_hooks ? ", no allocations" : "");
+	return 0;
+}
