@@ -13,6 +13,7 @@ import socket
 import struct
 import sys
 import time
+from typing import TextIO
 
 NUMBER = struct.Struct("!II")  # sequence number, length in bytes
 
@@ -48,7 +49,7 @@ def sink(address: str, port: int, count: int, patience: float) -> dict[str, int]
     sock = _bound(address, port, socket.SOCK_DGRAM)
     print("listening", flush=True)
     received: list[bytes] = []
-    sources: list[object] = [sock, sys.stdin]
+    sources: list[socket.socket | TextIO] = [sock, sys.stdin]
     while len(received) < count:
         ready, _, _ = select.select(sources, [], [], patience if len(sources) == 1 else None)
         if not ready:
