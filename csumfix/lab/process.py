@@ -13,8 +13,9 @@ So we enter with ``--pid`` and signal nsenter's only child by its pid *in our ow
 which /proc/PID/task/PID/children gives. nsenter passes the result on unchanged: it exits with the
 command's code, and kills itself with the signal that killed the command. Two of its habits matter:
 
-- when the command stops, nsenter stops itself, and when it is continued, it continues the command.
-  So SIGSTOP returns when both have stopped, and SIGCONT goes to both;
+- when the command stops, nsenter stops itself, and when it is continued, it continues the command,
+  some time later. So SIGSTOP returns when both have stopped; SIGCONT goes to both and returns when
+  nsenter waits again, or else its belated SIGCONT could undo our next SIGSTOP;
 - while it is stopped it cannot reap, so a command killed while stopped would never be reported,
   and the pid namespace could not be torn down (the kernel waits for every process to be reaped).
   So SIGKILL is followed by SIGCONT to nsenter.
@@ -27,7 +28,7 @@ import subprocess
 import time
 from pathlib import Path
 
-_PATIENCE = 5.0  # seconds that nsenter may take to fork, or to notice that its child stopped
+_PATIENCE = 5.0  # seconds that nsenter may take to fork, or to follow its child's state
 _STEP = 0.002  # seconds between two looks
 
 
@@ -74,12 +75,14 @@ class Process(subprocess.Popen[str]):
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, sig)
         if sig == signal.SIGSTOP:
-            self._await_stop()
+            self._await_state("TZ")
         elif sig in (signal.SIGCONT, signal.SIGKILL):
             with contextlib.suppress(ProcessLookupError):
                 os.kill(self.pid, signal.SIGCONT)
+            self._await_state("SZ")
 
-    def _await_stop(self) -> None:
+    def _await_state(self, states: str) -> None:
+        """Wait until nsenter is in one of these states."""
         deadline = time.monotonic() + _PATIENCE
-        while _state(self.pid) not in "TZ" and time.monotonic() < deadline:
+        while _state(self.pid) not in states and time.monotonic() < deadline:
             time.sleep(_STEP)

@@ -1,0 +1,479 @@
+"""The lab shows what it says it shows, and leaves nothing behind."""
+
+import os
+import pty
+import select
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from csumfix.lab import CAUSES, Lab, LabError, Node
+from csumfix.lab.session import run_session
+
+ROOT = Path(__file__).resolve().parents[2]
+SYSTEM_PYTHON = (
+    "/usr/bin/python3"  # the virtual environment may be out of an ordinary user's reach
+)
+AS_NOBODY = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+DATAGRAMS = 10
+FAMILIES = pytest.mark.parametrize("ipv6", [False, True], ids=["ipv4", "ipv6"])
+
+# Sends datagrams of one size to a port; prints nothing.
+SEND = """
+import socket, sys, time
+address, port, count, size = sys.argv[1], *map(int, sys.argv[2:])
+family = socket.AF_INET6 if ":" in address else socket.AF_INET
+with socket.socket(family, socket.SOCK_DGRAM) as sock:
+    sock.connect((address, port))
+    for number in range(count):
+        try:
+            sock.send(bytes([number]) * size)
+        except OSError:
+            pass
+        time.sleep(0.01)
+"""
+
+# Prints "ready" and, on SIGTERM, how many whole datagrams of one size came.
+SINK = """
+import signal, socket, sys
+def stop(number, frame):
+    raise KeyboardInterrupt
+signal.signal(signal.SIGTERM, stop)
+address, port, size = sys.argv[1], *map(int, sys.argv[2:])
+family = socket.AF_INET6 if ":" in address else socket.AF_INET
+count = 0
+with socket.socket(family, socket.SOCK_DGRAM) as sock:
+    sock.bind((address, port))
+    print("ready", flush=True)
+    try:
+        while True:
+            data = sock.recv(65536)
+            count += len(data) == size and len(set(data)) == 1
+    except KeyboardInterrupt:
+        print(count)
+"""
+
+
+def arrived(lab: Lab, address: str, size: int) -> int:
+    """Send datagrams through the tunnel; return how many of them came whole."""
+    sink = lab.receiver.popen(
+        [sys.executable, "-c", SINK, address, "7000", str(size)], stdout=subprocess.PIPE
+    )
+    assert sink.stdout is not None
+    with sink.stdout as stdout:
+        assert stdout.readline() == "ready\n"
+        lab.client.run([sys.executable, "-c", SEND, address, "7000", str(DATAGRAMS), str(size)])
+        time.sleep(0.1)  # for forwarders
+        sink.terminate()
+        count = int(stdout.readline())
+    assert sink.wait() == 0
+    return count
+
+
+def pings(node: Node, address: str) -> bool:
+    return node.run(["ping", "-c1", "-W1", address], check=False).returncode == 0
+
+
+def connects(lab: Lab) -> bool:
+    """Whether a TCP connection through the tunnel is possible (refused is good enough)."""
+    code = (
+        "import socket, sys\n"
+        "s = socket.socket(); s.settimeout(0.7)\n"
+        "try: s.connect((sys.argv[1], 9))\n"
+        "except ConnectionRefusedError: sys.exit(0)\n"
+        "except TimeoutError: sys.exit(1)\n"
+    )
+    argv = [sys.executable, "-c", code, lab.pod_ip]
+    return lab.client.run(argv, check=False).returncode == 0
+
+
+def pid_namespaces() -> dict[int, str]:
+    """Return the pid namespace of every process we may look at."""
+    found = {}
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                found[int(entry.name)] = os.readlink(entry / "ns/pid")  # noqa: PTH115 - no path
+            except OSError:
+                continue
+    return found
+
+
+def members(namespace: str) -> list[int]:
+    return [pid for pid, one in pid_namespaces().items() if one == namespace]
+
+
+# --- causes -------------------------------------------------------------------------------------
+
+
+@FAMILIES
+def test_none_is_healthy(ipv6: bool) -> None:
+    with Lab("none", ipv6=ipv6) as lab:
+        lab.start_dns()
+        for address in (lab.pod_ip, lab.pod_ip6):
+            assert lab.query(address) == lab.pod_ip
+            assert lab.query(address, tcp=True) == lab.pod_ip
+            assert pings(lab.client, address)
+            assert arrived(lab, address, 64) == DATAGRAMS
+        assert lab.query(lab.pod_ip, "no.such.name") != lab.pod_ip
+        drops = lab.receiver.counters()
+        assert (drops.udp_drops, drops.tcp_in_csum_errors) == (0, 0)
+
+
+@FAMILIES
+@pytest.mark.parametrize("mtu", [1500, 9000])
+def test_none_carries_packets_up_to_its_mtu(ipv6: bool, mtu: int) -> None:
+    with Lab("none", ipv6=ipv6, mtu=mtu, port=4789) as lab:
+        size = mtu - (70 if ipv6 else 50) - 28
+        assert arrived(lab, lab.pod_ip, size) == DATAGRAMS
+        ping = ["ping", "-c1", "-W1", "-Mdo", "-s"]
+        assert lab.client.run([*ping, str(size), lab.pod_ip]).returncode == 0
+        assert lab.client.run([*ping, str(size + 1), lab.pod_ip], check=False).returncode == 1
+
+
+@FAMILIES
+@pytest.mark.parametrize("cause", ["snat", "dnat", "nic", "forwarded"])
+def test_bug_shows(cause: str, ipv6: bool) -> None:
+    """Every datagram is lost, inner IPv4 and IPv6, and the receiver counts each as corrupt."""
+    with Lab(cause, ipv6=ipv6) as lab:
+        lab.start_dns()
+        lost = 0
+        for address, size in ((lab.pod_ip, 64), (lab.pod_ip6, 64), (lab.pod_ip, 1400)):
+            assert arrived(lab, address, size) == 0
+            lost += DATAGRAMS
+        drops = lab.receiver.counters()
+        assert drops.udp_drops == lost
+        if lab.plan.outer_checksum:  # otherwise it is the inner checksum, of the inner family
+            assert (drops.in_csum_errors6 if ipv6 else drops.in_csum_errors) == lost
+        assert lab.query(lab.pod_ip) is None
+        assert not connects(lab)
+
+
+@FAMILIES
+def test_kube_proxy_breaks_only_the_service_ip(ipv6: bool) -> None:
+    with Lab("kube-proxy", ipv6=ipv6) as lab:
+        lab.start_dns()
+        assert lab.query(lab.pod_ip) == lab.pod_ip
+        assert arrived(lab, lab.pod_ip, 1400) == DATAGRAMS
+        assert lab.receiver.counters().udp_drops == 0
+        assert lab.query(lab.service_ip) is None
+        drops = lab.receiver.counters()
+        assert (drops.in_csum_errors, drops.in_csum_errors6) == ((0, 1) if ipv6 else (1, 0))
+
+
+@FAMILIES
+@pytest.mark.parametrize("cause", ["none", "kube-proxy", "snat", "dnat"])
+def test_pings_pass_under_nat(cause: str, ipv6: bool) -> None:
+    """The kernel finishes ICMP checksums early, which is why pings mislead operators."""
+    with Lab(cause, ipv6=ipv6) as lab:
+        assert pings(lab.client, lab.pod_ip)
+        assert pings(lab.client, lab.pod_ip6)
+        assert pings(lab.receiver, "10.244.0.10")
+
+
+@FAMILIES
+def test_forwarded_packet_is_wrong_outside_and_right_inside(ipv6: bool) -> None:
+    """Capture where the sender takes it over, and let scapy compute the checksums anew."""
+    from scapy.layers.inet import IP, UDP  # noqa: PLC0415 - slow to import
+    from scapy.layers.l2 import Ether  # noqa: PLC0415
+    from scapy.layers.vxlan import VXLAN  # noqa: PLC0415
+
+    with Lab("forwarded", ipv6=ipv6, port=4789) as lab:
+        capture = lab.sender.popen(
+            [sys.executable, "-c", "import socket\n"
+             "s = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))\n"
+             "s.bind(('eth1', 3))\n"
+             "print('ready', flush=True)\n"
+             "while True:\n"
+             "    data = s.recv(9999)\n"
+             "    if b'csumfix' in data: print(data.hex()); break\n"],
+            stdout=subprocess.PIPE,
+        )  # fmt: skip
+        assert capture.stdout is not None
+        with capture.stdout as stdout:
+            assert stdout.readline() == "ready\n"
+            send = "import socket\ns = socket.socket(2, 2)\n" + (
+                f"s.sendto(b'csumfix', ({lab.pod_ip!r}, 7000))"
+            )
+            lab.client.run([sys.executable, "-c", send])
+            frame = bytes.fromhex(stdout.readline())
+    outer = Ether(frame)
+    inner = outer[VXLAN].payload
+    right = inner[UDP].chksum
+    del inner[UDP].chksum
+    assert Ether(bytes(inner))[IP][UDP].chksum == right
+    wrong = outer[UDP].chksum
+    outer = Ether(frame)
+    del outer[UDP].chksum
+    assert Ether(bytes(outer))[UDP].chksum not in (wrong, 0)
+
+
+def test_nic_forwarder_carries_a_tcp_transfer() -> None:
+    """With the tunnel's offload off the lying NIC has nothing to lie about (IPv4 only)."""
+    with Lab("nic") as lab:
+        lab.sender.run(["ethtool", "-K", lab.device, "tx-checksum-ip-generic", "off"])
+        server = lab.receiver.popen(["iperf3", "-s", "-1", "--forceflush"], stdout=subprocess.PIPE)
+        assert server.stdout is not None
+        with server.stdout as stdout:
+            while "listening" not in stdout.readline():
+                pass
+            lab.client.run(["iperf3", "-c", lab.pod_ip, "-n", "20M"], timeout=20)
+            stdout.read()
+        assert server.wait(5) == 0
+        assert lab.receiver.counters().tcp_in_csum_errors == 0
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_node_keeps_its_offload_settings(cause: str) -> None:
+    with Lab(cause) as lab:
+        for device in ("eth0", *((lab.device,) if lab.client.name == "sender" else ())):
+            assert lab.sender.offloads(device)["tx-checksumming"] == "on"
+
+
+@FAMILIES
+@pytest.mark.parametrize("cause", CAUSES)
+def test_drawing_names_the_addresses(cause: str, ipv6: bool) -> None:
+    lab = Lab(cause, ipv6=ipv6)  # no need to build it
+    text = lab.describe()
+    assert {lab.pod_ip, lab.device} <= set(text.split())
+    assert ("2001:db8::2" if ipv6 else "192.0.2.2") in text
+    assert max(map(len, text.splitlines())) <= 110
+
+
+# --- commands and signals -----------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def healthy() -> Iterator[Lab]:
+    with Lab("none") as lab:
+        yield lab
+
+
+def test_run(healthy: Lab) -> None:
+    node = healthy.sender
+    assert node.run(["cat"], input="text").stdout == "text"
+    assert node.run(["sh", "-c", "exit 3"], check=False).returncode == 3
+    assert node.run(["pwd"]).stdout.strip() == str(Path.cwd())
+    assert node.run(["sh", "-c", 'echo "$WORD"'], env={"WORD": "spoken"}).stdout == "spoken\n"
+    assert "flannel.1" in node.run(["ip", "-br", "link"]).stdout
+    with pytest.raises(subprocess.CalledProcessError):
+        node.run(["false"])
+    with pytest.raises(subprocess.TimeoutExpired):
+        node.run(["sleep", "9"], timeout=0.1)
+    assert node.run([sys.executable, "-c", "import csumfix.lab"], check=False).returncode == 0
+
+
+REPORT = """
+import signal, sys, time
+def stop(number, frame):
+    print("stopping", flush=True)
+    sys.exit(5)
+signal.signal(signal.SIGTERM, stop)
+print("ready", flush=True)
+while True:
+    time.sleep(0.01)
+"""
+
+
+def test_signals_reach_the_command(healthy: Lab) -> None:
+    process = healthy.sender.popen([sys.executable, "-c", REPORT], stdout=subprocess.PIPE)
+    assert process.stdout is not None
+    with process.stdout as stdout:
+        assert stdout.readline() == "ready\n"
+        process.send_signal(signal.SIGSTOP)
+        process.terminate()  # stays pending while it is stopped
+        time.sleep(0.1)
+        assert process.poll() is None
+        process.send_signal(signal.SIGCONT)
+        assert stdout.readline() == "stopping\n"
+        assert process.wait(5) == 5
+
+
+@pytest.mark.parametrize("stopped", [False, True])
+def test_kill(healthy: Lab, stopped: bool) -> None:
+    process = healthy.sender.popen(["sleep", "99"])
+    pid = process.command_pid()
+    assert pid is not None
+    if stopped:
+        process.send_signal(signal.SIGSTOP)
+    process.kill()
+    assert process.wait(5) == -signal.SIGKILL
+    assert not Path(f"/proc/{pid}").exists()
+    process.kill()  # of no effect
+
+
+def test_stop_and_continue_again_and_again(healthy: Lab) -> None:
+    process = healthy.sender.popen(["sleep", "99"])
+    for _ in range(50):
+        process.send_signal(signal.SIGSTOP)
+        process.send_signal(signal.SIGCONT)
+    process.terminate()
+    assert process.wait(5) == -signal.SIGTERM
+
+
+# --- cleanup ------------------------------------------------------------------------------------
+
+
+def test_nothing_is_left_after_the_block() -> None:
+    before = set(pid_namespaces().values())
+    with Lab("nic") as lab:
+        lab.start_dns()
+        server = lab.receiver.popen(["sh", "-c", "sleep 99 & exec sleep 99"])
+        stopped = lab.receiver.popen(["sleep", "99"])
+        stopped.send_signal(signal.SIGSTOP)
+        (namespace,) = set(pid_namespaces().values()) - before
+        assert len(members(namespace)) >= 6
+    assert not members(namespace)
+    assert {server.wait(1), stopped.wait(1)} == {-signal.SIGKILL}
+    assert not any(Path("/run/netns").glob("receiver"))
+
+
+HOLD = """
+import subprocess, sys, time
+from csumfix.lab import Lab
+lab = Lab(sys.argv[1])
+lab.__enter__()
+lab.start_dns()
+lab.receiver.popen(["sh", "-c", "sleep 99 & exec sleep 99"])
+print(lab.receiver.run(["readlink", "/proc/self/ns/pid"]).stdout, end="", flush=True)
+time.sleep(99)
+"""
+
+
+def test_nothing_is_left_after_kill_9() -> None:
+    with subprocess.Popen(
+        [sys.executable, "-c", HOLD, "forwarded"],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    ) as holder:
+        assert holder.stdout is not None
+        namespace = holder.stdout.readline().strip()
+        assert len(members(namespace)) >= 5
+        holder.kill()
+    deadline = time.monotonic() + 5
+    while members(namespace) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not members(namespace)
+
+
+# --- users and errors ---------------------------------------------------------------------------
+
+ASK = """
+import sys
+from csumfix.lab import Lab, LabError
+try:
+    with Lab(sys.argv[1]) as lab:
+        lab.start_dns()
+        address = lab.service_ip if sys.argv[1] == "kube-proxy" else lab.pod_ip
+        print(lab.query(address), lab.receiver.counters().udp_drops)
+except LabError as error:
+    print("LabError:", error)
+"""
+
+
+def as_nobody(cause: str) -> str:
+    return subprocess.run(
+        [*AS_NOBODY, SYSTEM_PYTHON, "-B", "-c", ASK, cause],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={"PATH": "/usr/bin:/bin", "PYTHONPATH": str(ROOT)},
+    ).stdout.strip()
+
+
+@pytest.mark.parametrize("cause", ["kube-proxy", "dnat", "forwarded"])
+def test_an_ordinary_user_sees_the_bug(cause: str) -> None:
+    assert as_nobody(cause) == "None 1"
+
+
+def test_an_ordinary_user_without_tun_is_told() -> None:
+    if Path("/dev/net/tun").stat().st_mode & 0o006 == 0o006:
+        assert as_nobody("nic") == "None 1"
+    else:
+        assert as_nobody("nic").startswith("LabError: cause nic needs /dev/net/tun")
+
+
+@pytest.mark.parametrize("bad", [{"cause": "gremlins"}, {"mtu": 9001}, {"mtu": 576}, {"port": 0}])
+def test_a_lab_that_cannot_be_is_refused(bad: dict[str, int]) -> None:
+    with pytest.raises(LabError) as error:
+        Lab(**bad)  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
+
+
+def test_refused_namespaces_are_explained() -> None:
+    """As root, with the capability dropped: what a container looks like."""
+    result = subprocess.run(
+        ["setpriv", "--bounding-set=-sys_admin", "--", sys.executable, "-c", ASK, "none"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert result.stdout.startswith("LabError: cannot create namespaces (unshare:")
+    assert "CAP_SYS_ADMIN" in result.stdout
+    assert result.stdout.count("\n") == 1
+
+
+# --- session ------------------------------------------------------------------------------------
+
+
+def test_session_runs_a_command(capfd: pytest.CaptureFixture[str]) -> None:
+    assert run_session("dnat", False, 1500, 8472, ["sh", "-c", "ip -br address; exit 7"]) == 7
+    out, err = capfd.readouterr()
+    assert "flannel.1" in out
+    assert "cause dnat" in err
+    assert "db.lab.test" in err
+
+
+SESSION = """
+import sys
+from csumfix.lab.session import run_session
+sys.exit(run_session("none", False, 1500, 8472, sys.argv[1:]))
+"""
+
+
+def converse(fd: int, until: bytes, timeout: float = 10) -> bytes:
+    """Read from a terminal until a text appears."""
+    seen = b""
+    deadline = time.monotonic() + timeout
+    while until not in seen:
+        ready, _, _ = select.select([fd], [], [], max(0, deadline - time.monotonic()))
+        assert ready, f"no {until!r} in {seen!r}"
+        seen += os.read(fd, 4096)
+    return seen
+
+
+def test_session_gives_a_shell_with_job_control() -> None:
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.environ |= {"SHELL": "/bin/bash", "PYTHONPATH": str(ROOT)}
+        os.execv(sys.executable, [sys.executable, "-c", SESSION])
+    converse(fd, b"[lab none: sender] # ")
+    os.write(fd, b"sleep 99\n")
+    time.sleep(0.3)
+    os.write(fd, b"\x03")  # Ctrl-C ends the command, not the session
+    seen = converse(fd, b"[lab none: sender] # ")
+    os.write(fd, b"exit 4\n")
+    _, status = os.waitpid(pid, 0)
+    os.close(fd)
+    assert b"no job control" not in seen
+    assert os.waitstatus_to_exitcode(status) == 4
+
+
+def test_session_leaves_ctrl_c_to_its_command() -> None:
+    pid, fd = pty.fork()
+    if pid == 0:
+        os.environ["PYTHONPATH"] = str(ROOT)
+        os.execv(sys.executable, [sys.executable, "-c", SESSION, "ping", "10.244.1.10"])
+    converse(fd, b"icmp_seq=1")
+    os.write(fd, b"\x03")
+    converse(fd, b"packets transmitted")
+    _, status = os.waitpid(pid, 0)
+    os.close(fd)
+    assert os.waitstatus_to_exitcode(status) == 0
