@@ -149,7 +149,8 @@ class _Demo:
         with self._capture() as capture:
             self._query(self._victim, answered=False)
             bad = capture.find(_BAD, _START)
-        say.step("tcpdump on the receiver's eth0", "" if bad else f"no {_BAD!r}", bad is not None)
+        result = f"no {_BAD!r}" if bad is None else "arrived, but:"
+        say.step("tcpdump on the receiver's eth0", result, bad is not None)
         if bad is not None:
             say.text(f"{'':<10}{bad.strip()}")
         after = self._drops()
