@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scapy.error import Scapy_Exception
-from scapy.layers.inet import IP
+from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.utils import PcapReader
 
@@ -103,17 +103,14 @@ def read(path: Path, ports: tuple[int, ...]) -> Iterator[Finding]:
         ) from None
 
 
-_UNINTERESTING = frozenset(
-    {Status.NOT_IP, Status.NOT_UDP, Status.OTHER_PORT, Status.MALFORMED_IP, Status.MALFORMED_UDP}
-)
-
-
 def _inspect(packet: Any, ports: tuple[int, ...]) -> Inspection | None:
+    """Judge a packet; None if it has nothing to do with these ports."""
     layer = packet.getlayer(IP) or packet.getlayer(IPv6)
     if layer is None:
         return None
     seen = inspect(bytes(layer.original), Policy(ports))
-    return None if seen.status in _UNINTERESTING else seen
+    to_us = layer.haslayer(UDP) and layer[UDP].dport in ports
+    return seen if seen.status is Status.OK or to_us else None
 
 
 def summary(findings: list[Finding]) -> Counter[str]:

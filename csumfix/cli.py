@@ -13,6 +13,7 @@ from rich.console import Console
 
 from csumfix import rules as rule_script
 from csumfix.errors import CsumfixError, Exit
+from csumfix.lab.causes import CAUSES
 
 PORT = click.IntRange(1, 65535)
 LAST_QUEUE = 65535
@@ -180,7 +181,13 @@ def check(file: Path, ports: tuple[int, ...], as_json: bool) -> None:
 
 
 @cli.command()
-@click.option("--cause", default="kube-proxy", show_default=True, help="The bug to reproduce.")
+@click.option(
+    "--cause",
+    type=click.Choice(CAUSES),
+    default="kube-proxy",
+    show_default=True,
+    help="The bug to reproduce.",
+)
 @click.option("--ipv6", is_flag=True, help="Use an IPv6 underlay.")
 @click.option("--mtu", type=click.IntRange(1280, 9000), default=1500, show_default=True)
 @click.option("--port", type=PORT, default=8472, show_default=True)
@@ -188,7 +195,7 @@ def check(file: Path, ports: tuple[int, ...], as_json: bool) -> None:
 def lab(cause: str, ipv6: bool, mtu: int, port: int, command: tuple[str, ...]) -> None:
     """Run a command, or a shell, on a node of a throwaway two-node VXLAN lab.
 
-    Needs no root. Causes: kube-proxy, snat, dnat, nic, forwarded, none.
+    Needs no root, except for cause nic where /dev/net/tun is root's.
 
     Example: csumfix lab --cause snat -- csumfix run
     """
@@ -204,7 +211,7 @@ def _print_json(document: dict[str, Any]) -> None:
 def main() -> None:
     """Run the command line; every error is one line."""
     try:
-        sys.exit(cli(standalone_mode=False) or Exit.OK)
+        sys.exit(cli(prog_name="csumfix", standalone_mode=False) or Exit.OK)
     except CsumfixError as error:
         _fail(str(error), error.code)
     except click.UsageError as error:

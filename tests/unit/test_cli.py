@@ -1,0 +1,76 @@
+"""The command line as a user meets it: help, one-line errors, exit codes, JSON."""
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from csumfix.errors import Exit
+
+COMMANDS = ("run", "status", "check", "lab")
+
+
+def csumfix(*arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "csumfix", *arguments],
+        check=False,
+        capture_output=True,
+        text=True,
+        timeout=30,
+    )
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_help_has_an_example(command: str) -> None:
+    result = csumfix(command, "--help")
+    assert result.returncode == Exit.OK
+    assert "Example: " in result.stdout
+
+
+def test_help_lists_the_commands_and_exit_codes() -> None:
+    text = csumfix("--help").stdout
+    assert all(command in text for command in (*COMMANDS, "rules", "Exit codes: 0"))
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("run", "--port", "65536"),
+        ("run", "--port", "0"),
+        ("run", "--queues", "65"),
+        ("run", "--queue-base", "65535", "--queues", "2"),
+        ("run", *(f"--port={port}" for port in range(1, 17))),
+        ("run", "--zero", "maybe"),
+        ("nonsense",),
+        ("check",),
+        ("check", "/nonexistent"),
+        ("lab", "--cause", "gremlins"),
+        ("lab", "--mtu", "9001"),
+        ("rules", "apply", "--port", "0"),
+    ],
+    ids=" ".join,
+)
+def test_wrong_usage_is_one_line(arguments: tuple[str, ...]) -> None:
+    result = csumfix(*arguments)
+    assert result.returncode == Exit.USAGE
+    assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+
+
+def test_rules_passes_everything_on() -> None:
+    result = csumfix("rules", "show", "--family", "4", "--port", "8472")
+    assert result.returncode == Exit.OK
+    assert result.stdout.startswith("# iptables-restore --noflush\n*mangle\n")
+    assert "csumfix-rules" in csumfix("rules", "--help").stdout
+
+
+def test_rules_as_json() -> None:
+    result = csumfix("rules", "--json", "show", "--family", "4")
+    document = json.loads(result.stdout)
+    assert document["exit_code"] == Exit.OK
+    assert "*mangle" in document["output"]
+
+
+def test_version() -> None:
+    assert csumfix("--version").stdout.startswith("csumfix")
