@@ -5,6 +5,7 @@ one step that was not makes the exit code 1.
 """
 
 import contextlib
+import os
 import re
 import subprocess
 import sys
@@ -17,13 +18,14 @@ from rich.console import Console
 from csumfix.lab.errors import LabError
 from csumfix.lab.lab import Lab
 from csumfix.lab.process import Process
-from csumfix.lab.sandbox import require
+from csumfix.lab.sandbox import require, search_path
 
 _CAUSES = ("kube-proxy", "dnat")
 _SERVICE = [sys.executable, "-m", "csumfix", "run"]
 _START = 5.0  # seconds for the service or tcpdump to be ready
+_ARRIVAL = 1.0  # seconds for a captured packet to be printed
 _STOP = 10.0  # seconds for the service to drain and end
-_SETTLE = 0.2  # seconds for a packet to be captured or counted
+_SETTLE = 0.2  # seconds for a packet to be counted
 _QUERIES = 10
 _BAD = "bad udp cksum"
 _LABEL = 44  # columns
@@ -32,7 +34,7 @@ _LABEL = 44  # columns
 class _Output:
     """Collects a process's lines in the background, so that it never blocks on a full pipe."""
 
-    def __init__(self, process: Process, stream: str) -> None:
+    def __init__(self, process: subprocess.Popen[str], stream: str) -> None:
         self._pipe = getattr(process, stream)
         self._lines: list[str] = []
         self._change = threading.Condition()
@@ -148,9 +150,9 @@ class _Demo:
         before = self._drops()
         with self._capture() as capture:
             self._query(self._victim, answered=False)
-            bad = capture.find(_BAD, _START)
+            bad = capture.find(_BAD, _ARRIVAL)
         result = f"no {_BAD!r}" if bad is None else "arrived, but:"
-        say.step("tcpdump on the receiver's eth0", result, bad is not None)
+        say.step("tcpdump of the receiver's eth0", result, bad is not None)
         if bad is not None:
             say.text(f"{'':<10}{bad.strip()}")
         after = self._drops()
@@ -169,19 +171,30 @@ class _Demo:
 
     @contextlib.contextmanager
     def _capture(self) -> Iterator[_Output]:
-        """Run tcpdump on the receiver; give what it prints."""
-        process = self._lab.receiver.popen(
-            ["tcpdump", "-Z", "root", "-nvvl", "--immediate-mode", "-i", "eth0",
-             "udp", "and", "port", str(self._lab.plan.port)],
+        """Capture on the receiver, and give what tcpdump, run outside, makes of it."""
+        frames = self._lab.receiver.popen(
+            [sys.executable, "-m", "csumfix.lab.capture", "eth0"],
+            stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-        )  # fmt: skip
-        _Output(process, "stderr").find("listening on", _START)
+        )
+        # As root tcpdump would become another user, who may not exist in a container.
+        stay = ["-Z", "root"] if os.geteuid() == 0 else []
+        assert frames.stdout is not None
+        with frames.stdout:
+            tcpdump = subprocess.Popen(
+                ["tcpdump", *stay, "-nvvl", "-r", "-", "udp", "port", str(self._lab.plan.port)],
+                stdin=frames.stdout,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**os.environ, "PATH": search_path()},
+            )
+        _Output(tcpdump, "stderr").find("reading from", _START)
         try:
-            yield _Output(process, "stdout")
+            yield _Output(tcpdump, "stdout")
         finally:
-            process.terminate()
-            process.wait()
+            frames.kill()
+            tcpdump.wait()  # it has read the end of the stream
 
     @contextlib.contextmanager
     def _service(self) -> Iterator[Process]:

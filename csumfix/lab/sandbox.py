@@ -118,11 +118,16 @@ class Sandbox:
             env=self._environment(None),
             start_new_session=True,  # a Ctrl-C at the terminal is ours to handle, not the holder's
         )  # fmt: skip
-        stdout, stderr = self._pipe(self._holder.stdout), self._pipe(self._holder.stderr)
-        init = only_child(self._holder.pid) if stdout.readline() == "ready\n" else None
-        if init is None:
-            self.close()
-            raise _refusal("; ".join(stderr.read().split("\n")).strip("; "))
+        ready = self._pipe(self._holder.stdout).readline() == "ready\n"
+        init = only_child(self._holder.pid)
+        if not ready or init is None:
+            words = self.close()
+            if ready:
+                raise LabError(
+                    "cannot find the sandbox's first process: this kernel lacks "
+                    "/proc/PID/task/TID/children; use one built with CONFIG_PROC_CHILDREN"
+                )
+            raise _refusal("; ".join(words.splitlines()))
         self.init = init  # process 1 of the pid namespace, as numbered outside
 
     @staticmethod
@@ -166,17 +171,22 @@ class Sandbox:
         self._processes.append(process)
         return process
 
-    def close(self) -> None:
-        """End every process inside and all namespaces; return when they are gone."""
+    def close(self) -> str:
+        """End every process inside and all namespaces; return when they are gone.
+
+        Returns what the holder had to complain about.
+        """
         for process in self._processes:
             if process.poll() is None:
                 process.kill()
                 process.wait(_GRACE)
+        # Only the holder's streams; those of other processes belong to their users.
         self._pipe(self._holder.stdin).close()
         try:
             self._holder.wait(_GRACE)
         except subprocess.TimeoutExpired:
             self._holder.kill()  # --kill-child passes it on to process 1
             self._holder.wait(_GRACE)
-        # Only the streams we read ourselves; those of other processes belong to their users.
         self._pipe(self._holder.stdout).close()
+        with self._pipe(self._holder.stderr) as stderr:
+            return stderr.read()

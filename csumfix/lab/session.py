@@ -21,6 +21,17 @@ def _shell(lab: Lab) -> tuple[list[str], dict[str, str]]:
     return [shell, *plain], {"PS1": f"[lab {lab.cause.name}: sender] # "}
 
 
+def _capture(receiver: str, csumfix: str, port: int) -> list[tuple[str, str]]:
+    if os.geteuid() == 0:
+        tcpdump = f"tcpdump -Z root -Q in -nvvi eth0 udp port {port}"
+        return [("see it arrive", f"{receiver} {tcpdump} &")]
+    file = "/tmp/lab.pcap"  # noqa: S108 - a proposal; the user types it
+    return [  # see csumfix.lab.capture
+        ("capture", f"{receiver} {sys.executable} -m csumfix.lab.capture eth0 >{file} &"),
+        ("see what arrived", f"{csumfix} check {file}"),
+    ]
+
+
 def _hints(lab: Lab) -> list[str]:
     query = f"dig +tries=1 +time=1 +short {lab.dns_name}"
     if lab.client.name != lab.sender.name:
@@ -35,7 +46,7 @@ def _hints(lab: Lab) -> list[str]:
         ("query by pod IP", f"{query} @{lab.pod_ip}"),
         *service,
         ("what was dropped", f"{receiver} nstat -asz UdpInCsumErrors Udp6InCsumErrors"),
-        ("see it arrive", f"{receiver} tcpdump -Z root -nvvi eth0 udp port {lab.plan.port} &"),
+        *_capture(receiver, csumfix, lab.plan.port),
         ("cure it", f"{csumfix} run{options} &"),
     ]
     return [f"  {label:<21}{command}" for label, command in rows]

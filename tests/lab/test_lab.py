@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from csumfix.lab import CAUSES, Lab, LabError, Node
+from csumfix.lab.demo import main as demo
 from csumfix.lab.session import run_session
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -433,6 +434,7 @@ def test_session_runs_a_command(capfd: pytest.CaptureFixture[str]) -> None:
 
 SESSION = """
 import sys
+from csumfix.lab.demo import main as demo
 from csumfix.lab.session import run_session
 sys.exit(run_session("none", False, 1500, 8472, sys.argv[1:]))
 """
@@ -477,3 +479,24 @@ def test_session_leaves_ctrl_c_to_its_command() -> None:
     _, status = os.waitpid(pid, 0)
     os.close(fd)
     assert os.waitstatus_to_exitcode(status) == 0
+
+
+# --- demo ---------------------------------------------------------------------------------------
+
+
+def test_demo(capfd: pytest.CaptureFixture[str]) -> None:
+    """The whole story, with the real service."""
+    assert demo([]) == 0
+    out, _ = capfd.readouterr()
+    assert "FAILED" not in out
+    assert out.count("[bad udp cksum 0x") == 2
+    assert out.count("time-out") == 2
+    assert "\x1b" not in out  # colours are for terminals
+    assert len(out.splitlines()) <= 2 * 60
+
+
+def test_demo_fails_where_there_is_no_bug_to_show(capfd: pytest.CaptureFixture[str]) -> None:
+    assert demo(["none"]) == 1
+    out, _ = capfd.readouterr()
+    assert "FAILED  query db.lab.test by pod IP 10.244.1.10" in out
+    assert "FAILED  the receiver's drop counter" in out
