@@ -40,13 +40,17 @@ static struct inner_report tcp_check(const struct ip_packet *ip)
 
 static struct inner_report udp_check(const struct ip_packet *ip)
 {
+	struct inner_report report;
 	struct udp_packet udp;
 
 	if (!udp_parse(ip->payload, &udp))
 		return only(INNER_MALFORMED);
 	if (!load_be16(udp.datagram.data + UDP_CHECK_OFFSET))
 		return only(INNER_UNPROVEN);
-	return judge(udp.datagram, UDP_CHECK_OFFSET, pseudo_sum(ip, udp.datagram.len));
+	report = judge(udp.datagram, UDP_CHECK_OFFSET, pseudo_sum(ip, udp.datagram.len));
+	if (!report.expected)
+		report.expected = 0xffff; /* RFC 768: 0 means "not computed" */
+	return report;
 }
 
 static struct inner_report icmp_check(const struct ip_packet *ip)
