@@ -394,6 +394,7 @@ static void no_answer_to_the_configuration(void)
 
 int main(void)
 {
+	alarm(60); /* what hangs shall fail */
 	watch_allocations();
 	verdicts_and_counters();
 	reasons_and_bytes();
