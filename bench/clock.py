@@ -1,0 +1,51 @@
+"""Time windows and what the cores did in them."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+_STAT = Path("/proc/stat")
+_TICK = 1 / os.sysconf("SC_CLK_TCK")
+_BUSY = (0, 1, 2, 5, 6)  # user, nice, system, irq, softirq; neither idle, iowait nor steal
+
+
+@dataclass(frozen=True)
+class Window:
+    """A stretch of CLOCK_MONOTONIC in nanoseconds."""
+
+    start_ns: int
+    end_ns: int
+
+    @classmethod
+    def after(cls, delay: float, seconds: float) -> Self:
+        """Return the window of `seconds` that begins in `delay` seconds."""
+        start = time.monotonic_ns() + int(delay * 1e9)
+        return cls(start, start + int(seconds * 1e9))
+
+
+def sleep_until(at_ns: int) -> None:
+    """Sleep until a moment of CLOCK_MONOTONIC."""
+    time.sleep(max(0.0, (at_ns - time.monotonic_ns()) / 1e9))
+
+
+def parse_stat(text: str) -> float:
+    """Return the core-seconds that all cores have worked, from /proc/stat."""
+    fields = text.split("\n", 1)[0].split()[1:]
+    return sum(int(fields[index]) for index in _BUSY) * _TICK
+
+
+def busy_seconds() -> float:
+    """Return the core-seconds that all cores have worked since boot."""
+    return parse_stat(_STAT.read_text(encoding="ascii"))
+
+
+def busy_share(window: Window) -> float:
+    """Wait for the window to pass; return core-seconds worked per second, 0 to cores."""
+    sleep_until(window.start_ns)
+    began, before = time.monotonic(), busy_seconds()
+    sleep_until(window.end_ns)
+    return (busy_seconds() - before) / (time.monotonic() - began)

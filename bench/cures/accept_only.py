@@ -1,0 +1,34 @@
+"""The floor of NFQUEUE itself: csumfix's drain, told that no packet is its business.
+
+    python accept_only.py FIRST_QUEUE QUEUES
+
+Every packet is accepted as it came, by batch verdicts, its checksum not looked at. Prints "ready"
+when the queues are bound, and runs until it is killed.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+
+from csumfix.core import Policy
+from csumfix.queue import Queue
+
+NO_TUNNEL = Policy(ports=(1,))
+
+
+def main() -> None:
+    """Bind the queues and serve them."""
+    first, count = int(sys.argv[1]), int(sys.argv[2])
+    failed = threading.Event()
+    queues = [Queue(number, NO_TUNNEL) for number in range(first, first + count)]
+    for queue in queues:
+        queue.start(failed.set)
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    failed.wait()
+    sys.exit("accept_only: a queue failed")
+
+
+if __name__ == "__main__":
+    main()

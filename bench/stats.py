@@ -1,0 +1,167 @@
+"""The arithmetic: samples of rounds in, cells with medians and paired ratios out. Pure."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from statistics import median
+from typing import Any
+
+BASELINE = "ethtool-off"
+CEILING = "none"
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What one load brought under one cure in one round.
+
+    value: in the load's unit; None if the traffic did not arrive.
+    cpu_us: microseconds of both cores for each delivered packet, MB or answered request.
+    loss: share of what was sent that did not arrive, 0 to 1; None if the load does not count it.
+    p99, p999: microseconds, of latency loads; their value is the p50.
+    """
+
+    value: float | None
+    cpu_us: float | None = None
+    loss: float | None = None
+    p99: float | None = None
+    p999: float | None = None
+
+    @property
+    def cures(self) -> bool:
+        """Whether the traffic arrived."""
+        return self.value is not None
+
+
+@dataclass(frozen=True, order=True)
+class Key:
+    """Which cell of the comparison a sample belongs to."""
+
+    cause: str
+    load: str
+    cure: str
+
+
+Round = Mapping[Key, Sample]
+Series = list[float | None]
+"""One number a round; None where it was not measured or did not arrive."""
+
+
+@dataclass
+class Cell:
+    """All rounds of one load under one cure, as it goes into the JSON file."""
+
+    cause: str
+    load: str
+    cure: str
+    unit: str
+    median: float | None
+    min: float | None
+    max: float | None
+    rounds: int
+    cures: bool
+    ratio_to_ethtool_off: float | None
+    ratio_min: float | None
+    ratio_max: float | None
+    ratio_to_none: float | None
+    cpu_us_per_packet: float | None
+    cpu_unit: str
+    cpu_ratio_to_ethtool_off: float | None
+    loss: float | None
+    p50: float | None
+    p99: float | None
+    p999: float | None
+    values: Series = field(default_factory=list)
+    p99_values: Series = field(default_factory=list)
+    ratios: Series = field(default_factory=list)
+
+    @property
+    def key(self) -> Key:
+        """What the cell is about."""
+        return Key(self.cause, self.load, self.cure)
+
+
+def known(series: Iterable[float | None]) -> list[float]:
+    """Leave out the rounds without a number."""
+    return [value for value in series if value is not None]
+
+
+def middle(series: Iterable[float | None]) -> float | None:
+    """Return the median of what is known; None if nothing is."""
+    numbers = known(series)
+    return median(numbers) if numbers else None
+
+
+def paired(above: Sequence[float | None], below: Sequence[float | None]) -> Series:
+    """Divide round by round; None where either is missing or the divisor is not positive."""
+    return [
+        None if a is None or b is None or b <= 0 else a / b
+        for a, b in zip(above, below, strict=True)
+    ]
+
+
+def less(series: Sequence[float | None], base: Sequence[float | None]) -> Series:
+    """Subtract round by round; None where either is missing."""
+    return [
+        None if a is None or b is None else a - b for a, b in zip(series, base, strict=True)
+    ]
+
+
+def _series(rounds: Sequence[Round], key: Key, name: str) -> Series:
+    return [getattr(one[key], name) if key in one else None for one in rounds]
+
+
+def summarise(
+    rounds: Sequence[Round], units: Mapping[str, tuple[str, str]], order: Sequence[Key]
+) -> list[Cell]:
+    """Make a cell of each key of `order` that was measured.
+
+    units: load -> unit of its value, unit of its CPU cost.
+    """
+    seen = {key for one in rounds for key in one}
+    return [_cell(rounds, key, units[key.load]) for key in order if key in seen]
+
+
+def _cell(rounds: Sequence[Round], key: Key, units: tuple[str, str]) -> Cell:
+    def against(cure: str, name: str) -> Series:
+        return paired(
+            _series(rounds, key, name), _series(rounds, Key(key.cause, key.load, cure), name)
+        )
+
+    values = _series(rounds, key, "value")
+    numbers = known(values)
+    measured = sum(key in one for one in rounds)
+    ratios = against(BASELINE, "value")
+    p99 = _series(rounds, key, "p99")
+    timed = any(value is not None for value in p99)
+    return Cell(
+        cause=key.cause,
+        load=key.load,
+        cure=key.cure,
+        unit=units[0],
+        median=middle(values),
+        min=min(numbers, default=None),
+        max=max(numbers, default=None),
+        rounds=measured,
+        # Half of the rounds may fail by accident; more than that is no cure.
+        cures=2 * len(numbers) > measured,
+        ratio_to_ethtool_off=middle(ratios),
+        ratio_min=min(known(ratios), default=None),
+        ratio_max=max(known(ratios), default=None),
+        ratio_to_none=middle(against(CEILING, "value")),
+        cpu_us_per_packet=middle(_series(rounds, key, "cpu_us")),
+        cpu_unit=units[1],
+        cpu_ratio_to_ethtool_off=middle(against(BASELINE, "cpu_us")),
+        loss=middle(_series(rounds, key, "loss")),
+        p50=middle(values) if timed else None,
+        p99=middle(p99),
+        p999=middle(_series(rounds, key, "p999")),
+        values=values,
+        p99_values=p99,
+        ratios=ratios,
+    )
+
+
+def from_json(raw: Mapping[str, Any]) -> Cell:
+    """Read a cell back; unknown keys are an error."""
+    return Cell(**raw)
