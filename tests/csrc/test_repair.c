@@ -388,6 +388,12 @@ static void inner_fragment(struct packet *p)
 	set_ipv4_check(p->bytes + p->inner_ip);
 }
 
+static void inner_loose_route(struct packet *p)
+{
+	memcpy(p->bytes + p->inner_ip + 20, "\x01\x83\x07\x04\x0a\x00\x00\x03", 8);
+	set_ipv4_check(p->bytes + p->inner_ip);
+}
+
 static void inner_header_corrupt(struct packet *p)
 {
 	p->bytes[p->inner_ip + 8]--; /* time to live */
@@ -454,6 +460,7 @@ static void every_reason(void)
 {
 	static const struct shape v4 = { 4, 0, 0, 4, 0, UDP, 5 };
 	static const struct shape v4_options = { 4, 8, 0, 4, 0, UDP, 5 };
+	static const struct shape v4_inner_options = { 4, 0, 0, 4, 8, UDP, 5 };
 	static const struct shape v6 = { 6, 0, 0, 6, 0, UDP, 5 };
 	static const struct shape v6_extension = { 6, 8, 0, 4, 0, UDP, 5 };
 	static const struct shape qinq = { 4, 0, 2, 4, 0, UDP, 5 };
@@ -498,6 +505,7 @@ static void every_reason(void)
 		ROW(v4, gpe_ethernet, REPAIR_RECOMPUTED),
 		ROW(v4, gpe_nsh, REPAIR_RECOMPUTED_UNPROVEN),
 		ROW(v4, inner_fragment, REPAIR_RECOMPUTED_UNPROVEN),
+		ROW(v4_inner_options, inner_loose_route, REPAIR_RECOMPUTED_UNPROVEN),
 		ROW(v4, inner_header_corrupt, REPAIR_INNER_CORRUPT),
 		ROW(v4, inner_zero_check, REPAIR_RECOMPUTED_UNPROVEN),
 		ROW(v4, inner_udp_beyond, REPAIR_INNER_MALFORMED),
