@@ -13,18 +13,26 @@ from pathlib import Path
 import click
 from rich.console import Console
 from rich.markdown import Markdown
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-from rich.progress import TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from bench import chart, cures, loads, measure, plan, report, targets
 from bench.stats import Key, Sample, summarise
 from csumfix.lab import LabError
 
+COLUMNS = 120  # of what is printed to a file
+
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
 @click.option("--quick", is_flag=True, help="The main loads, two rounds, under three minutes.")
 @click.option("--cause", "causes", multiple=True, type=click.Choice(list(plan.CAUSES)))
-@click.option("--load", "only_loads", multiple=True, help="Beginning of a load's name.")
+@click.option("--load", "only_loads", multiple=True, help="Name of a load, or its beginning.")
 @click.option("--cure", "only_cures", multiple=True, type=click.Choice(cures.NAMES))
 @click.option("--rounds", type=click.IntRange(1), help="Rounds to measure.")
 @click.option("--seconds", type=click.FloatRange(0.2), help="Seconds counted in each cell.")
@@ -39,7 +47,7 @@ from csumfix.lab import LabError
 @click.option(
     "--compare-only", is_flag=True, help="Measure nothing: show and draw the results file again."
 )
-def main(
+def main(  # noqa: PLR0913, PLR0917 - one for each option
     quick: bool,
     causes: tuple[str, ...],
     only_loads: tuple[str, ...],
@@ -55,7 +63,7 @@ def main(
         _publish(report.load(path or report.LATEST), path or report.LATEST)
         return
     base = plan.QUICK if quick else plan.FULL
-    names = [name for name in loads.NAMES if name.startswith(only_loads)] if only_loads else []
+    names = [name for name in loads.NAMES if _chosen(name, only_loads)]
     if only_loads and not names:
         raise click.UsageError(f"no such load; there are: {' '.join(loads.NAMES)}")
     filtered = bool(causes or names or only_cures)
@@ -75,6 +83,11 @@ def main(
     _publish(results, path)
     if not results.complete:
         sys.exit(1)
+
+
+def _chosen(name: str, wanted: Sequence[str]) -> bool:
+    """Tell whether a load is named, or begins like what is no load's whole name."""
+    return name in wanted or any(name.startswith(one) for one in wanted if one not in loads.NAMES)
 
 
 def _run(base: plan.Plan, cells: Sequence[Key], seed: int, mode: str) -> report.Results:
@@ -126,14 +139,14 @@ def _cpu() -> str:
 
 
 def _version(tool: str) -> str:
-    result = subprocess.run(
-        [tool, "--version"], capture_output=True, text=True, check=False
-    )
+    result = subprocess.run([tool, "--version"], capture_output=True, text=True, check=False)
     return (result.stdout or result.stderr).strip().split("\n")[0]
 
 
 def _publish(results: report.Results, path: Path | None) -> None:
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=COLUMNS)
     text = report.markdown(results)
     console.print(Markdown(text))
     if path is None:

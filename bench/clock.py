@@ -10,6 +10,7 @@ from typing import Self
 
 _STAT = Path("/proc/stat")
 _TICK = 1 / os.sysconf("SC_CLK_TCK")
+_UTIME, _STIME = 11, 12  # in /proc/PID/stat, behind the name
 _BUSY = (0, 1, 2, 5, 6)  # user, nice, system, irq, softirq; neither idle, iowait nor steal
 
 
@@ -49,3 +50,13 @@ def busy_share(window: Window) -> float:
     began, before = time.monotonic(), busy_seconds()
     sleep_until(window.end_ns)
     return (busy_seconds() - before) / (time.monotonic() - began)
+
+
+def process_seconds(pid: int) -> float:
+    """Return the core-seconds that a process has worked; 0 if there is none."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
+    except OSError:
+        return 0.0
+    fields = text.rpartition(")")[2].split()
+    return (int(fields[_UTIME]) + int(fields[_STIME])) * _TICK

@@ -107,7 +107,5 @@ QUICK = Plan(
     ),
 )
 
-EVERYTHING = tuple(
-    Block(cause, loads.NAMES, cures.NAMES) for cause in CAUSES
-)
+EVERYTHING = tuple(Block(cause, loads.NAMES, cures.NAMES) for cause in CAUSES)
 """What the filters choose from when they name what the plan leaves out."""

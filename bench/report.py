@@ -20,7 +20,7 @@ LATEST = RESULTS / "latest.json"
 class Results:
     """One run.
 
-    idle_cores: core-seconds per second that the machine worked before any load began.
+    idle_cores: core-seconds per second that all cures together worked before any load began.
     complete: whether all rounds were run.
     """
 
@@ -141,9 +141,7 @@ def summary(results: Results, cause: str = "snat") -> str:
     """Render one small table for the README: cures by loads, median and ratio."""
     groups = _groups(results.cells)
     names = [name for name in SUMMARY_LOADS if (cause, name) in groups]
-    cures = list(
-        dict.fromkeys(cell.cure for name in names for cell in groups[cause, name])
-    )
+    cures = list(dict.fromkeys(cell.cure for name in names for cell in groups[cause, name]))
     head = ["cure", *(f"{loads.BY_NAME[n].title}, {loads.BY_NAME[n].unit}" for n in names)]
     rows = []
     for cure in cures:

@@ -102,9 +102,7 @@ def paired(above: Sequence[float | None], below: Sequence[float | None]) -> Seri
 
 def less(series: Sequence[float | None], base: Sequence[float | None]) -> Series:
     """Subtract round by round; None where either is missing."""
-    return [
-        None if a is None or b is None else a - b for a, b in zip(series, base, strict=True)
-    ]
+    return [None if a is None or b is None else a - b for a, b in zip(series, base, strict=True)]
 
 
 def _series(rounds: Sequence[Round], key: Key, name: str) -> Series:

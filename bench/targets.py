@@ -29,7 +29,10 @@ DEFAULT = "csumfix-packets"
 
 @dataclass(frozen=True)
 class Outcome:
-    """A target and what came of it; measured is a median of paired ratios, low and high its span."""
+    """A target and what came of it.
+
+    measured: median of paired ratios; low and high: their span.
+    """
 
     what: str
     against: str
@@ -87,9 +90,7 @@ def evaluate(cells: Cells, core: Mapping[str, Any] | None) -> list[Outcome]:
 
     def compare(load: str, cure: str, other: str, least: float, cause: str = "snat",
                 other_cause: str = "") -> None:  # fmt: skip
-        values = ratios(
-            cells, Key(cause, load, cure), Key(other_cause or cause, load, other)
-        )
+        values = ratios(cells, Key(cause, load, cure), Key(other_cause or cause, load, other))
         against = f"{other} under {other_cause}" if other_cause else other
         out.append(_outcome(f"{cause}: {load}: {cure}", against, values, least=least))
 
@@ -110,7 +111,8 @@ def evaluate(cells: Cells, core: Mapping[str, Any] | None) -> list[Outcome]:
     for load in (*one_flow, "tcp-bulk"):
         compare(load, "csumfix-nat", CEILING, 0.98, "healthy")
     for label, name in (("p50", "values"), ("p99", "p99_values")):
-        above, below = (Key("snat", "latency-spaced", cure) for cure in (DEFAULT, "netfilterqueue"))
+        above = Key("snat", "latency-spaced", DEFAULT)
+        below = Key("snat", "latency-spaced", "netfilterqueue")
         out.append(
             _outcome(
                 f"snat: added latency {label}, spaced: {DEFAULT}",

@@ -11,8 +11,9 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-from csumfix.core import Policy, repair
 from netfilterqueue import NetfilterQueue
+
+from csumfix.core import Policy, repair
 
 QUEUE_LENGTH = 4096  # packets, as csumfix has
 SOCKET_BYTES = 8 << 20  # as csumfix has

@@ -11,7 +11,7 @@ import sys
 from typing import Any
 
 from netfilterqueue import NetfilterQueue
-from scapy.layers.inet import IP, UDP
+from scapy.all import IP, UDP  # type: ignore[attr-defined]
 
 
 def rebuild(packet: Any) -> None:
