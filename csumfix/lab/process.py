@@ -2,33 +2,31 @@
 
 Theory of operation
 -------------------
-A process cannot move itself into another pid namespace: ``nsenter --pid`` joins, forks, and the
-child runs the command. So the child of our ``Popen`` is nsenter, and a signal sent to it would
-leave the command running. Entering without ``--pid`` would make the command our own child, but
-then it would also outlive us, and its descendants with it: only the pid namespace makes the kernel
+A process cannot move itself into another pid namespace, only its children: somebody has to join,
+fork, and wait. So the child of our ``Popen`` is a waiter, and a signal sent to it would leave the
+command running. Entering without the pid namespace would make the command our own child, but then
+it would also outlive us, and its descendants with it: only the pid namespace makes the kernel
 clear up after ``kill -9``. Joining from the caller (``setns`` before ``fork``) needs CAP_SYS_ADMIN
 outside the sandbox, which an ordinary user has not got.
 
-So we enter with ``--pid`` and signal nsenter's only child by its pid *in our own* pid namespace,
-which /proc/PID/task/PID/children gives. nsenter passes the result on unchanged: it exits with the
-command's code, and kills itself with the signal that killed the command. Two of its habits matter:
+So we signal the waiter's only child by its pid *in our own* pid namespace, which
+/proc/PID/task/PID/children gives. The waiter hands the result on unchanged: it exits with the
+command's code, or kills itself with the signal that killed the command.
 
-- when the command stops, nsenter stops itself, and when it is continued, it continues the command,
-  some time later. So SIGSTOP returns when both have stopped; SIGCONT goes to both and returns when
-  nsenter waits again, or else its belated SIGCONT could undo our next SIGSTOP;
-- while it is stopped it cannot reap, so a command killed while stopped would never be reported,
-  and the pid namespace could not be torn down (the kernel waits for every process to be reaped).
-  So SIGKILL is followed by SIGCONT to nsenter.
+The waiter is our own, run by ``nsenter --no-fork``, because those at hand are no good. nsenter
+stops itself when the command stops. While stopped it reaps nothing, and the kernel tears a pid
+namespace down only when all its processes are reaped: a sandbox with a stopped command in it would
+outlive us. It would also continue the command when it is itself continued, some time later. And
+``unshare --fork`` (util-linux before 2.39) reports a command that was killed as exit code 1.
 """
 
 import contextlib
 import os
-import signal
 import subprocess
 import time
 from pathlib import Path
 
-_PATIENCE = 5.0  # seconds that nsenter may take to fork, or to follow its child's state
+_PATIENCE = 5.0  # seconds that the waiter may take to fork
 _STEP = 0.002  # seconds between two looks
 
 
@@ -41,19 +39,10 @@ def only_child(pid: int) -> int | None:
     return int(children[0]) if children else None
 
 
-def _state(pid: int) -> str:
-    """Return the state letter of a process (R, S, T, Z, ...), or Z if there is none."""
-    try:
-        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
-    except OSError:
-        return "Z"
-    return stat.rpartition(")")[2].split()[0]
-
-
 class Process(subprocess.Popen[str]):
-    """A Popen whose signals reach the command and not the nsenter around it.
+    """A Popen whose signals reach the command and not the waiter around it.
 
-    `pid` is nsenter's; use `command_pid` or the signal methods. `wait`, `poll` and `returncode`
+    `pid` is the waiter's; use `command_pid` or the signal methods. `wait`, `poll` and `returncode`
     are the command's.
     """
 
@@ -70,19 +59,6 @@ class Process(subprocess.Popen[str]):
     def send_signal(self, sig: int) -> None:
         """Send `sig` to the command; do nothing if it has ended."""
         pid = self.command_pid()
-        if pid is None:
-            return
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, sig)
-        if sig == signal.SIGSTOP:
-            self._await_state("TZ")
-        elif sig in (signal.SIGCONT, signal.SIGKILL):
+        if pid is not None:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(self.pid, signal.SIGCONT)
-            self._await_state("SZ")
-
-    def _await_state(self, states: str) -> None:
-        """Wait until nsenter is in one of these states."""
-        deadline = time.monotonic() + _PATIENCE
-        while _state(self.pid) not in states and time.monotonic() < deadline:
-            time.sleep(_STEP)
+                os.kill(pid, sig)

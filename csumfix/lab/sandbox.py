@@ -21,10 +21,12 @@ another, as ``ip netns exec`` does, fails for ordinary users inside containers.)
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from csumfix.lab import waiter
 from csumfix.lab.errors import LabError
 from csumfix.lab.process import Process, only_child
 
@@ -139,20 +141,16 @@ class Sandbox:
     def _environment(extra: Mapping[str, str] | None) -> dict[str, str]:
         return {**os.environ, **(extra or {}), "PATH": search_path()}
 
-    def enter(self, netns: str, argv: Sequence[str], *, own_sigint: bool = False) -> list[str]:
-        """Return the command line that runs `argv` in a network namespace, in this directory.
+    def enter(self, netns: str, argv: Sequence[str]) -> list[str]:
+        """Return the command line that runs `argv` in a network namespace.
 
-        With `own_sigint` the command reacts to SIGINT even if it is started with SIGINT ignored.
+        In this directory: setns(CLONE_NEWNS) changes it to /, and the waiter changes it back.
         """
         where = f"--net=/proc/{self.init}/root/run/netns/{netns}"
         user = ["--user", "--preserve-credentials"] if self._user else []
-        # setns(CLONE_NEWNS) changes the working directory to /; env changes it back.
-        cwd = str(Path.cwd())
-        env = ["env", *(["-C", cwd] if os.access(cwd, os.X_OK) else [])]
-        if own_sigint:
-            env.append("--default-signal=INT")
-        return ["nsenter", f"--target={self.init}", *user, "--mount", "--pid", where,
-                "--", *env, "--", *argv]  # fmt: skip
+        script = str(Path(waiter.__file__).resolve())
+        return ["nsenter", f"--target={self.init}", *user, "--mount", "--pid", where, "--no-fork",
+                "--", sys.executable, "-I", "-S", script, str(Path.cwd()), *argv]  # fmt: skip
 
     def popen(
         self,
@@ -160,12 +158,11 @@ class Sandbox:
         argv: Sequence[str],
         *,
         env: Mapping[str, str] | None = None,
-        own_sigint: bool = False,
         **options: Any,
     ) -> Process:
         """Start `argv` inside; `env` is added to our environment, the rest goes to Popen."""
         options.setdefault("text", True)
-        command = self.enter(netns, argv, own_sigint=own_sigint)
+        command = self.enter(netns, argv)
         process = Process(command, env=self._environment(env), **options)
         self._processes = [one for one in self._processes if one.poll() is None]
         self._processes.append(process)

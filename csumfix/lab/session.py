@@ -81,5 +81,5 @@ def run_session(cause: str, ipv6: bool, mtu: int, port: int, command: Sequence[s
         sys.stderr.flush()
         argv, env = (list(command), {}) if command else _shell(lab)
         with _terminal_lent():
-            code = lab.sender.popen(argv, env=env, own_sigint=True).wait()
+            code = lab.sender.popen(argv, env=env).wait()
     return code if code >= 0 else _SIGNAL_EXIT - code

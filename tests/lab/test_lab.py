@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -84,7 +84,7 @@ def connects(lab: Lab) -> bool:
     """Whether a TCP connection through the tunnel is possible (refused is good enough)."""
     code = (
         "import socket, sys\n"
-        "s = socket.socket(); s.settimeout(0.7)\n"
+        "s = socket.socket(); s.settimeout(0.4)\n"
         "try: s.connect((sys.argv[1], 9))\n"
         "except ConnectionRefusedError: sys.exit(0)\n"
         "except TimeoutError: sys.exit(1)\n"
@@ -107,6 +107,14 @@ def pid_namespaces() -> dict[int, str]:
 
 def members(namespace: str) -> list[int]:
     return [pid for pid, one in pid_namespaces().items() if one == namespace]
+
+
+def await_members(namespace: str, enough: Callable[[int], bool]) -> bool:
+    """Wait up to five seconds until a pid namespace has as many processes as wanted."""
+    deadline = time.monotonic() + 5
+    while not enough(len(members(namespace))) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    return enough(len(members(namespace)))
 
 
 # --- causes -------------------------------------------------------------------------------------
@@ -264,6 +272,11 @@ def test_run(healthy: Lab) -> None:
     assert "flannel.1" in node.run(["ip", "-br", "link"]).stdout
     with pytest.raises(subprocess.CalledProcessError):
         node.run(["false"])
+    missing = node.run(["no-such-command"], check=False)
+    assert (missing.returncode, missing.stderr) == (
+        127,
+        "no-such-command: No such file or directory\n",
+    )
     with pytest.raises(subprocess.TimeoutExpired):
         node.run(["sleep", "9"], timeout=0.1)
     assert node.run([sys.executable, "-c", "import csumfix.lab"], check=False).returncode == 0
@@ -321,26 +334,27 @@ def test_stop_and_continue_again_and_again(healthy: Lab) -> None:
 
 
 def test_nothing_is_left_after_the_block() -> None:
-    before = set(pid_namespaces().values())
     with Lab("nic") as lab:
         lab.start_dns()
         server = lab.receiver.popen(["sh", "-c", "sleep 99 & exec sleep 99"])
         stopped = lab.receiver.popen(["sleep", "99"])
         stopped.send_signal(signal.SIGSTOP)
-        (namespace,) = set(pid_namespaces().values()) - before
-        assert len(members(namespace)) >= 6
+        namespace = lab.sender.run(["readlink", "/proc/self/ns/pid"]).stdout.strip()
+        # cat, the forwarder, dnsmasq and three times sleep
+        assert await_members(namespace, lambda count: count == 6)
     assert not members(namespace)
     assert {server.wait(1), stopped.wait(1)} == {-signal.SIGKILL}
     assert not any(Path("/run/netns").glob("receiver"))
 
 
 HOLD = """
-import subprocess, sys, time
+import signal, sys, time
 from csumfix.lab import Lab
 lab = Lab(sys.argv[1])
 lab.__enter__()
 lab.start_dns()
 lab.receiver.popen(["sh", "-c", "sleep 99 & exec sleep 99"])
+lab.receiver.popen(["sleep", "99"]).send_signal(signal.SIGSTOP)
 print(lab.receiver.run(["readlink", "/proc/self/ns/pid"]).stdout, end="", flush=True)
 time.sleep(99)
 """
@@ -355,12 +369,10 @@ def test_nothing_is_left_after_kill_9() -> None:
     ) as holder:
         assert holder.stdout is not None
         namespace = holder.stdout.readline().strip()
-        assert len(members(namespace)) >= 5
+        # cat, the forwarder, dnsmasq and three times sleep
+        assert await_members(namespace, lambda count: count == 6)
         holder.kill()
-    deadline = time.monotonic() + 5
-    while members(namespace) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    assert not members(namespace)
+    assert await_members(namespace, lambda count: count == 0)
 
 
 # --- users and errors ---------------------------------------------------------------------------

@@ -16,12 +16,9 @@ NAT_2_QUEUES = """\
 # iptables-restore --noflush
 *mangle
 :CSUMFIX - [0:0]
--A CSUMFIX -p udp -m multiport ! --dports 4789,8472 -m comment --comment "csumfix:b38e63aa:other-port" -j RETURN
--A CSUMFIX -m length ! --length 0:1500 -m comment --comment "csumfix:b38e63aa:super-packet" -j RETURN
--A CSUMFIX -m conntrack --ctstate INVALID,UNTRACKED -m comment --comment "csumfix:b38e63aa:untracked" -j RETURN
--A CSUMFIX -m conntrack ! --ctstate SNAT,DNAT --ctstatus CONFIRMED -m comment --comment "csumfix:b38e63aa:no-nat" -j RETURN
--A CSUMFIX -p udp -m udp --sport 0:46883 -m comment --comment "csumfix:b38e63aa:queue-0" -j NFQUEUE --queue-num 0 --queue-bypass
--A CSUMFIX -p udp -m udp --sport 46884:65535 -m comment --comment "csumfix:b38e63aa:queue-1" -j NFQUEUE --queue-num 1 --queue-bypass
+-A CSUMFIX -m conntrack ! --ctstate SNAT,DNAT --ctstatus CONFIRMED -m comment --comment "csumfix:72e5cd93:no-nat" -j RETURN
+-A CSUMFIX -p udp -m multiport --dports 4789,8472 -m udp --sport 0:46883 -m length --length 0:1500 -m comment --comment "csumfix:72e5cd93:queue-0" -j NFQUEUE --queue-num 0 --queue-bypass
+-A CSUMFIX -p udp -m multiport --dports 4789,8472 -m udp --sport 46884:65535 -m length --length 0:1500 -m comment --comment "csumfix:72e5cd93:queue-1" -j NFQUEUE --queue-num 1 --queue-bypass
 -A POSTROUTING -p udp -m comment --comment "csumfix:jump" -j CSUMFIX
 COMMIT
 """  # noqa: E501
@@ -30,9 +27,7 @@ PACKETS_1_QUEUE = """\
 # iptables-restore --noflush
 *mangle
 :CSUMFIX - [0:0]
--A CSUMFIX -p udp -m multiport ! --dports 4789,8472 -m comment --comment "csumfix:DIGEST:other-port" -j RETURN
--A CSUMFIX -m length ! --length 0:1500 -m comment --comment "csumfix:DIGEST:super-packet" -j RETURN
--A CSUMFIX -p udp -m comment --comment "csumfix:DIGEST:queue-0" -j NFQUEUE --queue-num 0 --queue-bypass
+-A CSUMFIX -p udp -m multiport --dports 4789,8472 -m length --length 0:1500 -m comment --comment "csumfix:DIGEST:queue-0" -j NFQUEUE --queue-num 0 --queue-bypass
 -A POSTROUTING -p udp -m comment --comment "csumfix:jump" -j CSUMFIX
 COMMIT
 """  # noqa: E501
@@ -41,10 +36,9 @@ ALL_3_QUEUES = """\
 # iptables-restore --noflush
 *mangle
 :CSUMFIX - [0:0]
--A CSUMFIX -p udp -m multiport ! --dports 53,4789,8472 -m comment --comment "csumfix:DIGEST:other-port" -j RETURN
--A CSUMFIX -p udp -m udp --sport 0:1032 -m comment --comment "csumfix:DIGEST:queue-7" -j NFQUEUE --queue-num 7 --queue-bypass
--A CSUMFIX -p udp -m udp --sport 1033:1065 -m comment --comment "csumfix:DIGEST:queue-8" -j NFQUEUE --queue-num 8 --queue-bypass
--A CSUMFIX -p udp -m udp --sport 1066:65535 -m comment --comment "csumfix:DIGEST:queue-9" -j NFQUEUE --queue-num 9 --queue-bypass
+-A CSUMFIX -p udp -m multiport --dports 53,4789,8472 -m udp --sport 0:1032 -m comment --comment "csumfix:DIGEST:queue-7" -j NFQUEUE --queue-num 7 --queue-bypass
+-A CSUMFIX -p udp -m multiport --dports 53,4789,8472 -m udp --sport 1033:1065 -m comment --comment "csumfix:DIGEST:queue-8" -j NFQUEUE --queue-num 8 --queue-bypass
+-A CSUMFIX -p udp -m multiport --dports 53,4789,8472 -m udp --sport 1066:65535 -m comment --comment "csumfix:DIGEST:queue-9" -j NFQUEUE --queue-num 9 --queue-bypass
 -A POSTROUTING -p udp -m comment --comment "csumfix:jump" -j CSUMFIX
 COMMIT
 """  # noqa: E501
