@@ -36,7 +36,7 @@ with socket.socket(family, socket.SOCK_DGRAM) as sock:
             sock.send(bytes([number]) * size)
         except OSError:
             pass
-        time.sleep(0.01)
+        time.sleep(0.002)
 """
 
 # Prints "ready" and, on SIGTERM, how many whole datagrams of one size came.
@@ -113,7 +113,7 @@ def await_members(namespace: str, enough: Callable[[int], bool]) -> bool:
     """Wait up to five seconds until a pid namespace has as many processes as wanted."""
     deadline = time.monotonic() + 5
     while not enough(len(members(namespace))) and time.monotonic() < deadline:
-        time.sleep(0.01)
+        time.sleep(0.002)
     return enough(len(members(namespace)))
 
 
@@ -290,7 +290,7 @@ def stop(number, frame):
 signal.signal(signal.SIGTERM, stop)
 print("ready", flush=True)
 while True:
-    time.sleep(0.01)
+    time.sleep(0.002)
 """
 
 
