@@ -35,8 +35,8 @@ struct drain;
  * @sends:          send calls with verdicts
  * @send_errors:    of those, refused by the kernel
  * @verdict_errors: verdicts that the kernel refused one by one
- * @overruns:       ENOBUFS: the socket buffer overflowed; the kernel accepted those packets
- *                  unrepaired (fail-open)
+ * @overruns:       packets that the kernel accepted unrepaired (fail-open), because the socket's
+ *                  buffer was full; what a full queue lets through is not counted anywhere
  * @interrupts:     receive calls ended by a signal
  * @malformed:      messages from the kernel that made no sense
  * @unexpected:     well-formed messages that were not for us
@@ -73,7 +73,8 @@ void drain_free(struct drain *d);
  * @d:            the drain
  * @socket_bytes: how much the socket may buffer in each direction; less if not permitted
  *
- * Packets that arrive meanwhile are answered as in drain_run().
+ * Packets that arrive meanwhile are answered as in drain_run(). A drain that could not be
+ * configured is of no further use.
  *
  * Return: 0, or a negative errno: what the kernel answered, -ETIMEDOUT if it did not.
  */

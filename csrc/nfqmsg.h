@@ -24,7 +24,7 @@ enum nfqmsg_kind {
  * @kind:  which of the others are filled in
  * @error: STATUS: 0 or a negative errno
  * @request: STATUS: netlink type of the request it answers
- * @id:    PACKET: names it in verdicts; rises by one for each packet of a queue
+ * @id:    PACKET: names it in verdicts; rises from packet to packet of a queue
  * @unfinished: PACKET: its checksum is not computed yet, or it is a super-packet (GSO)
  * @payload: PACKET: from the IP header on; NULL if the message had none
  * @caplen: PACKET: bytes at @payload

@@ -15,11 +15,12 @@ from csumfix.errors import CsumfixError, Exit
 
 PROC_QUEUES = Path("/proc/net/netfilter/nfnetlink_queue")
 
-MAX_LENGTH = 4096
-"""Packets a queue may hold. Beyond it the kernel accepts packets unrepaired (fail-open)."""
+MAX_LENGTH = 1 << 16
+"""Packets a queue may hold: more than its socket can, so that the socket is the only limit. Beyond
+a limit the kernel accepts packets unrepaired (fail-open), and only for sockets it counts them."""
 
 SOCKET_BYTES = 8 << 20
-"""Socket buffer asked for: a full queue of ordinary packets, each with its kernel overhead."""
+"""Socket buffer asked for; the kernel doubles it. Holds some 4,000 packets of 1,500 bytes."""
 
 
 @dataclass(frozen=True)

@@ -126,7 +126,7 @@ static void stopped_by_the_real_kernel(void)
 	close(fd);
 }
 
-/* Answers that nobody reads overflow the socket's buffer. The drain counts that and goes on. */
+/* Answers that nobody reads overflow the socket's buffer. The drain tells how many and goes on. */
 static void overrun(void)
 {
 	_Alignas(

@@ -151,16 +151,18 @@ def test_traffic_goes_on_after_kill_9(lab: Lab) -> None:
 
 
 @HEALTHY
-def test_a_frozen_service_lets_through_what_the_queue_can_not_hold(lab: Lab) -> None:
+def test_a_frozen_service_lets_through_what_its_socket_can_not_hold(lab: Lab) -> None:
     # Many sockets: a packet in the queue counts against its socket's send buffer, so that one
     # socket alone would block long before the queue is full.
     with service(lab.sender) as shim:
-        sink = Sink(lab, 10_000)
+        sink = Sink(lab, 20_000)
         shim.process.send_signal(signal.SIGSTOP)
-        assert sender(lab, 10_000, 512, flows=100, rate=20_000).wait(30) == 0
-        wait_for_datagrams(lab, 10_000 - 4096)
+        assert sender(lab, 20_000, 1400, flows=400, rate=20_000).wait(30) == 0
+        wait_for_datagrams(lab, 10_000)
         shim.process.send_signal(signal.SIGCONT)
         assert sink.delivery().whole
+        (queue,) = shim.status()["service"]["queues"].values()
+        assert queue["overruns"] + queue["packets"] == 20_000
 
 
 @pytest.mark.parametrize("lab", ["snat", "dnat"], indirect=True)
