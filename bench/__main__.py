@@ -26,6 +26,7 @@ from bench import chart, cures, loads, measure, plan, report, targets
 from bench.stats import Key, Sample, summarise
 from csumfix.lab import LabError
 
+_DEFAULTS = (report.LATEST, report.RESULTS / "quick.json")
 COLUMNS = 120  # of what is printed to a file
 
 
@@ -42,7 +43,8 @@ COLUMNS = 120  # of what is printed to a file
     "path",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Results file; table and chart get the same name with .md and .png. A run that was "
-    "not filtered writes bench/results/latest.json by default, others write nothing.",
+    "not filtered writes bench/results/latest.json (--quick: quick.json) by default, others write "
+    "nothing.",
 )
 @click.option(
     "--compare-only", is_flag=True, help="Measure nothing: show and draw the results file again."
@@ -75,11 +77,13 @@ def main(  # noqa: PLR0913, PLR0917 - one for each option
         raise click.UsageError("these filters leave nothing to measure")
     mode = "filtered" if filtered else "quick" if quick else "full"
     if path is None and not filtered:
-        path = report.LATEST if not quick else report.RESULTS / "quick.json"
+        path = _DEFAULTS[quick]
     try:
         results = _run(base, cells, seed, mode)
     except LabError as error:
         raise click.ClickException(str(error)) from None
+    if not results.complete and path in _DEFAULTS:
+        path = None  # a part of a run is no replacement for a whole one
     _publish(results, path)
     if not results.complete:
         sys.exit(1)
@@ -157,7 +161,10 @@ def _publish(results: report.Results, path: Path | None) -> None:
         chart.draw(results, path.with_suffix(".png"))
     except ImportError:
         console.print("no chart: matplotlib is not installed: pip install 'csumfix[bench]'")
-    targets.show(targets.read(path), console.print)
+    outcomes = targets.read(path)
+    if results.mode != "full":
+        outcomes = [one for one in outcomes if one.met is not None]
+    targets.show(outcomes, console.print)
     console.print(f"written: {path}, .md and .png beside it")
 
 

@@ -76,7 +76,7 @@ def station(key: Key) -> tuple[str, str, int]:
 
 FULL = Plan(
     rounds=5,
-    seconds=0.75,
+    seconds=0.55,
     blocks=(
         Block("snat", loads.NAMES, cures.NAMES),
         Block(
