@@ -11,7 +11,8 @@ from typing import Self
 _STAT = Path("/proc/stat")
 _TICK = 1 / os.sysconf("SC_CLK_TCK")
 _UTIME, _STIME = 11, 12  # in /proc/PID/stat, behind the name
-_BUSY = (0, 1, 2, 5, 6)  # user, nice, system, irq, softirq; neither idle, iowait nor steal
+_NOT_WORKED = (3, 4, 7)  # idle, iowait, and steal: what the hypervisor gave to others
+_CORES = os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
@@ -34,22 +35,27 @@ def sleep_until(at_ns: int) -> None:
 
 
 def parse_stat(text: str) -> float:
-    """Return the core-seconds that all cores have worked, from /proc/stat."""
+    """Return the core-seconds that all cores have not worked, from /proc/stat."""
     fields = text.split("\n", 1)[0].split()[1:]
-    return sum(int(fields[index]) for index in _BUSY) * _TICK
+    return sum(int(fields[index]) for index in _NOT_WORKED) * _TICK
 
 
-def busy_seconds() -> float:
-    """Return the core-seconds that all cores have worked since boot."""
+def _not_worked() -> float:
     return parse_stat(_STAT.read_text(encoding="ascii"))
 
 
 def busy_share(window: Window) -> float:
-    """Wait for the window to pass; return core-seconds worked per second, 0 to cores."""
+    """Wait for the window to pass; return core-seconds worked per second, 0 to cores.
+
+    That is the time not idle. What /proc/stat says of work is counted by the timer tick on many
+    kernels, and traffic that is paced by a timer runs between ticks, or always on one: the same
+    load then costs nothing or everything. Idle time is measured by the clock.
+    """
     sleep_until(window.start_ns)
-    began, before = time.monotonic(), busy_seconds()
+    began, before = time.monotonic(), _not_worked()
     sleep_until(window.end_ns)
-    return (busy_seconds() - before) / (time.monotonic() - began)
+    rest = (_not_worked() - before) / (time.monotonic() - began)
+    return max(0.0, _CORES - rest)
 
 
 def process_seconds(pid: int) -> float:

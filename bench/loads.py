@@ -26,7 +26,7 @@ from csumfix.lab.sandbox import require
 WARM_UP = 0.25
 """Seconds of traffic before anything is counted: ARP, conntrack, caches, TCP's slow start."""
 
-FIXED_RATE = 20_000
+FIXED_RATE = 40_000
 """Packets per second of the fixed-rate loads, over all flows: far below any C cure's limit."""
 
 SPACING_US = 500
@@ -51,7 +51,6 @@ class Load:
     unit: of the value; cpu_unit: what the CPU cost is divided by.
     mtu: the underlay's in bytes.
     higher_is_better: whether a larger value is the better one.
-    seconds: share of the usual measuring time that it needs.
     """
 
     name: str
