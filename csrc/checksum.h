@@ -2,6 +2,7 @@
 #ifndef CSUMFIX_CHECKSUM_H
 #define CSUMFIX_CHECKSUM_H
 
+#include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
 
@@ -14,22 +15,42 @@
  * pieces that begin at even offsets of one message may simply be added.
  */
 
+/** checksum_add_portable() - raw sum in plain C: the reference for every other implementation */
+uint64_t checksum_add_portable(const void *data, size_t len);
+
+/**
+ * struct checksum_backend - one implementation
+ * @name: "avx512", "avx2" or "portable"
+ * @add:  see checksum_add()
+ */
+struct checksum_backend {
+	const char *name;
+	uint64_t (*add)(const void *data, size_t len);
+};
+
+/** checksum_in_use - the fastest that this CPU has, chosen once when the code is loaded */
+extern struct checksum_backend checksum_in_use;
+
 /**
  * checksum_add() - raw sum of @len bytes
  * @data: first byte; any alignment; may be NULL if @len is 0
  * @len:  bytes; an odd last byte counts as if a zero byte followed it
  *
- * Runs the fastest implementation this CPU has, chosen once when the code is loaded.
- *
  * Return: the raw sum. It can not overflow for lengths below 2^32.
  */
-uint64_t checksum_add(const void *data, size_t len);
+static inline uint64_t checksum_add(const void *data, size_t len)
+{
+	return checksum_in_use.add(data, len);
+}
 
-/** checksum_add_portable() - checksum_add() in plain C: the reference for every other one */
-uint64_t checksum_add_portable(const void *data, size_t len);
-
-/** checksum_backend() - name of the implementation behind checksum_add(): "avx2", "portable" */
-const char *checksum_backend(void);
+/**
+ * checksum_choose() - have checksum_add() run another implementation, for tests and benchmarks
+ * @name: "avx512", "avx2" or "portable"
+ *
+ * Return: false, and nothing changes, if this CPU has no such thing. Not for use while another
+ * thread sums.
+ */
+bool checksum_choose(const char *name);
 
 /**
  * checksum_fold() - fold a raw sum into 16 bits

@@ -95,5 +95,5 @@ struct inner_report inner_check(const struct vxlan_packet *vxlan)
 		return only(INNER_UNPROVEN);
 	if (ip_parse(payload, &ip) != IP_OK)
 		return only(INNER_MALFORMED);
-	return ip.header_sum_ok ? transport_check(&ip) : only(INNER_CORRUPT);
+	return ip_header_sum_right(&ip) ? transport_check(&ip) : only(INNER_CORRUPT);
 }

@@ -1,8 +1,6 @@
 /* SPDX-License-Identifier: MIT */
 #include "outer.h"
 
-#include "checksum.h"
-
 #include <string.h>
 
 static bool port_wanted(const struct outer_ports *ports, uint16_t port)
@@ -54,11 +52,6 @@ void outer_sum(struct outer_packet *outer)
 	 * 65,535: taking it off once can not underflow and leaves the sum of the rest. */
 	outer->rest = pseudo_sum(&outer->ip, datagram.len) +
 		      checksum_add(datagram.data, datagram.len) - outer->check;
-}
-
-bool outer_check_right(const struct outer_packet *outer)
-{
-	return checksum_fold(outer->rest + outer->check) == 0xffff;
 }
 
 uint16_t outer_check_expected(const struct outer_packet *outer)

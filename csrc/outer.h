@@ -2,6 +2,7 @@
 #ifndef CSUMFIX_OUTER_H
 #define CSUMFIX_OUTER_H
 
+#include "checksum.h"
 #include "packet.h"
 
 /** enum outer_status - is this a VXLAN packet whose outer checksum can be judged, and if not, why
@@ -52,7 +53,10 @@ enum outer_status outer_parse(struct view v, const struct outer_ports *ports,
 void outer_sum(struct outer_packet *outer);
 
 /** outer_check_right() - is the checksum field, which is not 0, right? needs outer_sum() */
-bool outer_check_right(const struct outer_packet *outer);
+static inline bool outer_check_right(const struct outer_packet *outer)
+{
+	return checksum_fold(outer->rest + outer->check) == 0xffff;
+}
 
 /** outer_check_expected() - the right checksum field, in memory order, never 0 (RFC 768) */
 uint16_t outer_check_expected(const struct outer_packet *outer);

@@ -3,6 +3,8 @@
 
 #include "checksum.h"
 
+#include <string.h>
+
 enum {
 	IPV4_HEADER_LEN = 20,
 	IPV4_MORE_FRAGMENTS_AND_OFFSET = 0x3fff,
@@ -34,12 +36,18 @@ enum {
 	VXLAN_NEXT_ETHERNET = 3,
 };
 
-/* The sum of a number as it would lie in memory in network order. */
-static uint64_t sum_be16(uint16_t value)
+/* Raw sum of @words 32-bit words at @p: checksum_add() for a few header fields. */
+static inline uint64_t sum_words(const uint8_t *p, unsigned int words)
 {
-	const uint8_t bytes[2] = { (uint8_t)(value >> 8), (uint8_t)value };
+	uint64_t sum = 0;
 
-	return checksum_add_portable(bytes, sizeof(bytes));
+	for (unsigned int i = 0; i < words; i++) {
+		uint32_t word;
+
+		memcpy(&word, p + 4 * i, sizeof(word));
+		sum += word;
+	}
+	return sum;
 }
 
 /* A source route makes the destination in the header a mere next hop (RFC 791, 3.1). Options
@@ -85,8 +93,8 @@ static enum ip_status ipv4_parse(struct view v, struct ip_packet *ip)
 	ip->protocol = header[9];
 	ip->fragment = load_be16(header + 6) & IPV4_MORE_FRAGMENTS_AND_OFFSET;
 	ip->rerouted = ipv4_has_source_route(options);
-	ip->header_sum_ok = checksum_fold(checksum_add(header, header_len)) == 0xffff;
-	ip->pseudo = checksum_add_portable(header + 12, 8);
+	ip->header = (struct view){ header, header_len };
+	ip->pseudo = sum_words(header + 12, 2);
 	return IP_OK;
 }
 
@@ -157,8 +165,8 @@ static enum ip_status ipv6_parse(struct view v, struct ip_packet *ip)
 	ip->protocol = header[6];
 	ip->fragment = false;
 	ip->rerouted = false;
-	ip->header_sum_ok = true;
-	ip->pseudo = checksum_add_portable(header + 8, 32);
+	ip->header = (struct view){ header, IPV6_HEADER_LEN };
+	ip->pseudo = sum_words(header + 8, 8);
 	return ipv6_skip_extensions(ip);
 }
 
@@ -173,21 +181,10 @@ enum ip_status ip_parse(struct view v, struct ip_packet *ip)
 	return IP_NOT_IP;
 }
 
-uint64_t pseudo_sum(const struct ip_packet *ip, size_t transport_len)
+bool ip_header_sum_right(const struct ip_packet *ip)
 {
-	return ip->pseudo + sum_be16(ip->protocol) + sum_be16((uint16_t)transport_len);
-}
-
-bool udp_parse(struct view v, struct udp_packet *udp)
-{
-	const uint8_t *header = view_at(v, 0, UDP_HEADER_LEN);
-
-	if (!header || load_be16(header + 4) < UDP_HEADER_LEN ||
-	    !view_cut(v, 0, load_be16(header + 4), &udp->datagram))
-		return false;
-	udp->source = load_be16(header);
-	udp->dest = load_be16(header + 2);
-	return true;
+	return ip->version == 6 ||
+	       checksum_fold(checksum_add(ip->header.data, ip->header.len)) == 0xffff;
 }
 
 static uint16_t vxlan_ethertype(const uint8_t *header)

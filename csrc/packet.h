@@ -6,6 +6,8 @@
 #include <stddef.h>
 #include <stdint.h>
 
+#include <arpa/inet.h>
+
 /*
  * Headers, and the one bounds gate that every read of packet bytes passes.
  *
@@ -93,7 +95,7 @@ enum ip_status {
  * @fragment:        it is a fragment, so @payload is not a whole transport packet
  * @rerouted:        a source route, routing header or home address hides the addresses that the
  *                   transport checksum covers: it can not be verified here
- * @header_sum_ok:   the IPv4 header checksum is right; always true for IPv6
+ * @header:          the first header, with IPv4 options, without IPv6 extensions
  * @pseudo:          raw sum of the pseudo-header without its length (RFC 768, RFC 8200 8.1)
  * @payload:         what follows the IP headers, cut to the IP packet's own length
  */
@@ -102,16 +104,22 @@ struct ip_packet {
 	uint8_t protocol;
 	bool fragment;
 	bool rerouted;
-	bool header_sum_ok;
 	uint64_t pseudo;
+	struct view header;
 	struct view payload;
 };
 
 /** ip_parse() - take apart the IP packet that begins at the start of @v into @ip */
 enum ip_status ip_parse(struct view v, struct ip_packet *ip);
 
+/** ip_header_sum_right() - is the IPv4 header checksum right? IPv6 has none: true */
+bool ip_header_sum_right(const struct ip_packet *ip);
+
 /** pseudo_sum() - raw sum of @ip's whole pseudo-header for a transport length in bytes */
-uint64_t pseudo_sum(const struct ip_packet *ip, size_t transport_len);
+static inline uint64_t pseudo_sum(const struct ip_packet *ip, size_t transport_len)
+{
+	return ip->pseudo + htons(ip->protocol) + htons((uint16_t)transport_len);
+}
 
 /**
  * struct udp_packet - a UDP datagram
@@ -126,7 +134,17 @@ struct udp_packet {
 };
 
 /** udp_parse() - take apart @v; false if it is shorter than its header or its length field */
-bool udp_parse(struct view v, struct udp_packet *udp);
+static inline bool udp_parse(struct view v, struct udp_packet *udp)
+{
+	const uint8_t *header = view_at(v, 0, UDP_HEADER_LEN);
+
+	if (!header || load_be16(header + 4) < UDP_HEADER_LEN ||
+	    !view_cut(v, 0, load_be16(header + 4), &udp->datagram))
+		return false;
+	udp->source = load_be16(header);
+	udp->dest = load_be16(header + 2);
+	return true;
+}
 
 /**
  * struct vxlan_packet - a VXLAN packet (RFC 7348, and the GPE draft's next protocol)

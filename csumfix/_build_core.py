@@ -21,7 +21,7 @@ DECLARATIONS = """
 uint64_t checksum_add(const void *data, size_t len);
 uint64_t checksum_add_portable(const void *data, size_t len);
 uint16_t fold(uint64_t raw);
-const char *checksum_backend(void);
+const char *backend(void);
 
 #define OUTER_PORTS_MAX ...
 struct outer_ports { uint16_t count; uint16_t port[...]; ...; };
@@ -66,6 +66,7 @@ HEADERS = """
 #include "repair.h"
 
 static uint16_t fold(uint64_t raw) { return checksum_fold(raw); }
+static const char *backend(void) { return checksum_in_use.name; }
 """
 
 # setuptools wants paths relative to setup.py, whatever directory this file is run from.

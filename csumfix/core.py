@@ -149,7 +149,7 @@ def _big_endian(in_memory: int) -> int:
 
 def checksum_backend() -> str:
     """Name of the implementation that this CPU runs."""
-    return str(ffi.string(lib.checksum_backend()).decode())
+    return str(ffi.string(lib.backend()).decode())
 
 
 def repair(

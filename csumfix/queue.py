@@ -20,7 +20,8 @@ MAX_LENGTH = 1 << 16
 a limit the kernel accepts packets unrepaired (fail-open), and only for sockets it counts them."""
 
 SOCKET_BYTES = 8 << 20
-"""Socket buffer asked for; the kernel doubles it. Holds some 4,000 packets of 1,500 bytes."""
+"""Socket buffer asked for; the kernel doubles it. Measured: it holds 13,000 packets of
+114 bytes, 7,000 of 1,450."""
 
 
 @dataclass(frozen=True)
