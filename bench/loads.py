@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import math
+import os
 import re
 import subprocess
 import time
@@ -64,7 +65,7 @@ class Load:
 
 def prepare() -> None:
     """See that the tools are there, and build our own."""
-    require("iperf3", "sockperf")
+    require("iperf3", "sockperf", "taskset")
     if _BINARY.exists() and _BINARY.stat().st_mtime >= _SOURCE.stat().st_mtime:
         return
     require("gcc")
@@ -210,13 +211,22 @@ def parse_sockperf(text: str, busy: float) -> Sample:
     )
 
 
+def _on_core(number: int) -> list[str]:
+    """Return what a command line begins with to stay on one core, if there is a choice.
+
+    Client and server would be on two nodes. Left to the scheduler they share a core in some runs
+    and not in others, which makes a factor of ten.
+    """
+    return ["taskset", "-c", str(number)] if (os.cpu_count() or 1) > 1 else []
+
+
 def _latency(*options: str) -> Callable[[Lab, float], Sample]:
     def run(lab: Lab, seconds: float) -> Sample:
         whole = math.ceil(SOCKPERF_WARM_UP + seconds)
         where = ["-i", lab.pod_ip, "-p", str(SOCKPERF_PORT)]
-        with _ending(_start(lab.receiver, ["sockperf", "server", *where])):
+        with _ending(_start(lab.receiver, [*_on_core(1), "sockperf", "server", *where])):
             time.sleep(START)
-            ask = ["sockperf", "ping-pong", *where, "--full-rtt", "-t", str(whole)]
+            ask = [*_on_core(0), "sockperf", "ping-pong", *where, "--full-rtt", "-t", str(whole)]
             window = Window.after(START + SOCKPERF_IDLE + SOCKPERF_WARM_UP, whole - 0.75)
             client = _start(lab.sender, [*ask, "-m", str(REQUEST_BYTES), *options])
             with _ending(client):
