@@ -150,6 +150,7 @@ def _panel(axes: Axes, panel: Panel, found: Sequence[Bar], absolute: str) -> Non
         axes.text(
             max(high, clip(bar.ratio)) + LABEL_GAP * limit, at, _label_of(bar),
             va="center", fontsize=9, color=INK,
+            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
         )  # fmt: skip
     axes.axvline(1, color=INK, linewidth=0.8, linestyle=(0, (3, 3)))
     better = "less is better" if panel.lower_is_better else "more is better"
