@@ -312,7 +312,7 @@ def test_changed_rules_are_noticed_and_mended(node: Node, change: list[str]) -> 
 def test_stray_jumps_are_repaired_to_one(node: Node, chain: str) -> None:
     node.apply()
     good = node.table()
-    comment = ["-m", "comment", "--comment", "csumfix:jump"]
+    comment = ["-m", "comment", "--comment", "csumfix:jump:4789,8472"]
     for match in (["-p", "udp"], ["-p", "udp"], []):
         node.must(node.iptables, "-t", "mangle", "-A", chain, *match, *comment, "-j", "CSUMFIX")
     assert "there is more than one jump" in node.check()
@@ -400,7 +400,7 @@ def test_ipv4_is_rolled_back_when_ipv6_is_refused(node: Node, tmp_path: Path, be
     elif before != "absent":
         node.apply("--queues", "2")
     if before == "stray jump":
-        stray = ["-p", "udp", "-m", "comment", "--comment", "csumfix:jump", "-j", "CSUMFIX"]
+        stray = ["-p", "udp", "-m", "comment", "--comment", "csumfix:jump:1", "-j", "CSUMFIX"]
         node.must(node.iptables, "-t", "mangle", "-A", "PREROUTING", *stray)
     node.send("4", 2, count=3)
     tables = strip_jump_counters(node.table("4")), node.table("6")
@@ -420,7 +420,7 @@ def test_ipv4_is_rolled_back_when_ipv6_is_refused(node: Node, tmp_path: Path, be
 
 def strip_jump_counters(table: str) -> str:
     """A jump that had to be put back has lost its counters."""
-    return re.sub(r"\[[0-9:]*\] (.*csumfix:jump\" )", r"\1", table)
+    return re.sub(r"\[[0-9:]*\] (.*csumfix:jump:[0-9,]*\" )", r"\1", table)
 
 
 def test_refusal_in_the_test_run_changes_nothing(node: Node, tmp_path: Path) -> None:
@@ -515,12 +515,15 @@ def test_length_and_port(node: Node, family: str, headers: int) -> None:
     node.send(family, 2, size=1001 - headers, count=3)
     node.send(family, 2, port=4789, count=4)
     node.send(family, 2, port=4788, count=5)
-    assert node.packets(family) == {"jump": 14, "queue-0": 6}
+    assert node.packets(family) == {"jump": 9, "queue-0": 6}
 
     node.apply("--divert", "all", "--max-length", "1000", "--port", "4788")
     node.send(family, 2, size=1001 - headers, port=4788)
-    # The chain is new; the jump stayed and went on counting.
-    assert node.packets(family) == {"jump": 15, "queue-0": 1}
+    assert node.packets(family) == {"jump": 1, "queue-0": 1}
+    node.apply("--divert", "all", "--queue-base", "5", "--port", "4788")
+    node.send(family, 2, port=4788)
+    # The chain is new; the jump for the same port stayed and went on counting.
+    assert node.packets(family) == {"jump": 2, "queue-5": 1}
 
 
 @pytest.mark.parametrize("family", ["4", "6"])

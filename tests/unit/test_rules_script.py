@@ -16,10 +16,10 @@ NAT_2_QUEUES = """\
 # iptables-restore --noflush
 *mangle
 :CSUMFIX - [0:0]
--A CSUMFIX -m conntrack ! --ctstate SNAT,DNAT --ctstatus CONFIRMED -m comment --comment "csumfix:72e5cd93:no-nat" -j RETURN
--A CSUMFIX -p udp -m multiport --dports 4789,8472 -m udp --sport 0:46883 -m length --length 0:1500 -m comment --comment "csumfix:72e5cd93:queue-0" -j NFQUEUE --queue-num 0 --queue-bypass
--A CSUMFIX -p udp -m multiport --dports 4789,8472 -m udp --sport 46884:65535 -m length --length 0:1500 -m comment --comment "csumfix:72e5cd93:queue-1" -j NFQUEUE --queue-num 1 --queue-bypass
--A POSTROUTING -p udp -m comment --comment "csumfix:jump" -j CSUMFIX
+-A CSUMFIX -m conntrack ! --ctstate SNAT,DNAT --ctstatus CONFIRMED -m comment --comment "csumfix:db4c2180:no-nat" -j RETURN
+-A CSUMFIX -p udp -m udp --sport 0:46883 -m length --length 0:1500 -m comment --comment "csumfix:db4c2180:queue-0" -j NFQUEUE --queue-num 0 --queue-bypass
+-A CSUMFIX -p udp -m udp --sport 46884:65535 -m length --length 0:1500 -m comment --comment "csumfix:db4c2180:queue-1" -j NFQUEUE --queue-num 1 --queue-bypass
+-A POSTROUTING -p udp -m multiport --dports 4789,8472 -m comment --comment "csumfix:jump:4789,8472" -j CSUMFIX
 COMMIT
 """  # noqa: E501
 
@@ -27,8 +27,8 @@ PACKETS_1_QUEUE = """\
 # iptables-restore --noflush
 *mangle
 :CSUMFIX - [0:0]
--A CSUMFIX -p udp -m multiport --dports 4789,8472 -m length --length 0:1500 -m comment --comment "csumfix:DIGEST:queue-0" -j NFQUEUE --queue-num 0 --queue-bypass
--A POSTROUTING -p udp -m comment --comment "csumfix:jump" -j CSUMFIX
+-A CSUMFIX -p udp -m length --length 0:1500 -m comment --comment "csumfix:DIGEST:queue-0" -j NFQUEUE --queue-num 0 --queue-bypass
+-A POSTROUTING -p udp -m multiport --dports 4789,8472 -m comment --comment "csumfix:jump:4789,8472" -j CSUMFIX
 COMMIT
 """  # noqa: E501
 
@@ -36,10 +36,10 @@ ALL_3_QUEUES = """\
 # iptables-restore --noflush
 *mangle
 :CSUMFIX - [0:0]
--A CSUMFIX -p udp -m multiport --dports 53,4789,8472 -m udp --sport 0:1032 -m comment --comment "csumfix:DIGEST:queue-7" -j NFQUEUE --queue-num 7 --queue-bypass
--A CSUMFIX -p udp -m multiport --dports 53,4789,8472 -m udp --sport 1033:1065 -m comment --comment "csumfix:DIGEST:queue-8" -j NFQUEUE --queue-num 8 --queue-bypass
--A CSUMFIX -p udp -m multiport --dports 53,4789,8472 -m udp --sport 1066:65535 -m comment --comment "csumfix:DIGEST:queue-9" -j NFQUEUE --queue-num 9 --queue-bypass
--A POSTROUTING -p udp -m comment --comment "csumfix:jump" -j CSUMFIX
+-A CSUMFIX -p udp -m udp --sport 0:1032 -m comment --comment "csumfix:DIGEST:queue-7" -j NFQUEUE --queue-num 7 --queue-bypass
+-A CSUMFIX -p udp -m udp --sport 1033:1065 -m comment --comment "csumfix:DIGEST:queue-8" -j NFQUEUE --queue-num 8 --queue-bypass
+-A CSUMFIX -p udp -m udp --sport 1066:65535 -m comment --comment "csumfix:DIGEST:queue-9" -j NFQUEUE --queue-num 9 --queue-bypass
+-A POSTROUTING -p udp -m multiport --dports 53,4789,8472 -m comment --comment "csumfix:jump:53,4789,8472" -j CSUMFIX
 COMMIT
 """  # noqa: E501
 
