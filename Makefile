@@ -5,12 +5,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 BUILT := $(VENV)/.built
 DEV := $(VENV)/.dev
+BENCH := $(VENV)/.bench
 
 # What building and the lab need.
 PACKAGES := gcc libc6-dev make python3-dev python3-venv libnetfilter-queue-dev libnfnetlink-dev \
 	iptables iproute2 util-linux ethtool tcpdump dnsmasq-base bind9-dnsutils iputils-ping
 # What tests and lint need on top.
 DEV_PACKAGES := $(PACKAGES) clang clang-format shellcheck conntrack iperf3 busybox git
+
+# What measuring needs on top of building.
+BENCH_PACKAGES := $(PACKAGES) iperf3 sockperf
+CORE_PACKAGES := $(BENCH_PACKAGES) libdpdk-dev pkg-config valgrind
 
 SOURCES := pyproject.toml setup.py iptables/csumfix-rules csumfix/_build_core.py \
 	$(wildcard csrc/*.c csrc/*.h)
@@ -33,6 +38,11 @@ $(BUILT): $(SOURCES)
 $(DEV): $(BUILT) pyproject.toml
 	@tools/install-packages $(DEV_PACKAGES)
 	$(BIN)/pip install --quiet --editable '.[dev]'
+	@touch $@
+
+$(BENCH): $(BUILT) pyproject.toml
+	@tools/install-packages $(BENCH_PACKAGES)
+	$(BIN)/pip install --quiet --editable '.[bench]'
 	@touch $@
 
 .PHONY: demo
@@ -62,6 +72,19 @@ format: $(DEV) ## Lay out the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 	clang-format -i csrc/*.[ch] tests/csrc/*.[ch]
+
+.PHONY: bench
+bench: $(BENCH) ## Measure what every cure costs, in some 25 minutes
+	$(BIN)/python -m bench
+
+.PHONY: bench-quick
+bench-quick: $(BENCH) ## The same roughly, in three minutes
+	$(BIN)/python -m bench --quick
+
+.PHONY: bench-core
+bench-core: $(BENCH) ## Measure the checksum core alone, beside DPDK, numpy and scapy
+	@tools/install-packages $(CORE_PACKAGES)
+	$(BIN)/python -m bench.core
 
 .PHONY: clean
 clean: ## Remove everything that was built

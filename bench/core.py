@@ -143,14 +143,12 @@ def instructions(name: str, size: int) -> float | None:
     return int(found[1]) / COUNTED if found else None
 
 
-def to_dpdk(times: Times, size: int) -> float | None:
-    """Return how many times faster than DPDK's better build repair() sees a right packet."""
-    builds = [times[key] for key in times if key[0].startswith("rte_raw_cksum") and key[1] == size]
-    if not builds:
+def to_dpdk(times: Times, size: int, build: str = "rte_raw_cksum") -> float | None:
+    """Return how many times faster than a build of DPDK's repair() sees a right packet."""
+    theirs, ours = times.get((build, size)), times["repair-right", size]
+    if not theirs:
         return None
-    ours = times["repair-right", size]
-    best = [min(round_) for round_ in zip(*builds, strict=True)]
-    return float(median(theirs / own for theirs, own in zip(best, ours, strict=True)))
+    return float(median(one / own for one, own in zip(theirs, ours, strict=True)))
 
 
 def results(times: Times, counted: Mapping[tuple[str, int], float | None]) -> dict[str, Any]:
@@ -161,6 +159,7 @@ def results(times: Times, counted: Mapping[tuple[str, int], float | None]) -> di
         "backend": _backend(),
         "rounds": max(map(len, times.values())),
         "repair_right_1478_to_dpdk": to_dpdk(times, TARGET_SIZE),
+        "repair_right_1478_to_dpdk_native": to_dpdk(times, TARGET_SIZE, "rte_raw_cksum-native"),
         "cells": [
             {
                 "name": name,
@@ -216,7 +215,9 @@ def markdown(document: Mapping[str, Any]) -> str:
         lines += [
             "",
             f"repair on a right {TARGET_SIZE:,} B packet is {speed:.2f} times as fast as DPDK's "
-            "better build.",
+            f"rte_raw_cksum of the same bytes built as Debian's libdpdk-dev says, and "
+            f"{document['repair_right_1478_to_dpdk_native']:.2f} times as fast as one built for "
+            "this very CPU.",
         ]
     return "\n".join((*lines, ""))
 
