@@ -11,6 +11,7 @@ import asyncio
 import errno
 import json
 import socket
+import struct
 from collections.abc import Callable
 from typing import Any
 
@@ -18,6 +19,7 @@ from csumfix.errors import CsumfixError, Exit
 
 ADDRESS = "\0csumfix"
 TIMEOUT = 2.0
+UCRED = struct.Struct("3i")  # pid, uid, gid: see unix(7)
 
 Snapshot = dict[str, Any]
 
@@ -35,11 +37,23 @@ async def serve(snapshot: Callable[[], Snapshot]) -> asyncio.Server:
         if error.errno != errno.EADDRINUSE:
             raise
         raise CsumfixError(
-            "csumfix runs already in this network namespace: "
+            f"csumfix runs already in this network namespace ({_owner()}): "
             "one service repairs all its tunnels: "
             "stop that one first, or look at it with 'csumfix status'",
             Exit.IN_USE,
         ) from None
+
+
+def _owner() -> str:
+    """Say who has the socket's name: an abstract name is anybody's to take."""
+    with socket.socket(socket.AF_UNIX) as connection:
+        try:
+            connection.connect(ADDRESS)
+        except OSError:
+            return "just gone"
+        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size)
+    pid, uid, _ = UCRED.unpack(credentials)
+    return f"process {pid} of user {uid}"
 
 
 def ask() -> Snapshot | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import enum
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -127,11 +126,6 @@ class Stats:
         """Packets by the name of the reason; every reason is there."""
         return dict(zip(REASONS, self.reasons, strict=True))
 
-    @property
-    def repaired(self) -> int:
-        """Packets whose checksum was written."""
-        return sum(n for name, n in self.by_reason().items() if name in REPAIRED)
-
 
 def checksum(data: bytes) -> int:
     """Return the folded one's-complement sum of ``data`` as a big-endian number (RFC 1071)."""
@@ -203,9 +197,10 @@ class Drain:
     """
 
     def __init__(self, fd: int, queue: int, policy: Policy) -> None:
-        # The C side keeps a reference to each policy it was ever given until it is freed.
-        self._policies = [policy._to_c()]
-        pointer = lib.drain_new(fd, queue, self._policies[0])
+        # The drain may still be looking at any policy that it was ever given. They are few, and
+        # equal ones are the same.
+        self._policies: dict[Policy, Any] = {}
+        pointer = lib.drain_new(fd, queue, self._keep(policy))
         if pointer == ffi.NULL:
             raise MemoryError("no memory for the drain's buffers")
         self._drain = ffi.gc(pointer, lib.drain_free)
@@ -224,8 +219,12 @@ class Drain:
 
     def set_policy(self, policy: Policy) -> None:
         """Use another policy from the next batch on."""
-        self._policies.append(policy._to_c())
-        lib.drain_set_policy(self._drain, self._policies[-1])
+        lib.drain_set_policy(self._drain, self._keep(policy))
+
+    def _keep(self, policy: Policy) -> Any:
+        if policy not in self._policies:
+            self._policies[policy] = policy._to_c()
+        return self._policies[policy]
 
     def stats(self) -> Stats:
         """Return the counters as they are now."""
@@ -233,17 +232,6 @@ class Drain:
         lib.drain_get_stats(self._drain, raw)
         plain = {f.name: int(getattr(raw, f.name)) for f in fields(Stats) if f.name != "reasons"}
         return Stats(**plain, reasons=tuple(raw.reasons))
-
-
-def total(stats: Sequence[Stats]) -> Stats:
-    """Add up the counters of several drains."""
-    plain = {
-        f.name: sum(getattr(s, f.name) for s in stats)
-        for f in fields(Stats)
-        if f.name != "reasons"
-    }
-    reasons = zip(*(s.reasons for s in stats), strict=True)
-    return Stats(**plain, reasons=tuple(map(sum, reasons)) or Stats.reasons)
 
 
 def _raise(result: int) -> None:

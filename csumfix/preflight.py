@@ -1,9 +1,7 @@
-"""What must be true before the service touches anything."""
+"""What must be true before the service touches anything; the rule script checks the rest."""
 
 from __future__ import annotations
 
-import os
-import shutil
 from pathlib import Path
 
 from csumfix.errors import CsumfixError, Exit
@@ -20,16 +18,4 @@ def require_net_admin() -> None:
             "no permission to change rules and queues: CAP_NET_ADMIN is missing: "
             "run as root, or give the service that capability",
             Exit.PERMISSION,
-        )
-
-
-def require_iptables() -> None:
-    """Raise unless iptables can be found."""
-    # The rule script looks there, too, for the sake of cron jobs and the like.
-    path = os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-    if not shutil.which("iptables", path=path):
-        raise CsumfixError(
-            "iptables is not installed: no program of that name on PATH: "
-            "run 'apt-get install iptables'",
-            Exit.MISSING,
         )

@@ -126,7 +126,6 @@ class Service:
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT; raise CsumfixError if it can not start or go on."""
         preflight.require_net_admin()
-        preflight.require_iptables()
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
@@ -135,21 +134,19 @@ class Service:
         loop.add_reader(events, self._on_link_event, events)
         try:
             require_free(self._options.queue_numbers)
-            await self._repair()
+            await self._serve()
         finally:
             loop.remove_reader(events)
             events.close()
             server.close()
 
-    async def _repair(self) -> None:
+    async def _serve(self) -> None:
         rules.remove()
         try:
             self._bind()
             await self._reconcile()
             log.info("ready: %s", self._describe())
-            following = asyncio.create_task(self._follow())
-            await self._stop.wait()
-            following.cancel()
+            await self._follow_until_stopped()
             log.info("stopping: removing rules, then emptying the queues")
         finally:
             await self._shut_down()
@@ -194,6 +191,14 @@ class Service:
     def _on_link_event(self, events: LinkEvents) -> None:
         events.clear()
         self._changed.set()
+
+    async def _follow_until_stopped(self) -> None:
+        following = asyncio.create_task(self._follow())
+        stopped = asyncio.create_task(self._stop.wait())
+        await asyncio.wait({following, stopped}, return_when=asyncio.FIRST_COMPLETED)
+        if following.done():  # by an error that nobody foresaw: it must not pass in silence
+            await following
+        following.cancel()
 
     async def _follow(self) -> None:
         """Reconcile after each change, and again later if that fails."""

@@ -9,6 +9,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pyroute2 import AsyncIPRoute
+from pyroute2.netlink.exceptions import NetlinkDumpInterrupted
+
+from csumfix.errors import CsumfixError, Exit
 
 Family = Literal["4", "6", "both"]
 
@@ -17,6 +20,7 @@ ETHERNET, UDP, VXLAN = 14, 8, 8
 IP_HEADER: dict[Family, int] = {"4": 20, "6": 40, "both": 40}
 
 LOCAL_PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
+LIST_ATTEMPTS = 20
 RTMGRP_LINK = 1  # linux/rtnetlink.h
 
 
@@ -86,16 +90,29 @@ def parse_link(link: Any, default_ports: tuple[int, int]) -> Tunnel:
 async def discover() -> list[Tunnel]:
     """Return the vxlan devices of the current network namespace."""
     default_ports = local_port_range()
-    async with AsyncIPRoute() as ip:
-        links = [link async for link in await ip.get_links(kind="vxlan")]
-    return [parse_link(link, default_ports) for link in links]
+    return [parse_link(link, default_ports) for link in await _links(kind="vxlan")]
 
 
 async def underlay_mtu() -> int:
     """Return the largest MTU in bytes of any device that could carry a tunnel."""
-    async with AsyncIPRoute() as ip:
-        links = [link async for link in await ip.get_links()]
-    return max((link.get("mtu") for link in links if _carries_tunnels(link)), default=1500)
+    return max(
+        (link.get("mtu") for link in await _links() if _carries_tunnels(link)), default=1500
+    )
+
+
+async def _links(**wanted: str) -> list[Any]:
+    """List devices; anew if one came or went meanwhile, which makes a list incomplete."""
+    for _ in range(LIST_ATTEMPTS):
+        try:
+            async with AsyncIPRoute() as ip:
+                return [link async for link in await ip.get_links(**wanted)]
+        except NetlinkDumpInterrupted:
+            continue
+    raise CsumfixError(
+        "can not list the network devices: they change faster than they can be read: "
+        "look for a program that makes and deletes devices all the time",
+        Exit.KERNEL,
+    )
 
 
 def _carries_tunnels(link: Any) -> bool:

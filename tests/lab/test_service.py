@@ -242,6 +242,7 @@ def test_a_second_service_refuses(lab: Lab) -> None:
         result = lab.sender.run([*CSUMFIX, "run", "--queue-base=9"], check=False)
         assert result.returncode == Exit.IN_USE
         assert "csumfix status" in result.stderr
+        assert " of user 0" in result.stderr
         assert rules_text(lab.sender) == rules
         assert send(lab, 10, 64).whole
 
