@@ -65,7 +65,7 @@ def kernel_queues() -> dict[int, KernelQueue]:
 class Queue:
     """One bound queue and the thread that empties it.
 
-    Order matters to whoever uses it: bind() before rules divert packets to it; stop() only
+    Order matters to whoever uses it: make it before rules divert packets to it; stop() only
     after they are gone and the queue is empty, because closing a queue drops what it holds.
     """
 

@@ -77,8 +77,3 @@ def apply(rules: RuleSet) -> None:
 def remove() -> None:
     """Remove our rules; nothing happens if there are none."""
     _must(["remove"])
-
-
-def check(rules: RuleSet) -> bool:
-    """Tell whether exactly these rules are loaded."""
-    return run(["check", *rules.arguments()]).returncode == Exit.OK

@@ -25,7 +25,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from csumfix import control, preflight, rules, tunnels
-from csumfix.core import Policy
+from csumfix.core import MAX_PORTS, Policy
 from csumfix.errors import CsumfixError, Exit
 from csumfix.queue import Queue, kernel_queues, require_free
 from csumfix.rules import RuleSet
@@ -235,7 +235,7 @@ class Service:
         self._set_ports(wanted.ports)
 
     def _set_ports(self, ports: tuple[int, ...]) -> None:
-        policy = Policy(ports if len(ports) <= rules.MAX_PORTS else (), self._options.fill_zero)
+        policy = Policy(ports if len(ports) <= MAX_PORTS else (), self._options.fill_zero)
         for queue in self._queues:
             queue.set_policy(policy)
 
