@@ -9,6 +9,9 @@ READY = "READY=1"
 STOPPING = "STOPPING=1"
 ALIVE = "WATCHDOG=1"
 
+PATIENCE = 1.0
+"""Seconds that a busy manager may make us wait."""
+
 
 def notify(*lines: str) -> None:
     """Send these lines to the manager; nothing happens if there is none, or it does not listen."""
@@ -18,6 +21,7 @@ def notify(*lines: str) -> None:
     # A leading @ stands for the null byte of an abstract name.
     address = "\0" + address[1:] if address.startswith("@") else address
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager:
+        manager.settimeout(PATIENCE)
         try:
             manager.sendto("\n".join(lines).encode(), address)
         except OSError:

@@ -2,10 +2,12 @@
 
 import json
 import os
+import queue
 import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -286,10 +288,16 @@ class Manager:
     def __init__(self, path: Path) -> None:
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(path))
-        self._socket.settimeout(5)
+        self._lines: queue.Queue[str] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        while True:
+            for line in self._socket.recv(4096).decode().splitlines():
+                self._lines.put(line)
 
     def wait_for(self, line: str) -> None:
-        while line not in self._socket.recv(4096).decode().splitlines():
+        while self._lines.get(timeout=5) != line:
             pass
 
 
