@@ -70,7 +70,15 @@ def cli() -> None:
     show_default=True,
     help="What to do with an outer checksum of 0, 'not computed'.",
 )
-def run(divert: str, ports: tuple[int, ...], queues: int, queue_base: int, zero: str) -> None:
+@click.option("--metrics", help="Serve Prometheus metrics, for example on 127.0.0.1:9478.")
+def run(
+    divert: str,
+    ports: tuple[int, ...],
+    queues: int,
+    queue_base: int,
+    zero: str,
+    metrics: str | None,
+) -> None:
     """Find this namespace's vxlan devices and repair their packets, in the foreground.
 
     Waits for devices that do not exist yet. SIGTERM and SIGINT remove the rules, empty the
@@ -94,6 +102,7 @@ def run(divert: str, ports: tuple[int, ...], queues: int, queue_base: int, zero:
             queues=queues,
             queue_base=queue_base,
             fill_zero=zero == "fill",
+            metrics=metrics,
         )
     )
 

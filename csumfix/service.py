@@ -19,12 +19,15 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
+from typing import Any
 
-from csumfix import control, preflight, rules, tunnels
+from csumfix import control, exporter, preflight, rules, tunnels
 from csumfix.core import MAX_PORTS, Policy
 from csumfix.errors import CsumfixError, Exit
 from csumfix.queue import Queue, kernel_queues, require_free
@@ -48,6 +51,7 @@ class Options:
     """What ``csumfix run`` was asked to do.
 
     ports: UDP ports to divert beside those of the devices.
+    metrics: address to serve metrics on, if any.
     """
 
     divert: str = "packets"
@@ -55,6 +59,7 @@ class Options:
     queues: int = 1
     queue_base: int = 0
     fill_zero: bool = False
+    metrics: str | None = None
 
     @property
     def queue_numbers(self) -> range:
@@ -119,6 +124,8 @@ class Service:
         self._queues: list[Queue] = []
         self._tunnels: list[Tunnel] = []
         self._rules: RuleSet | None = None
+        self._rule_failures = 0
+        self._exporter: exporter.Exporter | None = None
         self._started = time.time()
         self._stop = asyncio.Event()
         self._changed = asyncio.Event()
@@ -134,11 +141,28 @@ class Service:
         loop.add_reader(events, self._on_link_event, events)
         try:
             require_free(self._options.queue_numbers)
+            self._export()
             await self._serve()
         finally:
             loop.remove_reader(events)
             events.close()
             server.close()
+
+    def _export(self) -> None:
+        if self._options.metrics:
+            self._exporter = exporter.serve(
+                self._options.metrics, self.snapshot, self._trouble, self._probe
+            )
+
+    def _trouble(self) -> str | None:
+        for queue in self._queues:
+            if queue.error:
+                return f"queue {queue.number} failed: {queue.error.strerror}"
+        return None
+
+    def _probe(self) -> None:
+        for queue in self._queues:
+            queue.probe()
 
     async def _serve(self) -> None:
         rules.remove()
@@ -175,6 +199,8 @@ class Service:
             rules.remove()
             await self._wait_until_empty()
         finally:
+            if self._exporter:
+                self._exporter.close()
             for queue in self._queues:
                 queue.stop()
 
@@ -210,6 +236,7 @@ class Service:
             try:
                 await self._reconcile()
             except CsumfixError as error:
+                self._rule_failures += 1
                 log.error("rules not changed, will try again: %s", error)
                 asyncio.get_running_loop().call_later(RETRY, self._changed.set)
             if self._rules != before:
@@ -253,15 +280,31 @@ class Service:
     def snapshot(self) -> control.Snapshot:
         """Return the state and the counters, as ``csumfix status`` shows them."""
         return {
+            "version": version("csumfix"),
+            "pid": os.getpid(),
             "started": self._started,
             "options": asdict(self._options),
+            "reload": {"ok": True, "time": self._started, "succeeded": 0, "failed": 0},
             "tunnels": [asdict(tunnel) for tunnel in self._tunnels],
             "rules": asdict(self._rules) if self._rules else None,
-            "queues": {
-                str(queue.number): {**asdict(stats), "reasons": stats.by_reason()}
-                for queue in self._queues
-                for stats in [queue.stats()]
-            },
+            "rule_repairs": 0,
+            "rule_failures": self._rule_failures,
+            "queues": self._queue_snapshots(),
+        }
+
+    def _queue_snapshots(self) -> dict[str, dict[str, Any]]:
+        try:
+            kernel = kernel_queues()
+        except CsumfixError:
+            kernel = {}
+        return {
+            str(queue.number): {
+                **asdict(stats),
+                "reasons": stats.by_reason(),
+                "kernel": asdict(kernel[queue.number]) if queue.number in kernel else None,
+            }
+            for queue in self._queues
+            for stats in [queue.stats()]
         }
 
 
