@@ -30,11 +30,12 @@ from dataclasses import asdict
 from importlib.metadata import version
 from subprocess import Popen
 
-from csumfix import control, handover, logs, notify, preflight, rules
+from csumfix import control, exporter, handover, logs, notify, preflight, rules
 from csumfix.control import Handler, Peer
 from csumfix.diversion import Diversion
 from csumfix.doorbell import LINKS, NFTABLES, Doorbell
 from csumfix.errors import CsumfixError
+from csumfix.exporter import Exporter
 from csumfix.options import Options
 from csumfix.pool import free_numbers
 from csumfix.queue import require_free
@@ -60,6 +61,7 @@ class Work(enum.Enum):
     TUNNELS = "rules for changed devices"
     RULES = "mending of rules"
     RELOAD = "reload"
+    METRICS = "serving of metrics"
 
 
 class Service:
@@ -74,6 +76,8 @@ class Service:
         self._options = load()
         self._diversion = Diversion(self._options, self._on_queue_failure)
         self._server: asyncio.Server | None = None
+        self._exporter: Exporter | None = None
+        self._metrics_at: str | None = None
         self._child: Popen[bytes] | None = None
         self._successor: int | None = None
         self._failure: CsumfixError | None = None
@@ -117,6 +121,7 @@ class Service:
         else:
             await self._open_door()
             require_free(self._options.queue_numbers)
+            await self._serve_metrics()
             await asyncio.to_thread(rules.remove)
             self._owns_rules = True
             await self._diversion.open(self._options.queue_numbers)
@@ -136,6 +141,7 @@ class Service:
         self._owns_rules = True
         await predecessor.leave()
         await self._open_door()
+        self._note(Work.METRICS)  # the predecessor may have had the same address
         log.info("taken over from process %d", predecessor.pid, extra={"event": "taken_over"})
 
     async def _open_door(self) -> None:
@@ -162,6 +168,7 @@ class Service:
             await self._diversion.close(remove_rules=self._owns_rules)
         finally:
             self._owns_rules = False
+            await self._serve_metrics_at(None)
             if self._server:
                 self._server.close()
 
@@ -185,11 +192,16 @@ class Service:
                         await self._do(what)
 
     async def _do(self, what: Work) -> None:
-        steps = {Work.TUNNELS: self._reconcile, Work.RULES: self._mend, Work.RELOAD: self._reread}
+        steps = {
+            Work.TUNNELS: self._reconcile,
+            Work.RULES: self._mend,
+            Work.RELOAD: self._reread,
+            Work.METRICS: self._serve_metrics,
+        }
         try:
             await steps[what]()
         except (CsumfixError, OSError) as error:
-            self._rule_failures += 1
+            self._rule_failures += what in (Work.TUNNELS, Work.RULES)
             log.error(
                 "%s failed, will try again: %s", what.value, error, extra={"event": "failed"}
             )
@@ -212,11 +224,13 @@ class Service:
         notify.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             options = self._load()
+            await self._serve_metrics_at(options.metrics)
             await self._diversion.reconfigure(options)
         except (CsumfixError, OSError) as error:
             self._reload["failed"] += 1
             log.error("reload failed, all stays as it was: %s", error)
             ok = False
+            self._note(Work.METRICS)
         else:
             self._options = options
             self._reload["succeeded"] += 1
@@ -225,6 +239,22 @@ class Service:
             ok = True
         self._reload |= {"ok": ok, "time": time.time()}
         notify.notify(notify.READY, f"STATUS={self._diversion.describe()}")
+
+    async def _serve_metrics(self) -> None:
+        await self._serve_metrics_at(self._options.metrics)
+
+    async def _serve_metrics_at(self, address: str | None) -> None:
+        """Serve them there and nowhere else; raise, and change nothing, if that can not be."""
+        if address == self._metrics_at:
+            return
+        new = self._export(address) if address else None
+        if self._exporter:
+            await asyncio.to_thread(self._exporter.close)
+        self._exporter, self._metrics_at = new, address
+
+    def _export(self, address: str) -> Exporter:
+        pool = self._diversion.pool
+        return exporter.serve(address, self.snapshot, lambda: self._complaint, pool.probe)
 
     # What the loop hears
 
