@@ -23,6 +23,9 @@ REASONS: tuple[str, ...] = tuple(
 REPAIRED: frozenset[str] = frozenset({"recomputed", "recomputed_unproven", "zero_filled"})
 """The reasons that come with a rewritten checksum."""
 
+LEFT_WRONG: frozenset[str] = frozenset({"inner_corrupt", "inner_unfinished", "inner_malformed"})
+"""The reasons for which a wrong checksum stays as it is."""
+
 BATCH_BOUNDS: tuple[int, ...] = tuple(lib.drain_batch_bounds)
 """Upper bounds of Stats.batch_sizes in packets; the last size has none."""
 
