@@ -1,0 +1,200 @@
+"""The running service, scraped by a real Prometheus on the same node."""
+
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from subprocess import DEVNULL, PIPE
+from urllib.parse import urlencode
+
+import pytest
+
+from csumfix.errors import Exit
+from csumfix.lab import Lab
+from csumfix.lab.node import Node
+from tests.lab.shim import Sink, assert_no_rules, send, sender, service, until
+from tests.prometheus import PROMETHEUS, promtool
+
+METRICS = "--metrics=127.0.0.1:9478"
+API = "http://127.0.0.1:9090/api/v1"
+PATIENCE = 20.0  # seconds for Prometheus to start, and to see what it is waited for
+
+CONFIG = f"""
+global: {{scrape_interval: 200ms, evaluation_interval: 200ms}}
+rule_files: [{Path("deploy/prometheus/csumfix.rules.yml").resolve()}]
+scrape_configs:
+  - job_name: csumfix
+    static_configs: [{{targets: ["127.0.0.1:9478"]}}]
+"""
+
+GET = """
+import sys, urllib.error, urllib.request
+try:
+    with urllib.request.urlopen(sys.argv[1], timeout=5) as answer:
+        print(answer.read().decode(), end="")
+except urllib.error.HTTPError as refusal:
+    sys.exit(f"{refusal.code} {refusal.read().decode()}")
+except OSError as error:
+    sys.exit(str(error))
+"""
+
+SCRAPER = [
+    *(sys.executable, "-c"),
+    """
+import select, sys, urllib.request
+scrapes = 0
+while not select.select([sys.stdin], [], [], 0)[0]:
+    urllib.request.urlopen("http://127.0.0.1:9478/metrics", timeout=5).read()
+    scrapes += 1
+print(scrapes)
+""",
+]
+"""Scrapes without a pause until its input ends; prints how often."""
+
+
+def get(node: Node, url: str) -> subprocess.CompletedProcess[str]:
+    return node.run([sys.executable, "-c", GET, url], check=False, timeout=20)
+
+
+class Prometheus:
+    """A server on a node; what it knows of the service is asked of it over HTTP."""
+
+    def __init__(self, node: Node) -> None:
+        self._node = node
+
+    def value(self, expression: str) -> float | None:
+        """Evaluate an expression that has one value; None as long as it has none."""
+        answer = get(self._node, f"{API}/query?{urlencode({'query': expression})}")
+        if answer.returncode:
+            return None
+        result = json.loads(answer.stdout)["data"]["result"]
+        assert len(result) <= 1, result
+        return float(result[0]["value"][1]) if result else None
+
+    def wait_for(self, expression: str, value: float) -> None:
+        until(
+            lambda: self.value(expression) == value,
+            PATIENCE,
+            lambda: f"{expression} is {self.value(expression)} and not {value}",
+        )
+
+    def unhealthy_rules(self) -> list[str] | None:
+        """Names of rules whose evaluation failed; None as long as some were not evaluated."""
+        groups = json.loads(get(self._node, f"{API}/rules").stdout)["data"]["groups"]
+        rules = [rule for group in groups for rule in group["rules"]]
+        if not rules or any(rule["health"] == "unknown" for rule in rules):
+            return None
+        return [rule["name"] for rule in rules if rule["health"] != "ok"]
+
+
+@contextmanager
+def prometheus(node: Node, directory: Path) -> Iterator[Prometheus]:
+    config, log = directory / "prometheus.yml", directory / "log"
+    config.write_text(CONFIG)
+    with log.open("w") as stream:
+        process = node.popen(
+            [
+                str(PROMETHEUS),
+                f"--config.file={config}",
+                f"--storage.tsdb.path={directory / 'data'}",
+                "--web.listen-address=127.0.0.1:9090",
+            ],
+            stdin=DEVNULL,
+            stdout=DEVNULL,
+            stderr=stream,
+        )
+    try:
+        server = Prometheus(node)
+        until(lambda: server.value("up") == 1, PATIENCE, log.read_text)
+        yield server
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@pytest.fixture
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
+    with Lab(cause=getattr(request, "param", "dnat")) as lab:
+        yield lab
+
+
+def test_prometheus_sees_what_was_sent(lab: Lab, tmp_path: Path) -> None:
+    with (
+        service(lab.sender, "--queues=2", METRICS) as shim,
+        prometheus(lab.sender, tmp_path) as server,
+    ):
+        assert send(lab, 300, 512, flows=20).whole
+        server.wait_for('sum(csumfix_packets_total{outcome="repaired"})', 300)
+        assert server.value("sum(csumfix_packets_total)") == 300
+        assert server.value("sum(csumfix_batch_packets_sum)") == 300
+        assert server.value("sum(csumfix_overrun_packets_total)") == 0
+        assert server.value("count(csumfix_queue_packets == 0)") == 2
+        assert server.value("csumfix_rules_loaded") == 1
+        info = f'csumfix_tunnel_info{{device="{lab.device}",vni="1",port="8472",family="4"}}'
+        assert server.value(info) == 1
+        state = shim.status()["service"]
+        total = sum(queue["bytes"] for queue in state["queues"].values())
+        assert server.value("sum(csumfix_bytes_total)") == total
+        assert server.value(f'csumfix_build_info{{version="{state["version"]}"}}') == 1
+        failed = until(
+            lambda: [rules] if (rules := server.unhealthy_rules()) is not None else None,
+            PATIENCE,
+            lambda: "rules are not evaluated",
+        )
+        assert failed == [[]]
+
+
+def test_promtool_has_no_complaint_about_a_scrape(lab: Lab) -> None:
+    with service(lab.sender, METRICS):
+        assert send(lab, 10, 64).whole
+        text = get(lab.sender, "http://127.0.0.1:9478/metrics").stdout
+        assert 'outcome="repaired",queue="0",reason="recomputed"} 10.0' in text
+        assert promtool("check", "metrics", input=text) == ""
+
+
+def test_health(lab: Lab) -> None:
+    with service(lab.sender, METRICS):
+        assert get(lab.sender, "http://127.0.0.1:9478/healthz").stdout == "ok\n"
+        assert get(lab.sender, "http://127.0.0.1:9478/").stderr.startswith("404")
+
+
+def test_nothing_listens_unless_asked_to(lab: Lab) -> None:
+    with service(lab.sender):
+        assert "refused" in get(lab.sender, "http://127.0.0.1:9478/metrics").stderr
+
+
+def test_the_port_of_another_program_is_refused(lab: Lab) -> None:
+    holder = lab.sender.popen(
+        [sys.executable, "-m", "http.server", "--bind=127.0.0.1", "9478"],
+        stdout=DEVNULL,
+        stderr=DEVNULL,
+    )
+    url = "http://127.0.0.1:9478/"
+    until(lambda: get(lab.sender, url).returncode == 0, PATIENCE, lambda: "nobody listens")
+    command = [sys.executable, "-m", "csumfix", "run", METRICS]
+    result = lab.sender.run(command, check=False, timeout=20)
+    holder.kill()
+    holder.wait(5)
+    assert result.returncode == Exit.IN_USE
+    assert len(result.stderr.splitlines()) == 1
+    assert "127.0.0.1:9478" in result.stderr
+    assert_no_rules(lab.sender)
+
+
+@pytest.mark.parametrize("lab", ["none"], indirect=True)
+def test_scraping_at_full_load_loses_nothing(lab: Lab) -> None:
+    """Scraped without a pause, by two at a time, while packets come as fast as they can."""
+    packets = 60_000
+    with service(lab.sender, METRICS) as shim:
+        sink = Sink(lab, packets)
+        load = sender(lab, packets, 512, flows=16)
+        scrapers = [lab.sender.popen(SCRAPER, stdin=PIPE, stdout=PIPE) for _ in range(2)]
+        assert load.wait(60) == 0
+        scrapes = [int(scraper.communicate(timeout=10)[0]) for scraper in scrapers]
+        assert sink.delivery().whole
+        (queue,) = shim.status()["service"]["queues"].values()
+        assert queue["packets"] + queue["overruns"] == packets
+        assert queue["kernel"]["queue_dropped"] == queue["kernel"]["user_dropped"] == 0
+        assert min(scrapes) > 0
