@@ -15,7 +15,7 @@ from csumfix.errors import Exit
 from csumfix.lab import Lab
 from csumfix.lab.node import Node
 from tests.lab.shim import Sink, assert_no_rules, send, sender, service, until
-from tests.prometheus import PROMETHEUS, promtool
+from tests.prometheus import PROMETHEUS, dashboard_expressions, promtool
 
 METRICS = "--metrics=127.0.0.1:9478"
 API = "http://127.0.0.1:9090/api/v1"
@@ -64,14 +64,20 @@ class Prometheus:
     def __init__(self, node: Node) -> None:
         self._node = node
 
+    def answers(self) -> bool:
+        return get(self._node, f"{API}/status/buildinfo").returncode == 0
+
+    def values(self, expression: str) -> list[float]:
+        """Evaluate an expression."""
+        answer = get(self._node, f"{API}/query?{urlencode({'query': expression})}")
+        assert answer.returncode == 0, f"{expression}: {answer.stderr}"
+        return [float(one["value"][1]) for one in json.loads(answer.stdout)["data"]["result"]]
+
     def value(self, expression: str) -> float | None:
         """Evaluate an expression that has one value; None as long as it has none."""
-        answer = get(self._node, f"{API}/query?{urlencode({'query': expression})}")
-        if answer.returncode:
-            return None
-        result = json.loads(answer.stdout)["data"]["result"]
-        assert len(result) <= 1, result
-        return float(result[0]["value"][1]) if result else None
+        values = self.values(expression)
+        assert len(values) <= 1, values
+        return values[0] if values else None
 
     def wait_for(self, expression: str, value: float) -> None:
         until(
@@ -107,7 +113,8 @@ def prometheus(node: Node, directory: Path) -> Iterator[Prometheus]:
         )
     try:
         server = Prometheus(node)
-        until(lambda: server.value("up") == 1, PATIENCE, log.read_text)
+        until(server.answers, PATIENCE, log.read_text)
+        server.wait_for("up", 1)
         yield server
     finally:
         process.terminate()
@@ -138,12 +145,16 @@ def test_prometheus_sees_what_was_sent(lab: Lab, tmp_path: Path) -> None:
         total = sum(queue["bytes"] for queue in state["queues"].values())
         assert server.value("sum(csumfix_bytes_total)") == total
         assert server.value(f'csumfix_build_info{{version="{state["version"]}"}}') == 1
+        tunnels = f'csumfix_tunnel_mtu_bytes{{device="{lab.device}"}}'
+        assert server.value(tunnels) == state["tunnels"][0]["mtu"]
         failed = until(
             lambda: [rules] if (rules := server.unhealthy_rules()) is not None else None,
             PATIENCE,
             lambda: "rules are not evaluated",
         )
         assert failed == [[]]
+        answers = {expression: server.values(expression) for expression in dashboard_expressions()}
+        assert [expression for expression, values in answers.items() if not values] == []
 
 
 def test_promtool_has_no_complaint_about_a_scrape(lab: Lab) -> None:
