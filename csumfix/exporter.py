@@ -1,14 +1,16 @@
-"""The metrics' HTTP server, and the prober that measures the time in the queue meanwhile.
+"""The metrics' HTTP server, and the probes that measure the time in the queue meanwhile.
 
 ``/metrics`` is for Prometheus, ``/healthz`` for whoever watches over the process. There is no
 password and no encryption: anybody who can reach the address may read, so let it be a local one.
 
 Slow clients can not do much harm: at most CONNECTIONS are served at a time, others are hung up on,
-and one that keeps silent for TIMEOUT seconds is, too.
+and one that keeps silent for TIMEOUT seconds is, too. One that sends a byte now and then may hold
+its connection for hours.
 """
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import random
@@ -16,7 +18,7 @@ import socket
 import socketserver
 import threading
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
@@ -33,54 +35,91 @@ log = logging.getLogger("csumfix")
 
 CONNECTIONS = 8
 TIMEOUT = 5.0
+POLL = 0.1
 
 PROBES_PER_SECOND = 10
 
+UNAVAILABLE = "503 Service Unavailable"
 EXIT_CODES = {errno.EADDRINUSE: Exit.IN_USE, errno.EACCES: Exit.PERMISSION}
 
-
-def serve(
-    address: str,
-    snapshot: Callable[[], Snapshot],
-    trouble: Callable[[], str | None],
-    probe: Callable[[], None],
-) -> Exporter:
-    """Serve metrics until close(); the functions are called in other threads.
-
-    address: such as 127.0.0.1:9478 or [::1]:9478; config.Address has seen to that.
-    trouble: says in a line why the service is not healthy; None if it is.
-    probe: has every queue measure its wait.
-    """
-    return Exporter(_listen(address, _application(snapshot, trouble)), probe)
+Answer = TypeVar("Answer")
 
 
 class Exporter:
-    """A running server and prober."""
+    """Serves at the address that it is moved to, at first nowhere.
 
-    def __init__(self, server: _Server, probe: Callable[[], None]) -> None:
-        self._server = server
+    snapshot: what the metrics are made of.
+    trouble: says in a line why the service is not healthy; None if it is.
+    probe: has every queue measure its wait.
+
+    All three are called in the event loop, where nothing changes meanwhile.
+    """
+
+    def __init__(
+        self,
+        snapshot: Callable[[], Snapshot],
+        trouble: Callable[[], str | None],
+        probe: Callable[[], None],
+    ) -> None:
         self._probe = probe
-        self._closed = threading.Event()
-        self._threads = [
-            threading.Thread(target=server.serve_forever, name="metrics", daemon=True),
-            threading.Thread(target=self._probe_at_random, name="probes", daemon=True),
-        ]
-        for thread in self._threads:
-            thread.start()
+        self._loop = asyncio.get_running_loop()
+        self._application = _application(
+            lambda: self._in_loop(snapshot), lambda: self._in_loop(trouble)
+        )
+        self._address: str | None = None
+        self._server: _Server | None = None
+        self._timer = self._loop.call_later(0, int)
 
-    def close(self) -> None:
-        """Stop; probe() is not called any more after this."""
-        self._closed.set()
-        self._server.shutdown()
-        for thread in self._threads:
-            thread.join()
-        self._server.server_close()
+    async def move(self, address: str | None) -> None:
+        """Serve at another address, or not at all; if that is impossible, all stays as it was.
 
-    def _probe_at_random(self) -> None:
+        address: such as 127.0.0.1:9478 or [::1]:9478.
+        """
+        if address == self._address:
+            return
+        before = self._address
+        # First away from the old address: the new one may include it.
+        await self._close()
+        try:
+            self._open(address)
+        except CsumfixError:
+            self._open(before)
+            raise
+
+    def _open(self, address: str | None) -> None:
+        if not address:
+            return
+        self._server = _listen(address, self._application)
+        self._address = address
+        threading.Thread(
+            target=self._server.serve_forever, args=[POLL], name="metrics", daemon=True
+        ).start()
+        self._plan_probe()
+
+    async def _close(self) -> None:
+        self._timer.cancel()
+        if self._server:
+            await asyncio.to_thread(self._server.shutdown)
+            self._server.server_close()
+        self._server = self._address = None
+
+    def _plan_probe(self) -> None:
         # Moments of a Poisson process see what all moments see on average; regular ones could keep
         # step with the traffic.
-        while not self._closed.wait(random.expovariate(PROBES_PER_SECOND)):
-            self._probe()
+        pause = random.expovariate(PROBES_PER_SECOND)
+        self._timer = self._loop.call_later(pause, self._probe_and_go_on)
+
+    def _probe_and_go_on(self) -> None:
+        self._plan_probe()
+        self._probe()
+
+    def _in_loop(self, function: Callable[[], Answer]) -> Answer:
+        """Call a function in the event loop, from another thread."""
+
+        async def call() -> Answer:
+            return function()
+
+        return asyncio.run_coroutine_threadsafe(call(), self._loop).result(TIMEOUT)
 
 
 class _Handler(WSGIRequestHandler):
@@ -130,12 +169,12 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
 
 
 def _listen(address: str, application: WSGIApplication) -> _Server:
+    parts = urlsplit(f"//{address}")
     try:
-        parts = urlsplit(f"//{address}")
-        server = _Server((parts.hostname or "", parts.port or 0))
+        server = _Server((str(parts.hostname), parts.port or 0))
     except OSError as error:
         raise CsumfixError(
-            f"can not serve metrics on {address}: {error.strerror}: "
+            f"can not serve metrics at {address}: {error.strerror}: "
             "another program has that port, or this host lacks that address: "
             "choose another with --metrics",
             EXIT_CODES.get(error.errno or 0, Exit.USAGE),
@@ -149,16 +188,20 @@ def _application(
 ) -> WSGIApplication:
     exposition: WSGIApplication = make_wsgi_app(metrics.registry(snapshot))
 
+    def health() -> tuple[str, str]:
+        reason = trouble()
+        return (UNAVAILABLE, reason) if reason else ("200 OK", "ok")
+
     def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        match environ["PATH_INFO"]:
-            case "/metrics":
-                return exposition(environ, start_response)
-            case "/healthz":
-                reason = trouble()
-                status = "503 Service Unavailable" if reason else "200 OK"
-                return _text(start_response, status, reason or "ok")
-            case _:
-                return _text(start_response, "404 Not Found", "there are /metrics and /healthz")
+        try:
+            match environ["PATH_INFO"]:
+                case "/metrics":
+                    return exposition(environ, start_response)
+                case "/healthz":
+                    return _text(start_response, *health())
+        except TimeoutError:
+            return _text(start_response, UNAVAILABLE, "the service does not answer itself")
+        return _text(start_response, "404 Not Found", "there are /metrics and /healthz")
 
     return answer
 

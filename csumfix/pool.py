@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import threading
 import time
 from collections.abc import Callable, Container, Sequence
 from dataclasses import asdict
@@ -20,17 +19,12 @@ LAST_NUMBER = 65535
 
 
 class Pool:
-    """The queues, by number.
-
-    probe() and snapshot() may be called in any thread; the lock keeps queues from being unbound
-    meanwhile.
-    """
+    """The queues, by number; always a range without holes while rules name them."""
 
     def __init__(self, on_failure: Callable[[], None]) -> None:
         self._queues: dict[int, Queue] = {}
         self._policy = Policy()
         self._on_failure = on_failure
-        self._lock = threading.Lock()
         self._stood_at: dict[int, int] = {}
 
     def bind(self, numbers: range) -> None:
@@ -47,8 +41,7 @@ class Pool:
             raise
         for queue in bound:
             queue.start(self._on_failure)
-            with self._lock:
-                self._queues[queue.number] = queue
+            self._queues[queue.number] = queue
 
     async def release_all_but(self, numbers: Container[int]) -> None:
         """Empty and unbind the others, to which no rule may lead any more."""
@@ -59,15 +52,19 @@ class Pool:
             await _wait_until_empty(leaving)
         finally:
             for queue in leaving:
-                with self._lock:
-                    del self._queues[queue.number]
                 queue.stop()
+                del self._queues[queue.number]
 
     def set_policy(self, policy: Policy) -> None:
         """Repair by another policy from now on."""
         self._policy = policy
         for queue in self._queues.values():
             queue.set_policy(policy)
+
+    def probe(self) -> None:
+        """Have each queue measure how long a packet waits in it."""
+        for queue in self._queues.values():
+            queue.probe()
 
     def complaint(self) -> str | None:
         """Say which queue has had packets but no progress since the last call, if one has.
@@ -91,22 +88,15 @@ class Pool:
                 return f"queue {number} stands still with {bound[number].waiting} packets in it"
         return None
 
-    def probe(self) -> None:
-        """Have each queue measure how long a packet waits in it now."""
-        with self._lock:
-            for queue in self._queues.values():
-                queue.probe()
-
     def snapshot(self) -> dict[str, Any]:
         """Return the counters by the number of the queue, ours and the kernel's."""
         try:
             kernel = kernel_queues()
         except (CsumfixError, OSError):
             kernel = {}
-        with self._lock:
-            counted = {number: queue.stats() for number, queue in self._queues.items()}
         result = {}
-        for number, stats in counted.items():
+        for number, queue in list(self._queues.items()):
+            stats = queue.stats()
             result[str(number)] = {
                 **asdict(stats),
                 "reasons": stats.by_reason(),

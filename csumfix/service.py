@@ -30,7 +30,7 @@ from dataclasses import asdict
 from importlib.metadata import version
 from subprocess import Popen
 
-from csumfix import control, exporter, handover, logs, notify, preflight, rules
+from csumfix import control, handover, logs, notify, preflight, rules
 from csumfix.control import Handler, Peer
 from csumfix.diversion import Diversion
 from csumfix.doorbell import LINKS, NFTABLES, Doorbell
@@ -61,7 +61,7 @@ class Work(enum.Enum):
     TUNNELS = "rules for changed devices"
     RULES = "mending of rules"
     RELOAD = "reload"
-    METRICS = "serving of metrics"
+    METRICS = "serving metrics"
 
 
 class Service:
@@ -75,9 +75,8 @@ class Service:
         self._load, self._command = load, command
         self._options = load()
         self._diversion = Diversion(self._options, self._on_queue_failure)
+        self._exporter = Exporter(self.snapshot, self._trouble, self._diversion.pool.probe)
         self._server: asyncio.Server | None = None
-        self._exporter: Exporter | None = None
-        self._metrics_at: str | None = None
         self._child: Popen[bytes] | None = None
         self._successor: int | None = None
         self._failure: CsumfixError | None = None
@@ -121,7 +120,7 @@ class Service:
         else:
             await self._open_door()
             require_free(self._options.queue_numbers)
-            await self._serve_metrics()
+            await self._exporter.move(self._options.metrics)
             await asyncio.to_thread(rules.remove)
             self._owns_rules = True
             await self._diversion.open(self._options.queue_numbers)
@@ -141,7 +140,7 @@ class Service:
         self._owns_rules = True
         await predecessor.leave()
         await self._open_door()
-        self._note(Work.METRICS)  # the predecessor may have had the same address
+        self._note(Work.METRICS)  # the address was the predecessor's until now
         log.info("taken over from process %d", predecessor.pid, extra={"event": "taken_over"})
 
     async def _open_door(self) -> None:
@@ -168,7 +167,7 @@ class Service:
             await self._diversion.close(remove_rules=self._owns_rules)
         finally:
             self._owns_rules = False
-            await self._serve_metrics_at(None)
+            await self._exporter.move(None)
             if self._server:
                 self._server.close()
 
@@ -201,7 +200,7 @@ class Service:
         try:
             await steps[what]()
         except (CsumfixError, OSError) as error:
-            self._rule_failures += what in (Work.TUNNELS, Work.RULES)
+            self._rule_failures += what is not Work.METRICS
             log.error(
                 "%s failed, will try again: %s", what.value, error, extra={"event": "failed"}
             )
@@ -219,18 +218,21 @@ class Service:
         if differs:
             log.warning("rules were changed by others and are mended: %s", differs)
 
+    async def _serve_metrics(self) -> None:
+        await self._exporter.move(self._options.metrics)
+
     async def _reread(self) -> None:
         """Do as the settings say now; if that is impossible, go on as before."""
         notify.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             options = self._load()
-            await self._serve_metrics_at(options.metrics)
+            await self._exporter.move(options.metrics)
             await self._diversion.reconfigure(options)
         except (CsumfixError, OSError) as error:
+            self._note(Work.METRICS)  # back to where they were
             self._reload["failed"] += 1
             log.error("reload failed, all stays as it was: %s", error)
             ok = False
-            self._note(Work.METRICS)
         else:
             self._options = options
             self._reload["succeeded"] += 1
@@ -239,22 +241,6 @@ class Service:
             ok = True
         self._reload |= {"ok": ok, "time": time.time()}
         notify.notify(notify.READY, f"STATUS={self._diversion.describe()}")
-
-    async def _serve_metrics(self) -> None:
-        await self._serve_metrics_at(self._options.metrics)
-
-    async def _serve_metrics_at(self, address: str | None) -> None:
-        """Serve them there and nowhere else; raise, and change nothing, if that can not be."""
-        if address == self._metrics_at:
-            return
-        new = self._export(address) if address else None
-        if self._exporter:
-            await asyncio.to_thread(self._exporter.close)
-        self._exporter, self._metrics_at = new, address
-
-    def _export(self, address: str) -> Exporter:
-        pool = self._diversion.pool
-        return exporter.serve(address, self.snapshot, lambda: self._complaint, pool.probe)
 
     # What the loop hears
 
@@ -364,6 +350,9 @@ class Service:
         os.close(descriptor)
         self._child = None
         log.error("process %d did not take over: exit code %d", child.pid, child.wait())
+
+    def _trouble(self) -> str | None:
+        return self._complaint
 
     def snapshot(self) -> control.Snapshot:
         """Return the state and the counters, as ``csumfix status`` shows them."""

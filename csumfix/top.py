@@ -141,16 +141,10 @@ def quantile(q: float, bounds: Sequence[float], counts: Sequence[int]) -> float 
 def run(interval: float, *, once: bool) -> None:
     """Show the rates over each interval until the operator has seen enough."""
     console = Console()
-    first = _ask()
-    if not first:
-        raise CsumfixError(
-            "no service runs in this network namespace: there is nothing to show: "
-            "start it with 'csumfix run'",
-            Exit.NEGATIVE,
-        )
+    first = _must_ask()
     if once or not console.is_terminal:
         time.sleep(interval)
-        console.print(_view(first, _ask()))
+        console.print(_view(first, _must_ask()))
         return
     try:
         with _keys() as keys, Live(_view(first, None), console=console, screen=True) as live:
@@ -162,6 +156,17 @@ def run(interval: float, *, once: bool) -> None:
 def _ask() -> Sample | None:
     snapshot = control.ask()
     return Sample(time.monotonic(), snapshot) if snapshot else None
+
+
+def _must_ask() -> Sample:
+    sample = _ask()
+    if not sample:
+        raise CsumfixError(
+            "no service runs in this network namespace: there is nothing to show: "
+            "start it with 'csumfix run'",
+            Exit.NEGATIVE,
+        )
+    return sample
 
 
 def _follow(first: Sample, interval: float, keys: int | None, live: Live) -> None:

@@ -1,6 +1,7 @@
 """The running service, scraped by a real Prometheus on the same node."""
 
 import json
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -18,6 +19,7 @@ from tests.lab.shim import Sink, assert_no_rules, send, sender, service, until
 from tests.prometheus import PROMETHEUS, dashboard_expressions, promtool
 
 METRICS = "--metrics=127.0.0.1:9478"
+URL = "http://127.0.0.1:9478/"
 API = "http://127.0.0.1:9090/api/v1"
 PATIENCE = 20.0  # seconds for Prometheus to start, and to see what it is waited for
 
@@ -121,12 +123,6 @@ def prometheus(node: Node, directory: Path) -> Iterator[Prometheus]:
         process.wait(20)
 
 
-@pytest.fixture
-def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
-    with Lab(cause=getattr(request, "param", "dnat")) as lab:
-        yield lab
-
-
 def test_prometheus_sees_what_was_sent(lab: Lab, tmp_path: Path) -> None:
     with (
         service(lab.sender, "--queues=2", METRICS) as shim,
@@ -160,38 +156,77 @@ def test_prometheus_sees_what_was_sent(lab: Lab, tmp_path: Path) -> None:
 def test_promtool_has_no_complaint_about_a_scrape(lab: Lab) -> None:
     with service(lab.sender, METRICS):
         assert send(lab, 10, 64).whole
-        text = get(lab.sender, "http://127.0.0.1:9478/metrics").stdout
+        text = get(lab.sender, f"{URL}metrics").stdout
         assert 'outcome="repaired",queue="0",reason="recomputed"} 10.0' in text
         assert promtool("check", "metrics", input=text) == ""
 
 
 def test_health(lab: Lab) -> None:
     with service(lab.sender, METRICS):
-        assert get(lab.sender, "http://127.0.0.1:9478/healthz").stdout == "ok\n"
-        assert get(lab.sender, "http://127.0.0.1:9478/").stderr.startswith("404")
+        assert get(lab.sender, f"{URL}healthz").stdout == "ok\n"
+        assert get(lab.sender, URL).stderr.startswith("404")
 
 
 def test_nothing_listens_unless_asked_to(lab: Lab) -> None:
     with service(lab.sender):
-        assert "refused" in get(lab.sender, "http://127.0.0.1:9478/metrics").stderr
+        assert "refused" in get(lab.sender, f"{URL}metrics").stderr
 
 
-def test_the_port_of_another_program_is_refused(lab: Lab) -> None:
-    holder = lab.sender.popen(
+@contextmanager
+def foreign_server(node: Node) -> Iterator[None]:
+    """Another program that has the metrics' port."""
+    process = node.popen(
         [sys.executable, "-m", "http.server", "--bind=127.0.0.1", "9478"],
         stdout=DEVNULL,
         stderr=DEVNULL,
     )
-    url = "http://127.0.0.1:9478/"
-    until(lambda: get(lab.sender, url).returncode == 0, PATIENCE, lambda: "nobody listens")
-    command = [sys.executable, "-m", "csumfix", "run", METRICS]
-    result = lab.sender.run(command, check=False, timeout=20)
-    holder.kill()
-    holder.wait(5)
+    try:
+        until(lambda: get(node, URL).returncode == 0, PATIENCE, lambda: "nobody listens")
+        yield
+    finally:
+        process.kill()
+        process.wait(5)
+
+
+def test_the_port_of_another_program_is_refused(lab: Lab) -> None:
+    with foreign_server(lab.sender):
+        command = [sys.executable, "-m", "csumfix", "run", METRICS]
+        result = lab.sender.run(command, check=False, timeout=20)
     assert result.returncode == Exit.IN_USE
-    assert len(result.stderr.splitlines()) == 1
+    assert len(result.stderr.splitlines()) == 1, result.stderr
     assert "127.0.0.1:9478" in result.stderr
     assert_no_rules(lab.sender)
+
+
+def test_a_reload_moves_the_metrics(lab: Lab, tmp_path: Path) -> None:
+    file = tmp_path / "csumfix.toml"
+    file.write_text("")
+    with service(lab.sender, f"--config={file}") as shim, foreign_server(lab.sender):
+        for count, address in enumerate(("127.0.0.1:9479", "[::1]:9479"), start=1):
+            file.write_text(f'metrics = "{address}"')
+            shim.process.send_signal(signal.SIGHUP)
+            shim.wait_for("reloaded", count=count)
+            text = get(lab.sender, f"http://{address}/metrics").stdout
+            assert "csumfix_config_last_reload_successful 1.0" in text
+        file.write_text('metrics = "127.0.0.1:9478"')
+        shim.process.send_signal(signal.SIGHUP)
+        shim.wait_for("error: reload failed")
+        text = get(lab.sender, "http://[::1]:9479/metrics").stdout
+        assert "csumfix_config_last_reload_successful 0.0" in text
+        assert send(lab, 10, 64).whole
+
+
+def test_a_successor_serves_the_metrics(lab: Lab) -> None:
+    with service(lab.sender, METRICS) as old, service(lab.sender, METRICS, "--take-over") as new:
+        assert old.process.wait(10) == 0
+        assert send(lab, 10, 64).whole
+        sample = 'reason="recomputed"} 10.0'
+        until(
+            lambda: sample in get(lab.sender, f"{URL}metrics").stdout,
+            PATIENCE,
+            lambda: str(new.lines()),
+        )
+        assert not [line for line in new.lines() if "error" in line]
 
 
 @pytest.mark.parametrize("lab", ["none"], indirect=True)

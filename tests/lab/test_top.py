@@ -22,12 +22,6 @@ ESCAPE = "\x1b"
 PATIENCE = 10.0
 
 
-@pytest.fixture
-def lab() -> Iterator[Lab]:
-    with Lab(cause="dnat") as lab:
-        yield lab
-
-
 def test_once_prints_rates_as_plain_text(lab: Lab) -> None:
     with service(lab.sender, "--queues=2", "--metrics=127.0.0.1:9478"):
         load = sender(lab, 10_000, 512, flows=8, rate=2000)

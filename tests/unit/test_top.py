@@ -50,7 +50,6 @@ def test_rates_of_a_queue() -> None:
         batch=12.0,
         wait_p99=rate.wait_p99,
     )
-
     assert rate.wait_p99 == pytest.approx(49.7e-6)
 
 
