@@ -99,12 +99,21 @@ def message(kind: int, content: bytes) -> bytes:
     return struct.pack("=IHHII", 16 + len(content), kind, 0, 0, 0) + content
 
 
+def packet_header(number: int) -> bytes:
+    """Return the attribute that names a queued packet."""
+    return attribute(PACKET_HDR, struct.pack("!IHB", number, 0x0800, 4))
+
+
+def packet_message(*attributes: bytes) -> bytes:
+    """Return a message about a queued packet."""
+    return message(PACKET, struct.pack("!BBH", 2, 0, 7) + b"".join(attributes))
+
+
 def packet(number: int, payload: bytes, *more: bytes) -> bytes:
-    """Return the message that brings a queued packet."""
-    header = attribute(PACKET_HDR, struct.pack("!IHBx", number, 0x0800, 4)[:7])
-    others = attribute(OUTDEV, struct.pack("!I", 2)) + attribute(MARK, struct.pack("!I", 0x4000))
-    family = struct.pack("!BBH", 2, 0, 7)
-    return message(PACKET, family + header + others + b"".join(more) + attribute(PAYLOAD, payload))
+    """Return the message that brings a queued packet, as the kernel builds it."""
+    device = attribute(OUTDEV, struct.pack("!I", 2))
+    mark = attribute(MARK, struct.pack("!I", 0x4000))
+    return packet_message(packet_header(number), device, mark, *more, attribute(PAYLOAD, payload))
 
 
 def status(request: int, error: int) -> bytes:
@@ -126,7 +135,8 @@ def datagrams() -> Iterator[bytes]:
     yield packet(1, wrong, attribute(CAP_LEN, struct.pack("!I", len(wrong) + 1)))
     yield packet(1, b"") + packet(2, b"x") + packet(3, b"xy") + packet(4, b"xyz")
     yield packet(1, right.data) + packet(2, wrong) + packet(3, wrong) + packet(4, corrupt)
-    yield message(PACKET, struct.pack("!BBH", 2, 0, 7) + attribute(PAYLOAD, wrong))
+    yield packet_message(attribute(PAYLOAD, wrong))  # without a name
+    yield packet_message(attribute(PAYLOAD, wrong), packet_header(1))  # no room for a verdict
     yield status(VERDICT, 0) + status(VERDICT, -2) + packet(1, wrong) + status(CONFIG, 0)
     yield message(DONE, b"") + packet(1, wrong) + message(PACKET, b"")
 
