@@ -11,7 +11,8 @@ BENCH := $(VENV)/.bench
 PACKAGES := gcc libc6-dev make python3-dev python3-venv libnetfilter-queue-dev libnfnetlink-dev \
 	iptables iproute2 util-linux ethtool tcpdump dnsmasq-base bind9-dnsutils iputils-ping
 # What tests and lint need on top.
-DEV_PACKAGES := $(PACKAGES) clang clang-format shellcheck conntrack iperf3 busybox git faketime
+DEV_PACKAGES := $(PACKAGES) clang libclang-rt-dev llvm clang-format shellcheck conntrack iperf3 \
+	busybox git faketime
 PROMETHEUS := build/prometheus
 
 # What measuring needs on top of building.
@@ -54,12 +55,25 @@ demo: build ## See a kernel bug eat DNS over VXLAN, and csumfix cure it
 .PHONY: test
 test: $(DEV) ## Run every test: C under sanitizers, units, and the lab
 	$(MAKE) -C csrc check
+	$(MAKE) -C tests/fuzz smoke
 	$(BIN)/pytest
 
 .PHONY: test-unit
 test-unit: $(DEV) ## Run the tests that need no namespaces
 	$(MAKE) -C csrc check
 	$(BIN)/pytest tests/unit
+
+.PHONY: fuzz
+fuzz: $(DEV) ## Fuzz the C core, each target FUZZ_SECONDS (3600)
+	$(MAKE) -C tests/fuzz run
+
+.PHONY: fuzz-smoke
+fuzz-smoke: $(DEV) ## The same for a minute
+	$(MAKE) -C tests/fuzz smoke
+
+.PHONY: fuzz-coverage
+fuzz-coverage: $(DEV) ## Lines of csrc/ reached by `make fuzz` and by the C tests
+	$(MAKE) -C tests/fuzz coverage
 
 .PHONY: lint
 lint: $(DEV) ## Check style, types and compiler warnings
@@ -68,12 +82,13 @@ lint: $(DEV) ## Check style, types and compiler warnings
 	$(BIN)/mypy
 	shellcheck iptables/csumfix-rules tools/install-packages tools/unpack-package .ci/run
 	$(MAKE) -C csrc lint
+	$(MAKE) -C tests/fuzz lint
 
 .PHONY: format
 format: $(DEV) ## Lay out the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
-	clang-format -i csrc/*.[ch] tests/csrc/*.[ch]
+	clang-format -i csrc/*.[ch] tests/csrc/*.[ch] tests/fuzz/*.[ch]
 
 .PHONY: bench
 bench: $(BENCH) ## Measure what every cure costs, in some 25 minutes
