@@ -6,6 +6,7 @@ BIN := $(VENV)/bin
 BUILT := $(VENV)/.built
 DEV := $(VENV)/.dev
 BENCH := $(VENV)/.bench
+SOAK_SECONDS ?= 600
 
 # What building and the lab need.
 PACKAGES := gcc libc6-dev make python3-dev python3-venv libnetfilter-queue-dev libnfnetlink-dev \
@@ -74,6 +75,11 @@ fuzz-smoke: $(DEV) ## The same for a minute
 .PHONY: fuzz-coverage
 fuzz-coverage: $(DEV) ## Lines of csrc/ reached by `make fuzz` and by the C tests
 	$(MAKE) -C tests/fuzz coverage
+
+.PHONY: soak
+soak: $(DEV) ## Run the service at full rate for SOAK_SECONDS (600); does anything leak or grow?
+	$(MAKE) -C csrc check  # with LeakSanitizer
+	$(BIN)/python -m tests.soak --seconds $(SOAK_SECONDS)
 
 .PHONY: lint
 lint: $(DEV) ## Check style, types and compiler warnings
