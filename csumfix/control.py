@@ -24,6 +24,7 @@ from csumfix.errors import CsumfixError, Exit
 ADDRESS = "\0csumfix"
 TIMEOUT = 2.0
 MAX_PEERS = 16
+MAX_LINE = 1 << 20
 UCRED = struct.Struct("3i")  # pid, uid, gid: see unix(7)
 
 Message = dict[str, Any]
@@ -48,13 +49,12 @@ class Peer:
         await self._writer.drain()
 
     async def receive(self, timeout: float) -> Message | None:
-        """Return its next message; None if it hung up, or sent none in so many seconds."""
+        """Return its next message; None if it hung up, spoke nonsense, or kept silent so long."""
         try:
             async with asyncio.timeout(timeout):
-                line = await self._reader.readline()
-        except (TimeoutError, ConnectionError):
+                return decode(await self._reader.readline())
+        except (TimeoutError, ConnectionError, ValueError):
             return None
-        return decode(line) if line else None
 
     def close(self) -> None:
         """Hang up."""
@@ -102,8 +102,8 @@ async def serve(handlers: Mapping[str, Handler]) -> asyncio.Server:
         try:
             if peers <= MAX_PEERS:
                 await _answer(Peer(reader, writer), handlers)
-        except (OSError, ValueError):
-            pass  # it hung up, or spoke nonsense: its own affair
+        except OSError:
+            pass  # it hung up: its own affair
         finally:
             peers -= 1
             writer.close()
@@ -153,7 +153,7 @@ def ask(request: str = "status") -> Message | None:
             connection.connect(ADDRESS)
             connection.sendall(encode({"request": request}))
             with connection.makefile("rb") as stream:
-                return decode(stream.readline())
+                return decode(stream.readline(MAX_LINE))
         except (OSError, ValueError):
             return None
 

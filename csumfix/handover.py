@@ -21,6 +21,7 @@ If either dies on the way, the other sees it hang up. A predecessor that is hung
 
 from __future__ import annotations
 
+import contextlib
 import os
 import subprocess
 import time
@@ -49,16 +50,16 @@ class Predecessor:
 
     async def leave(self) -> None:
         """Our rules are loaded: have it go, and wait until it has."""
-        await self._peer.send(request="leave")
-        await self._hung_up()
+        await self._tell("leave")
 
     async def go_on(self) -> None:
         """We can not take over: have it load its rules again, and wait until it has."""
-        await self._peer.send(request="go-on")
-        await self._hung_up()
+        await self._tell("go-on")
 
-    async def _hung_up(self) -> None:
-        await self._peer.receive(LEAVE)
+    async def _tell(self, request: str) -> None:
+        with contextlib.suppress(ConnectionError):  # it died meanwhile, and so has left
+            await self._peer.send(request=request)
+            await self._peer.receive(LEAVE)
         self._peer.close()
 
 
@@ -67,8 +68,11 @@ async def find_predecessor() -> Predecessor | None:
     peer = await control.connect()
     if peer is None:
         return None
-    await peer.send(request="take-over")
-    answer = await peer.receive(LEAVE)
+    try:
+        await peer.send(request="take-over")
+        answer = await peer.receive(LEAVE)
+    except ConnectionError:  # it has just gone
+        return None
     if answer is None or "error" in answer:
         peer.close()
         reason = answer["error"] if answer else "it does not answer"

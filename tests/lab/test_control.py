@@ -1,0 +1,80 @@
+"""The service's side door, and who may do what there."""
+
+import sys
+
+import pytest
+
+from csumfix import control
+from csumfix.errors import Exit
+from csumfix.lab import Lab
+from tests.lab.shim import CSUMFIX, send, service
+
+CLIENT = """
+import socket, sys
+door = socket.socket(socket.AF_UNIX)
+door.connect("\\0csumfix")
+door.settimeout(5)
+door.sendall(sys.argv[1].encode())
+print(door.makefile().read())
+"""
+SQUATTER = """
+import socket, time
+door = socket.socket(socket.AF_UNIX)
+door.bind("\\0csumfix")
+door.listen()
+print("bound", flush=True)
+while True:
+    peer, _ = door.accept()
+    peer.sendall(b"nonsense\\n")
+"""
+
+
+def say(lab: Lab, line: str, *prefix: str) -> str:
+    # The system's Python: another user may not enter ours.
+    return lab.sender.run([*prefix, "/usr/bin/python3", "-c", CLIENT, line]).stdout
+
+
+def test_strangers_may_look_but_not_touch(lab: Lab) -> None:
+    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+    with service(lab.sender) as shim:
+        assert '"queues"' in say(lab, '{"request": "status"}\n', *nobody)
+        for request in ("restart", "take-over"):
+            assert "permission denied" in say(lab, f'{{"request": "{request}"}}\n', *nobody)
+        assert shim.process.poll() is None
+
+
+@pytest.mark.parametrize(
+    "line", ["\n", "nonsense\n", "[]\n", '{"request": []}\n', "{}\n", "x" * 100_000 + "\n"]
+)
+def test_nonsense_is_survived(lab: Lab, line: str) -> None:
+    with service(lab.sender) as shim:
+        say(lab, line)
+        assert shim.status()["service"]
+
+
+def test_silent_peers_do_not_lock_others_out(lab: Lab) -> None:
+    many = "import socket, time\npeers = [socket.socket(socket.AF_UNIX) for _ in range(200)]\n"
+    many += "for peer in peers: peer.connect('\\0csumfix')\n"
+    many += "print('connected', flush=True); time.sleep(60)"
+    with service(lab.sender) as shim:
+        silent = lab.sender.popen(["/usr/bin/python3", "-c", many], stdout=-1)
+        assert silent.stdout
+        assert silent.stdout.readline() == "connected\n"
+        silent.kill()
+        silent.wait(5)
+        assert shim.status()["service"]
+        assert send(lab, 20, 512).whole
+
+
+def test_a_taken_name_is_told_with_its_owner(lab: Lab) -> None:
+    squatter = lab.sender.popen([sys.executable, "-c", SQUATTER], stdout=-1)
+    assert squatter.stdout
+    assert squatter.stdout.readline() == "bound\n"
+    for options in ([], ["--take-over"]):
+        refused = lab.sender.run([*CSUMFIX, "run", *options], check=False, timeout=20)
+        assert refused.returncode == Exit.IN_USE
+        assert " of user 0" in refused.stderr
+        assert len(refused.stderr.splitlines()) == 1
+    squatter.kill()
+    squatter.wait(5)
+    assert control.ask() is None
