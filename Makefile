@@ -35,7 +35,7 @@ $(BUILT): $(SOURCES)
 	$(BIN)/pip install --quiet --editable .
 	@touch $@
 
-$(DEV): $(BUILT) pyproject.toml
+$(DEV): $(BUILT) pyproject.toml Makefile
 	@tools/install-packages $(DEV_PACKAGES)
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	@touch $@
