@@ -38,7 +38,7 @@ $(BUILT): $(SOURCES)
 	$(BIN)/pip install --quiet --editable .
 	@touch $@
 
-$(DEV): $(BUILT) pyproject.toml
+$(DEV): $(BUILT) pyproject.toml Makefile
 	@tools/install-packages $(DEV_PACKAGES)
 	@tools/unpack-package prometheus $(PROMETHEUS)
 	$(BIN)/pip install --quiet --editable '.[dev]'

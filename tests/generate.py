@@ -95,6 +95,22 @@ def no_inner_check(random: Random, base: Base, data: bytearray) -> None:
         struct.pack_into("!H", data, at, random.choice((0, 0, 0xFFFF, random.randrange(65536))))
 
 
+def add_to_port(data: bytearray, at: int, check: int) -> None:
+    """Add a right checksum to the source port: the right one is then a computed 0."""
+    (port,) = struct.unpack_from("!H", data, at)
+    total = port + check
+    struct.pack_into("!H", data, at, (total & 0xFFFF) + (total >> 16))
+
+
+def computed_zero_inside(random: Random, base: Base, data: bytearray) -> None:
+    """Have the inner UDP checksum come out as 0, which is sent as 0xffff."""
+    at = base.tunnel.inner_l4
+    if at + 8 <= len(data):
+        (check,) = struct.unpack_from("!H", data, at + 6)
+        add_to_port(data, at, check)
+        struct.pack_into("!H", data, at + 6, random.choice((0xFFFF, 0xFFFF, 0, 1)))
+
+
 def flip_bytes(random: Random, base: Base, data: bytearray) -> None:
     for _ in range(random.randint(1, 4)):
         data[random.randrange(len(data))] = random.randrange(256)
@@ -122,6 +138,7 @@ def append(random: Random, base: Base, data: bytearray) -> None:
 DAMAGES: tuple[tuple[float, Callable[[Random, Base, bytearray], None]], ...] = (
     (0.15, corrupt_inner),
     (0.07, no_inner_check),
+    (0.03, computed_zero_inside),
     (0.30, tweak_fields),
     (0.12, flip_bytes),
     (0.08, cut_inside),
@@ -155,6 +172,9 @@ def set_outer_check(random: Random, data: bytearray, udp: int) -> None:
         check = 0
     elif kind < 0.65:
         check = right_check(data, udp)
+    elif kind < 0.7:
+        add_to_port(data, udp, right_check(data, udp))
+        check = random.choice((0xFFFF, 0, check))
     struct.pack_into("!H", data, udp + 6, check)
     if 0.3 < kind < 0.65:
         nat(random, data, udp)

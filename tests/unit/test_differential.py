@@ -10,6 +10,7 @@ import os
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import fields
+from multiprocessing import get_context
 from typing import Any
 
 from csumfix import core
@@ -54,8 +55,8 @@ def compare_slice(start: int) -> Counter[str]:
 
 def test_no_difference() -> None:
     reasons: Counter[str] = Counter()
-    generate.bases()  # once, before the workers are forked
-    with ProcessPoolExecutor() as workers:
+    # Other tests have threads, which do not survive a fork.
+    with ProcessPoolExecutor(mp_context=get_context("spawn")) as workers:
         for counted in workers.map(compare_slice, range(0, PACKETS, SLICE)):
             reasons += counted
     assert sum(reasons.values()) == PACKETS
