@@ -244,3 +244,18 @@ def test_scraping_at_full_load_loses_nothing(lab: Lab) -> None:
         assert queue["packets"] + queue["overruns"] == packets
         assert queue["kernel"]["queue_dropped"] == queue["kernel"]["user_dropped"] == 0
         assert min(scrapes) > 0
+
+
+@pytest.mark.parametrize("lab", ["none"], indirect=True)
+def test_probes_do_not_blur_the_count_of_overruns(lab: Lab) -> None:
+    """A full buffer loses probes, too, which the kernel counts together with the packets."""
+    packets = 20_000
+    with service(lab.sender, METRICS) as shim:
+        sink = Sink(lab, packets)
+        shim.process.send_signal(signal.SIGSTOP)
+        assert sender(lab, packets, 1400, flows=400, rate=packets).wait(30) == 0
+        shim.process.send_signal(signal.SIGCONT)
+        assert sink.delivery().whole
+        (queue,) = shim.status()["service"]["queues"].values()
+        assert queue["overruns"] > 0
+        assert queue["packets"] + queue["overruns"] == packets
