@@ -40,13 +40,14 @@ class Service:
     def lines(self) -> list[str]:
         return self.log.read_text().splitlines()
 
-    def wait_for(self, beginning: str, timeout: float = READY_TIMEOUT) -> str:
-        """Wait for a log line with this beginning and return it."""
-        return until(
-            lambda: next((line for line in self.lines() if line.startswith(beginning)), None),
-            timeout,
-            lambda: f"no line {beginning!r} in {self.lines()}",
-        )
+    def wait_for(self, beginning: str, timeout: float = READY_TIMEOUT, count: int = 1) -> str:
+        """Wait for so many log lines with this beginning and return the last."""
+
+        def last() -> str | None:
+            found = [line for line in self.lines() if line.startswith(beginning)]
+            return found[-1] if len(found) >= count else None
+
+        return until(last, timeout, lambda: f"no line {beginning!r} in {self.lines()}")
 
     def status(self) -> dict[str, Any]:
         shown = self._node.run([sys.executable, "-m", "csumfix", "status", "--json"], check=False)
@@ -180,3 +181,25 @@ def checksum_errors(lab: Lab) -> int:
     """Datagrams and segments that the receiver's kernel dropped for their checksums."""
     counters = lab.receiver.counters()
     return counters.in_csum_errors + counters.in_csum_errors6 + counters.tcp_in_csum_errors
+
+
+def rules_text(node: Node) -> str:
+    return node.run(["iptables", "-t", "mangle", "-S"]).stdout
+
+
+def wait_for_rules(node: Node, word: str, *, present: bool = True, timeout: float = 1.0) -> None:
+    """Wait until the rules have, or lack, a word."""
+    until(lambda: (word in rules_text(node)) is present, timeout, lambda: rules_text(node))
+
+
+def link(lab: Lab, command: str) -> None:
+    lab.sender.run(["ip", "link", *command.split()])
+
+
+def wait_for_datagrams(lab: Lab, number: int) -> None:
+    """Wait until the sink has read this many."""
+    until(
+        lambda: lab.receiver.counters().in_datagrams >= number or None,
+        5.0,
+        lambda: str(lab.receiver.counters()),
+    )

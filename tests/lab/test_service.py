@@ -11,16 +11,18 @@ import pytest
 
 from csumfix.errors import Exit
 from csumfix.lab import Lab
-from csumfix.lab.node import Node
 from tests.lab.shim import (
     Service,
     Sink,
     assert_no_rules,
     checksum_errors,
+    link,
+    rules_text,
     send,
     sender,
     service,
-    until,
+    wait_for_datagrams,
+    wait_for_rules,
 )
 
 CSUMFIX = [sys.executable, "-m", "csumfix"]
@@ -30,28 +32,6 @@ CSUMFIX = [sys.executable, "-m", "csumfix"]
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     with Lab(cause=getattr(request, "param", "dnat")) as lab:
         yield lab
-
-
-def rules_text(node: Node) -> str:
-    return node.run(["iptables", "-t", "mangle", "-S"]).stdout
-
-
-def wait_for_rules(node: Node, word: str, *, present: bool = True, timeout: float = 1.0) -> None:
-    """Wait until the rules have, or lack, a word."""
-    until(lambda: (word in rules_text(node)) is present, timeout, lambda: rules_text(node))
-
-
-def link(lab: Lab, command: str) -> None:
-    lab.sender.run(["ip", "link", *command.split()])
-
-
-def wait_for_datagrams(lab: Lab, number: int) -> None:
-    """Wait until the sink has read this many."""
-    until(
-        lambda: lab.receiver.counters().in_datagrams >= number or None,
-        5.0,
-        lambda: str(lab.receiver.counters()),
-    )
 
 
 # Devices
