@@ -1,17 +1,22 @@
 # csumfix: every task of a developer or operator; `make help` lists them.
 
 PYTHON ?= python3
+PREFIX ?= /usr/local
 VENV := .venv
 BIN := $(VENV)/bin
 BUILT := $(VENV)/.built
 DEV := $(VENV)/.dev
 BENCH := $(VENV)/.bench
 
+# What installing and the service need.
+INSTALL_PACKAGES := gcc libc6-dev make python3-dev python3-venv libnetfilter-queue-dev \
+	libnfnetlink-dev iptables
+
 # What building and the lab need.
-PACKAGES := gcc libc6-dev make python3-dev python3-venv libnetfilter-queue-dev libnfnetlink-dev \
-	iptables iproute2 util-linux ethtool tcpdump dnsmasq-base bind9-dnsutils iputils-ping
+PACKAGES := $(INSTALL_PACKAGES) \
+	iproute2 util-linux ethtool tcpdump dnsmasq-base bind9-dnsutils iputils-ping
 # What tests and lint need on top.
-DEV_PACKAGES := $(PACKAGES) clang clang-format shellcheck conntrack iperf3 busybox git
+DEV_PACKAGES := $(PACKAGES) clang clang-format shellcheck conntrack iperf3 busybox git systemd
 
 # What measuring needs on top of building.
 BENCH_PACKAGES := $(PACKAGES) iperf3 sockperf
@@ -45,6 +50,16 @@ $(BENCH): $(BUILT) pyproject.toml
 	$(BIN)/pip install --quiet --editable '.[bench]'
 	@touch $@
 
+# Packagers who give a DESTDIR know what they build with.
+.PHONY: install
+install: ## Install the service (PREFIX=/usr/local, DESTDIR for packagers); starts nothing
+	@$(if $(DESTDIR),,tools/install-packages $(INSTALL_PACKAGES))
+	@PYTHON=$(PYTHON) PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) tools/install-service install
+
+.PHONY: uninstall
+uninstall: ## Stop the service and remove what install has put anywhere
+	@PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) tools/install-service uninstall
+
 .PHONY: demo
 demo: build ## See a kernel bug eat DNS over VXLAN, and csumfix cure it
 	@$(BIN)/python -m csumfix.lab.demo
@@ -64,7 +79,7 @@ lint: $(DEV) ## Check style, types and compiler warnings
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	shellcheck iptables/csumfix-rules tools/install-packages .ci/run
+	shellcheck iptables/csumfix-rules tools/install-packages tools/install-service .ci/run
 	$(MAKE) -C csrc lint
 
 .PHONY: format
