@@ -30,6 +30,7 @@ def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
 def machine(lab: Lab, stage: Path) -> Iterator[Machine]:
     """Return a machine with the service installed, and not yet started."""
     with Machine(lab) as machine:
-        machine.run(["cp", "-a", f"{stage}/.", "/"])
+        for directory in ("/etc", "/usr/local"):  # never "/", which is the host's own
+            machine.run(["cp", "-a", f"{stage}{directory}/.", directory])
         machine.run(["systemctl", "daemon-reload"])
         yield machine

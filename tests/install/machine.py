@@ -5,7 +5,8 @@ Theory of operation
 systemd wants to be process 1, to write to a cgroup hierarchy, and to own /run, /dev and /etc. It
 gets a pid, mount and cgroup namespace of its own on top of the node's network namespace, and
 copies of those directories that forget what is written to them: tmpfs, or overlays with a tmpfs
-on top. It reads no units of the host, only an empty stand-in for each target that matters.
+on top. The host's own root file system is read-only in it. It reads no units of the host, only an
+empty stand-in for each target that matters.
 
 Everything in it dies with the lab. What would stay is its branch of the cgroup tree; a *sweeper*
 removes that. It is a process outside, which waits until we end, in whatever way, because it reads
@@ -26,16 +27,18 @@ from csumfix.lab.process import Process, only_child
 from tests.lab.shim import until
 
 PATIENCE = 20.0
+LOG = "/run/csumfix.log"
 
 _SETUP = """
 umount --recursive /run
 mount -t tmpfs -o mode=755 tmpfs /run
-mount -t tmpfs tmpfs /tmp
-for directory in /etc /usr/local; do
+for directory in /etc /usr/local /root /tmp /var/tmp; do
     mkdir -p /run/overlay$directory/upper /run/overlay$directory/work
+    chmod --reference=$directory /run/overlay$directory/upper
     layers=upperdir=/run/overlay$directory/upper,workdir=/run/overlay$directory/work
     mount -t overlay overlay -o lowerdir=$directory,$layers $directory
 done
+mount -o remount,bind,ro /
 mkdir /run/dev
 mount -t tmpfs -o mode=755 tmpfs /run/dev
 cp -a /dev/null /dev/zero /dev/full /dev/random /dev/urandom /dev/tty /run/dev
@@ -64,6 +67,7 @@ for attempt in $(seq 100); do
 done
 """
 
+_LOGGING = "/run/units/csumfix.service.d/logging.conf"
 _UNITS = "/run/units:/etc/systemd/system:/usr/local/lib/systemd/system"
 
 
@@ -93,9 +97,10 @@ class Machine:
         self._holder = self._boot()
         try:
             init = until(self._init, PATIENCE, lambda: "process 1 of the machine did not start")
-            namespaces = ["--mount", "--pid", "--cgroup", "--net"]
-            self._enter = ["nsenter", f"--target={init}", *namespaces]
+            self._enter = ["nsenter", f"--target={init}", "--mount", "--pid", "--cgroup"]
             until(self._is_running, PATIENCE, lambda: "systemd did not boot")
+            self.write(LOG, "")
+            self.write(_LOGGING, f"[Service]\nStandardError=append:{LOG}\n")
         except BaseException:
             self._close()
             raise
@@ -110,10 +115,18 @@ class Machine:
         self._close()
 
     def _boot(self) -> Process:
-        join = f"echo 0 >{self._cgroup}/cgroup.procs"
-        namespaces = ["--pid", "--fork", "--kill-child", "--mount", "--mount-proc", "--cgroup"]
+        join = f'echo 0 >{self._cgroup}/cgroup.procs; exec "$@"'
+        unshare = [
+            "unshare",
+            "--pid",
+            "--fork",
+            "--kill-child",
+            "--mount-proc",
+            "--mount",
+            "--cgroup",
+        ]
         return self._lab.sender.popen(
-            ["sh", "-euc", f'{join}; exec "$@"', "sh", "unshare", *namespaces, "sh", "-euc", _SETUP],
+            ["sh", "-euc", join, "sh", *unshare, "sh", "-euc", _SETUP],
             env={"container": "csumfix-test", "SYSTEMD_UNIT_PATH": _UNITS},
             stdin=subprocess.DEVNULL,
         )
@@ -135,9 +148,42 @@ class Machine:
         return state.stdout.strip() == "running"
 
     def run(
-        self, argv: Sequence[str], *, check: bool = True
+        self, argv: Sequence[str], *, check: bool = True, online: bool = False
     ) -> subprocess.CompletedProcess[str]:
-        """Run a command on the machine, as root and outside any service."""
-        return subprocess.run(
-            [*self._enter, *argv], check=check, capture_output=True, text=True, timeout=60
+        """Run a command on the machine, as root and outside any service.
+
+        It is on the node's network or, if `online`, on the host's.
+        """
+        network = [] if online else ["--net"]
+        result = subprocess.run(
+            [*self._enter, *network, *argv],
+            check=False,
+            capture_output=True,
+            text=True,
+            timeout=120,
         )
+        assert not check or result.returncode == 0, result
+        return result
+
+    def write(self, path: str, text: str) -> None:
+        """Write a file, the directories above it included."""
+        self.run(
+            ["sh", "-euc", 'mkdir -p "${0%/*}"; rm -f "$0"; printf %s "$1" >"$0"', path, text]
+        )
+
+    def show(self, name: str) -> str:
+        """Return a property of the service, as ``systemctl show`` knows it."""
+        shown = self.run(["systemctl", "show", "--property", name, "--value", "csumfix"])
+        return shown.stdout.strip()
+
+    def wait_for(self, name: str, value: str, timeout: float = PATIENCE) -> None:
+        """Wait until a property of the service has this value."""
+        until(
+            lambda: self.show(name) == value,
+            timeout,
+            lambda: f"{name} is {self.show(name)}, not {value}: {self.log()}",
+        )
+
+    def log(self) -> str:
+        """Return what the service has said; there is no journal here."""
+        return self.run(["cat", LOG]).stdout

@@ -53,10 +53,11 @@ def test_completion_is_for_bash(stage: Path) -> None:
 
 
 def test_unit_exposes_little(stage: Path) -> None:
-    # Of 100, where systemd-analyze shows 10.0.
-    limit = "--threshold=20"
-    command = ["systemd-analyze", "security", "--offline=yes", "--no-pager", limit, stage / UNIT[1:]]
-    result = subprocess.run(command, check=False, capture_output=True, text=True)
+    limit = "--threshold=20"  # of 100, where systemd-analyze shows 10.0
+    command = ["systemd-analyze", "security", "--offline=yes", "--no-pager", limit]
+    result = subprocess.run(
+        [*command, stage / UNIT[1:]], check=False, capture_output=True, text=True
+    )
     assert result.returncode == 0, result.stdout + result.stderr
 
 
@@ -84,7 +85,7 @@ def test_uninstall_keeps_what_the_operator_wrote_and_says_so(copy: Path) -> None
 
 @pytest.mark.parametrize("prefix", ["/home/somebody", "/root/x", "/tmp/x", "relative"])
 def test_refuses_a_prefix_that_the_service_could_not_see(prefix: str, tmp_path: Path) -> None:
-    command = ["make", "--directory", ROOT, "install", PYTHON, f"PREFIX={prefix}"]
+    command = ["make", "--directory", str(ROOT), "install", PYTHON, f"PREFIX={prefix}"]
     result = subprocess.run(
         [*command, f"DESTDIR={tmp_path}"], check=False, capture_output=True, text=True
     )

@@ -160,7 +160,7 @@ def sender(lab: Lab, count: int, size: int, *, flows: int = 1, rate: float = 0) 
 
 def send(lab: Lab, count: int, size: int, *, flows: int = 1, rate: float = 0) -> Delivery:
     """Send datagrams to the pod and tell what became of them."""
-    sink = Sink(lab, count)
+    sink = Sink(lab, self.COUNT)
     assert sender(lab, count, size, flows=flows, rate=rate).wait(60) == 0
     return sink.delivery()
 
@@ -203,3 +203,23 @@ def wait_for_datagrams(lab: Lab, number: int) -> None:
         5.0,
         lambda: str(lab.receiver.counters()),
     )
+
+
+class Load:
+    """Datagrams at a steady rate, all of which must arrive."""
+
+    COUNT = 60_000
+
+    def __init__(self, lab: Lab, rate: int = 20_000) -> None:
+        self._errors = checksum_errors(lab)
+        self._lab = lab
+        self._sink = Sink(lab, self.COUNT)
+        self._process: Process = sender(lab, self.COUNT, 512, flows=8, rate=rate)
+        wait_for_datagrams(lab, 2000)
+
+    def assert_whole(self) -> None:
+        assert self._process.poll() is None, "the load ended too early to prove anything"
+        assert self._process.wait(30) == 0
+        delivery = self._sink.delivery()
+        assert delivery.whole, delivery
+        assert checksum_errors(self._lab) == self._errors

@@ -15,24 +15,19 @@ import pytest
 
 from csumfix.errors import Exit
 from csumfix.lab import Lab
-from csumfix.lab.process import Process
 from tests.lab.shim import (
+    Load,
     Service,
-    Sink,
     assert_no_rules,
-    checksum_errors,
     link,
     rules_text,
     send,
-    sender,
     service,
     until,
-    wait_for_datagrams,
     wait_for_rules,
 )
 
 CSUMFIX = [sys.executable, "-m", "csumfix"]
-COUNT, RATE = 60_000, 20_000
 BUGS = pytest.mark.parametrize("lab", ["none", "snat", "dnat"], indirect=True)
 """Without a bug whatever is lost was lost by us; with one, so is what goes unrepaired."""
 
@@ -41,24 +36,6 @@ BUGS = pytest.mark.parametrize("lab", ["none", "snat", "dnat"], indirect=True)
 def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     with Lab(cause=getattr(request, "param", "dnat")) as lab:
         yield lab
-
-
-class Load:
-    """Datagrams at a steady rate, all of which must arrive."""
-
-    def __init__(self, lab: Lab) -> None:
-        self._errors = checksum_errors(lab)
-        self._lab = lab
-        self._sink = Sink(lab, COUNT)
-        self._process: Process = sender(lab, COUNT, 512, flows=8, rate=RATE)
-        wait_for_datagrams(lab, 2000)
-
-    def assert_whole(self) -> None:
-        assert self._process.poll() is None, "the load ended too early to prove anything"
-        assert self._process.wait(30) == 0
-        delivery = self._sink.delivery()
-        assert delivery.whole, delivery
-        assert checksum_errors(self._lab) == self._errors
 
 
 @pytest.fixture
