@@ -16,7 +16,8 @@ INSTALL_PACKAGES := gcc libc6-dev make python3-dev python3-venv libnetfilter-que
 PACKAGES := $(INSTALL_PACKAGES) \
 	iproute2 util-linux ethtool tcpdump dnsmasq-base bind9-dnsutils iputils-ping
 # What tests and lint need on top.
-DEV_PACKAGES := $(PACKAGES) clang clang-format shellcheck conntrack iperf3 busybox git systemd
+DEV_PACKAGES := $(PACKAGES) clang clang-format shellcheck conntrack iperf3 busybox git faketime systemd
+PROMETHEUS := build/prometheus
 
 # What measuring needs on top of building.
 BENCH_PACKAGES := $(PACKAGES) iperf3 sockperf
@@ -42,6 +43,7 @@ $(BUILT): $(SOURCES)
 
 $(DEV): $(BUILT) pyproject.toml
 	@tools/install-packages $(DEV_PACKAGES)
+	@tools/unpack-package prometheus $(PROMETHEUS)
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	@touch $@
 
@@ -79,7 +81,8 @@ lint: $(DEV) ## Check style, types and compiler warnings
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	shellcheck iptables/csumfix-rules tools/install-packages tools/install-service .ci/run
+	shellcheck iptables/csumfix-rules tools/install-packages tools/install-service \
+		tools/unpack-package .ci/run
 	$(MAKE) -C csrc lint
 
 .PHONY: format

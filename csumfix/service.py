@@ -28,13 +28,13 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
-from subprocess import Popen
 
 from csumfix import control, handover, logs, notify, preflight, rules
 from csumfix.control import Handler, Peer
 from csumfix.diversion import Diversion
 from csumfix.doorbell import LINKS, NFTABLES, Doorbell
 from csumfix.errors import CsumfixError
+from csumfix.exporter import Exporter
 from csumfix.options import Options
 from csumfix.pool import free_numbers
 from csumfix.queue import require_free
@@ -60,6 +60,7 @@ class Work(enum.Enum):
     TUNNELS = "rules for changed devices"
     RULES = "mending of rules"
     RELOAD = "reload"
+    METRICS = "serving metrics"
 
 
 class Service:
@@ -73,8 +74,9 @@ class Service:
         self._load, self._command = load, command
         self._options = load()
         self._diversion = Diversion(self._options, self._on_queue_failure)
+        self._exporter = Exporter(self.snapshot, self._trouble, self._diversion.pool.probe)
         self._server: asyncio.Server | None = None
-        self._child: Popen[bytes] | None = None
+        self._spawned: int | None = None
         self._successor: int | None = None
         self._failure: CsumfixError | None = None
         self._owns_rules = False
@@ -117,6 +119,7 @@ class Service:
         else:
             await self._open_door()
             require_free(self._options.queue_numbers)
+            await self._exporter.move(self._options.metrics)
             await asyncio.to_thread(rules.remove)
             self._owns_rules = True
             await self._diversion.open(self._options.queue_numbers)
@@ -136,6 +139,7 @@ class Service:
         self._owns_rules = True
         await predecessor.leave()
         await self._open_door()
+        self._note(Work.METRICS)  # the address was the predecessor's until now
         log.info("taken over from process %d", predecessor.pid, extra={"event": "taken_over"})
 
     async def _open_door(self) -> None:
@@ -162,6 +166,7 @@ class Service:
             await self._diversion.close(remove_rules=self._owns_rules)
         finally:
             self._owns_rules = False
+            await self._exporter.move(None)
             if self._server:
                 self._server.close()
 
@@ -185,11 +190,16 @@ class Service:
                         await self._do(what)
 
     async def _do(self, what: Work) -> None:
-        steps = {Work.TUNNELS: self._reconcile, Work.RULES: self._mend, Work.RELOAD: self._reread}
+        steps = {
+            Work.TUNNELS: self._reconcile,
+            Work.RULES: self._mend,
+            Work.RELOAD: self._reread,
+            Work.METRICS: self._serve_metrics,
+        }
         try:
             await steps[what]()
         except (CsumfixError, OSError) as error:
-            self._rule_failures += 1
+            self._rule_failures += what is not Work.METRICS
             log.error(
                 "%s failed, will try again: %s", what.value, error, extra={"event": "failed"}
             )
@@ -207,13 +217,18 @@ class Service:
         if differs:
             log.warning("rules were changed by others and are mended: %s", differs)
 
+    async def _serve_metrics(self) -> None:
+        await self._exporter.move(self._options.metrics)
+
     async def _reread(self) -> None:
         """Do as the settings say now; if that is impossible, go on as before."""
         notify.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             options = self._load()
+            await self._exporter.move(options.metrics)
             await self._diversion.reconfigure(options)
         except (CsumfixError, OSError) as error:
+            self._note(Work.METRICS)  # back to where they were
             self._reload["failed"] += 1
             log.error("reload failed, all stays as it was: %s", error)
             ok = False
@@ -315,25 +330,29 @@ class Service:
 
     def _announce(self, successor: int) -> None:
         log.info("superseded by process %d", successor, extra={"event": "superseded"})
-        if self._child and self._child.pid == successor:
+        if self._spawned == successor:
             notify.notify(f"MAINPID={successor}")
 
     async def _restart(self, peer: Peer) -> None:
         if handover.own_end_is_the_containers():
             await peer.send(error="its end would end the container: roll out a new one")
-        elif self._child:
-            await peer.send(error=f"process {self._child.pid} is about to take over already")
+        elif self._spawned:
+            await peer.send(error=f"process {self._spawned} is about to take over already")
         else:
-            self._child = handover.spawn(self._command)
-            descriptor = os.pidfd_open(self._child.pid)
-            self._loop.add_reader(descriptor, self._on_child_exit, self._child, descriptor)
-            await peer.send(successor=self._child.pid)
+            successor = handover.spawn(self._command)
+            descriptor = os.pidfd_open(successor)
+            self._spawned = successor
+            self._loop.add_reader(descriptor, self._on_successor_exit, descriptor)
+            await peer.send(successor=successor)
 
-    def _on_child_exit(self, child: Popen[bytes], descriptor: int) -> None:
+    def _on_successor_exit(self, descriptor: int) -> None:
         self._loop.remove_reader(descriptor)
         os.close(descriptor)
-        self._child = None
-        log.error("process %d did not take over: exit code %d", child.pid, child.wait())
+        log.error("process %d did not take over", self._spawned)
+        self._spawned = None
+
+    def _trouble(self) -> str | None:
+        return self._complaint
 
     def snapshot(self) -> control.Snapshot:
         """Return the state and the counters, as ``csumfix status`` shows them."""
@@ -343,7 +362,7 @@ class Service:
             "started": self._started,
             "config": asdict(self._options),
             "reload": self._reload,
-            "successor": self._child.pid if self._child else None,
+            "successor": self._spawned,
             "complaint": self._complaint,
             "rule_failures": self._rule_failures,
             **self._diversion.snapshot(),

@@ -131,7 +131,7 @@ def test_restart_hands_over_to_a_process_that_systemd_looks_after(
 ) -> None:
     with running(machine, lab):
         first = machine.show("MainPID")
-        load = Load(lab, rate=6000)
+        load = Load(lab)
         machine.run(["csumfix", "restart"])
         load.assert_whole()
         second = machine.show("MainPID")
@@ -183,7 +183,7 @@ def test_life_on_a_real_machine(lab: Lab) -> None:
         old = machine.show("MainPID")
         assert "csumfix restart" in make("install")
         assert machine.show("MainPID") == old
-        load = Load(lab, rate=6000)
+        load = Load(lab)
         machine.run(["csumfix", "restart"])
         load.assert_whole()
         assert "queues = 2" in machine.run(["cat", CONFIG]).stdout

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from csumfix.lab.node import Node
 from csumfix.lab.process import Process
 from tests.lab import peer
 
+CSUMFIX = [sys.executable, "-m", "csumfix"]
 PEER = str(Path(peer.__file__))
 PORT = 53  # the one that kube-proxy's service forwards
 READY_TIMEOUT = 10.0
@@ -26,12 +27,12 @@ READY_TIMEOUT = 10.0
 class Service:
     """``csumfix run`` on a node, with its log kept."""
 
-    def __init__(self, node: Node, *options: str) -> None:
+    def __init__(self, node: Node, *options: str, prefix: Sequence[str] = ()) -> None:
         self._node = node
         self.log = Path(f"/tmp/csumfix-test-{time.monotonic_ns()}.log")
         with self.log.open("w") as stream:
             self.process = node.popen(
-                [sys.executable, "-m", "csumfix", "run", *options],
+                [*prefix, *CSUMFIX, "run", *options],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stream,
@@ -50,7 +51,7 @@ class Service:
         return until(last, timeout, lambda: f"no line {beginning!r} in {self.lines()}")
 
     def status(self) -> dict[str, Any]:
-        shown = self._node.run([sys.executable, "-m", "csumfix", "status", "--json"], check=False)
+        shown = self._node.run([*CSUMFIX, "status", "--json"], check=False)
         state: dict[str, Any] = json.loads(shown.stdout)
         return state
 
@@ -69,9 +70,12 @@ class Service:
 
 
 @contextmanager
-def service(node: Node, *options: str) -> Iterator[Service]:
-    """Run the service; on leaving it must stop with 0 and leave no rule behind."""
-    shim = Service(node, *options)
+def service(node: Node, *options: str, prefix: Sequence[str] = ()) -> Iterator[Service]:
+    """Run the service; on leaving it must stop with 0 and leave no rule behind.
+
+    prefix: a command that executes it.
+    """
+    shim = Service(node, *options, prefix=prefix)
     try:
         shim.wait_for("ready")
         yield shim
@@ -160,7 +164,7 @@ def sender(lab: Lab, count: int, size: int, *, flows: int = 1, rate: float = 0) 
 
 def send(lab: Lab, count: int, size: int, *, flows: int = 1, rate: float = 0) -> Delivery:
     """Send datagrams to the pod and tell what became of them."""
-    sink = Sink(lab, self.COUNT)
+    sink = Sink(lab, count)
     assert sender(lab, count, size, flows=flows, rate=rate).wait(60) == 0
     return sink.delivery()
 
@@ -206,20 +210,29 @@ def wait_for_datagrams(lab: Lab, number: int) -> None:
 
 
 class Load:
-    """Datagrams at a steady rate, all of which must arrive."""
+    """Datagrams at a steady rate that go on while things are done to the service."""
 
-    COUNT = 60_000
-
-    def __init__(self, lab: Lab, rate: int = 20_000) -> None:
+    def __init__(self, lab: Lab, *, flows: int = 8, rate: float = 20_000) -> None:
         self._errors = checksum_errors(lab)
         self._lab = lab
-        self._sink = Sink(lab, self.COUNT)
-        self._process: Process = sender(lab, self.COUNT, 512, flows=8, rate=rate)
+        self._sink = _sink(lab, "sink", "--count=1000000000")
+        self._process = lab.client.popen(
+            [
+                *(sys.executable, PEER, "flood", address(lab), str(PORT)),
+                *("--size=512", f"--flows={flows}", f"--rate={rate}"),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
         wait_for_datagrams(lab, 2000)
 
+    def delivery(self) -> Delivery:
+        """Stop sending and tell what has arrived."""
+        sent, _ = self._process.communicate(timeout=10)
+        arrived, _ = self._sink.communicate(timeout=60)
+        return Delivery(**json.loads(sent), **json.loads(arrived))
+
     def assert_whole(self) -> None:
-        assert self._process.poll() is None, "the load ended too early to prove anything"
-        assert self._process.wait(30) == 0
-        delivery = self._sink.delivery()
+        delivery = self.delivery()
         assert delivery.whole, delivery
         assert checksum_errors(self._lab) == self._errors

@@ -8,7 +8,6 @@ import socket
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +15,7 @@ import pytest
 from csumfix.errors import Exit
 from csumfix.lab import Lab
 from tests.lab.shim import (
+    CSUMFIX,
     Load,
     Service,
     assert_no_rules,
@@ -27,15 +27,8 @@ from tests.lab.shim import (
     wait_for_rules,
 )
 
-CSUMFIX = [sys.executable, "-m", "csumfix"]
 BUGS = pytest.mark.parametrize("lab", ["none", "snat", "dnat"], indirect=True)
 """Without a bug whatever is lost was lost by us; with one, so is what goes unrepaired."""
-
-
-@pytest.fixture
-def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
-    with Lab(cause=getattr(request, "param", "dnat")) as lab:
-        yield lab
 
 
 @pytest.fixture
