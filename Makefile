@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 BUILT := $(VENV)/.built
 DEV := $(VENV)/.dev
 BENCH := $(VENV)/.bench
+SOAK_SECONDS ?= 600
+# For the tests that start a systemd of their own.
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo env PYTHONDONTWRITEBYTECODE=1)
 
 # What installing and the service need.
 INSTALL_PACKAGES := gcc libc6-dev make python3-dev python3-venv libnetfilter-queue-dev \
@@ -16,7 +19,8 @@ INSTALL_PACKAGES := gcc libc6-dev make python3-dev python3-venv libnetfilter-que
 PACKAGES := $(INSTALL_PACKAGES) \
 	iproute2 util-linux ethtool tcpdump dnsmasq-base bind9-dnsutils iputils-ping
 # What tests and lint need on top.
-DEV_PACKAGES := $(PACKAGES) clang clang-format shellcheck conntrack iperf3 busybox git faketime systemd
+DEV_PACKAGES := $(PACKAGES) clang libclang-rt-dev llvm clang-format shellcheck conntrack iperf3 \
+	busybox git faketime systemd
 PROMETHEUS := build/prometheus
 
 # What measuring needs on top of building.
@@ -69,12 +73,31 @@ demo: build ## See a kernel bug eat DNS over VXLAN, and csumfix cure it
 .PHONY: test
 test: $(DEV) ## Run every test: C under sanitizers, units, and the lab
 	$(MAKE) -C csrc check
-	$(BIN)/pytest
+	$(MAKE) -C tests/fuzz smoke
+	$(BIN)/pytest --ignore tests/install
+	$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider tests/install
 
 .PHONY: test-unit
 test-unit: $(DEV) ## Run the tests that need no namespaces
 	$(MAKE) -C csrc check
 	$(BIN)/pytest tests/unit
+
+.PHONY: fuzz
+fuzz: $(DEV) ## Fuzz the C core, each target FUZZ_SECONDS (3600)
+	$(MAKE) -C tests/fuzz run
+
+.PHONY: fuzz-smoke
+fuzz-smoke: $(DEV) ## The same for a minute
+	$(MAKE) -C tests/fuzz smoke
+
+.PHONY: fuzz-coverage
+fuzz-coverage: $(DEV) ## Lines of csrc/ reached by `make fuzz` and by the C tests
+	$(MAKE) -C tests/fuzz coverage
+
+.PHONY: soak
+soak: $(DEV) ## Run the service at full rate for SOAK_SECONDS (600); does anything leak or grow?
+	$(MAKE) -C csrc check  # with LeakSanitizer
+	$(BIN)/python -m tests.soak --seconds $(SOAK_SECONDS)
 
 .PHONY: lint
 lint: $(DEV) ## Check style, types and compiler warnings
@@ -84,12 +107,13 @@ lint: $(DEV) ## Check style, types and compiler warnings
 	shellcheck iptables/csumfix-rules tools/install-packages tools/install-service \
 		tools/unpack-package .ci/run
 	$(MAKE) -C csrc lint
+	$(MAKE) -C tests/fuzz lint
 
 .PHONY: format
 format: $(DEV) ## Lay out the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
-	clang-format -i csrc/*.[ch] tests/csrc/*.[ch]
+	clang-format -i csrc/*.[ch] tests/csrc/*.[ch] tests/fuzz/*.[ch]
 
 .PHONY: bench
 bench: $(BENCH) ## Measure what every cure costs, in some 25 minutes

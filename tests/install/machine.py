@@ -85,7 +85,7 @@ class Machine:
     """A booted systemd on the lab's sender; use it in a with block."""
 
     def __init__(self, lab: Lab) -> None:
-        assert os.geteuid() == 0, "a systemd of our own needs root: run this test as root"
+        assert os.geteuid() == 0, "a systemd of our own needs root: run these tests as root"
         self._lab = lab
         self._cgroup = _cgroup2() / f"csumfix-test-{os.getpid()}"
 

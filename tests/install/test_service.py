@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 
 from csumfix.errors import Exit
 from csumfix.lab import Lab
+from csumfix.lab.plan import RECEIVER, SENDER
 from tests.install.machine import Machine
 from tests.install.tree import PYTHON, ROOT
 from tests.lab.shim import Load, assert_no_rules, checksum_errors, rules_text, send, until
@@ -19,6 +21,10 @@ CONFIG = "/etc/csumfix.toml"
 DROP_INS = "/etc/systemd/system/csumfix.service.d"
 LEGACY = "/usr/local/share/doc/csumfix/legacy-iptables.conf"
 NET_ADMIN_AND_RAW = f"{1 << 12 | 1 << 13:016x}"
+FETCH = """
+import sys, urllib.request
+print(urllib.request.urlopen(f"http://{sys.argv[1]}:9478/metrics", timeout=1).read().decode())
+"""
 WATCHDOG = 10.0  # seconds, as the unit says
 
 WITH_BUG = pytest.mark.parametrize("lab", ["dnat"], indirect=True)
@@ -94,6 +100,19 @@ def test_reload_takes_the_new_file_and_refuses_a_bad_one(machine: Machine, lab: 
         assert machine.show("ActiveState") == "active"
         assert "queues 0-1" in machine.show("StatusText")
         assert send(lab, 50, 512).whole
+
+
+def test_serves_metrics_to_this_host_only(machine: Machine, lab: Lab) -> None:
+    here, elsewhere = SENDER.ip(ipv6=False), RECEIVER.ip(ipv6=False)
+    fetch = [sys.executable, "-c", FETCH]
+    machine.write(CONFIG, 'metrics = "0.0.0.0:9478"\n')
+    with running(machine, lab):
+        assert "csumfix_" in lab.sender.run([*fetch, "127.0.0.1"]).stdout
+        assert "timed out" in lab.receiver.run([*fetch, here], check=False).stderr
+        machine.write(f"{DROP_INS}/metrics.conf", f"[Service]\nIPAddressAllow={elsewhere}\n")
+        machine.run(["systemctl", "daemon-reload"])
+        systemctl(machine, "restart")
+        assert "csumfix_" in lab.receiver.run([*fetch, here]).stdout
 
 
 def test_does_not_try_again_with_a_bad_file(machine: Machine, lab: Lab) -> None:
