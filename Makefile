@@ -1,19 +1,26 @@
 # csumfix: every task of a developer or operator; `make help` lists them.
 
 PYTHON ?= python3
+PREFIX ?= /usr/local
 VENV := .venv
 BIN := $(VENV)/bin
 BUILT := $(VENV)/.built
 DEV := $(VENV)/.dev
 BENCH := $(VENV)/.bench
 SOAK_SECONDS ?= 600
+# For the tests that start a systemd of their own.
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo env PYTHONDONTWRITEBYTECODE=1)
+
+# What installing and the service need.
+INSTALL_PACKAGES := gcc libc6-dev make python3-dev python3-venv libnetfilter-queue-dev \
+	libnfnetlink-dev iptables
 
 # What building and the lab need.
-PACKAGES := gcc libc6-dev make python3-dev python3-venv libnetfilter-queue-dev libnfnetlink-dev \
-	iptables iproute2 util-linux ethtool tcpdump dnsmasq-base bind9-dnsutils iputils-ping
+PACKAGES := $(INSTALL_PACKAGES) \
+	iproute2 util-linux ethtool tcpdump dnsmasq-base bind9-dnsutils iputils-ping
 # What tests and lint need on top.
 DEV_PACKAGES := $(PACKAGES) clang libclang-rt-dev llvm clang-format shellcheck conntrack iperf3 \
-	busybox git faketime
+	busybox git faketime systemd
 PROMETHEUS := build/prometheus
 
 # What measuring needs on top of building.
@@ -49,6 +56,16 @@ $(BENCH): $(BUILT) pyproject.toml
 	$(BIN)/pip install --quiet --editable '.[bench]'
 	@touch $@
 
+# Packagers who give a DESTDIR know what they build with.
+.PHONY: install
+install: ## Install the service (PREFIX=/usr/local, DESTDIR for packagers); starts nothing
+	@$(if $(DESTDIR),,tools/install-packages $(INSTALL_PACKAGES))
+	@PYTHON=$(PYTHON) PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) tools/install-service install
+
+.PHONY: uninstall
+uninstall: ## Stop the service and remove what install has put anywhere
+	@PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) tools/install-service uninstall
+
 .PHONY: demo
 demo: build ## See a kernel bug eat DNS over VXLAN, and csumfix cure it
 	@$(BIN)/python -m csumfix.lab.demo
@@ -57,7 +74,8 @@ demo: build ## See a kernel bug eat DNS over VXLAN, and csumfix cure it
 test: $(DEV) ## Run every test: C under sanitizers, units, and the lab
 	$(MAKE) -C csrc check
 	$(MAKE) -C tests/fuzz smoke
-	$(BIN)/pytest
+	$(BIN)/pytest --ignore tests/install
+	$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider tests/install
 
 .PHONY: test-unit
 test-unit: $(DEV) ## Run the tests that need no namespaces
@@ -86,7 +104,8 @@ lint: $(DEV) ## Check style, types and compiler warnings
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	shellcheck iptables/csumfix-rules tools/install-packages tools/unpack-package .ci/run
+	shellcheck iptables/csumfix-rules tools/install-packages tools/install-service \
+		tools/unpack-package .ci/run
 	$(MAKE) -C csrc lint
 	$(MAKE) -C tests/fuzz lint
 

@@ -84,10 +84,17 @@ async def find_predecessor() -> Predecessor | None:
     return Predecessor(peer)
 
 
-def spawn(command: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Start a successor of this process."""
-    # Not asyncio's: that kills its children as it closes, but this one shall outlive us.
-    return subprocess.Popen([*command, "--take-over"], env=notify.without_watchdog_pid())
+def spawn(command: Sequence[str]) -> int:
+    """Start a successor of this process, and return its process id.
+
+    It is not our child but that of process 1, by way of a shell that ends at once: systemd does
+    not wait for a main process that is no child of its own, but kills it when it should stop.
+    """
+    shell = ["sh", "-c", '"$@" >&2 & echo $!', "sh", *command, "--take-over"]
+    result = subprocess.run(
+        shell, check=True, stdout=subprocess.PIPE, env=notify.without_watchdog_pid()
+    )
+    return int(result.stdout)
 
 
 def own_end_is_the_containers() -> bool:

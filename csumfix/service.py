@@ -28,7 +28,6 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
-from subprocess import Popen
 
 from csumfix import control, handover, logs, notify, preflight, rules
 from csumfix.control import Handler, Peer
@@ -77,7 +76,7 @@ class Service:
         self._diversion = Diversion(self._options, self._on_queue_failure)
         self._exporter = Exporter(self.snapshot, self._trouble, self._diversion.pool.probe)
         self._server: asyncio.Server | None = None
-        self._child: Popen[bytes] | None = None
+        self._spawned: int | None = None
         self._successor: int | None = None
         self._failure: CsumfixError | None = None
         self._owns_rules = False
@@ -331,25 +330,26 @@ class Service:
 
     def _announce(self, successor: int) -> None:
         log.info("superseded by process %d", successor, extra={"event": "superseded"})
-        if self._child and self._child.pid == successor:
+        if self._spawned == successor:
             notify.notify(f"MAINPID={successor}")
 
     async def _restart(self, peer: Peer) -> None:
         if handover.own_end_is_the_containers():
             await peer.send(error="its end would end the container: roll out a new one")
-        elif self._child:
-            await peer.send(error=f"process {self._child.pid} is about to take over already")
+        elif self._spawned:
+            await peer.send(error=f"process {self._spawned} is about to take over already")
         else:
-            self._child = handover.spawn(self._command)
-            descriptor = os.pidfd_open(self._child.pid)
-            self._loop.add_reader(descriptor, self._on_child_exit, self._child, descriptor)
-            await peer.send(successor=self._child.pid)
+            successor = handover.spawn(self._command)
+            descriptor = os.pidfd_open(successor)
+            self._spawned = successor
+            self._loop.add_reader(descriptor, self._on_successor_exit, descriptor)
+            await peer.send(successor=successor)
 
-    def _on_child_exit(self, child: Popen[bytes], descriptor: int) -> None:
+    def _on_successor_exit(self, descriptor: int) -> None:
         self._loop.remove_reader(descriptor)
         os.close(descriptor)
-        self._child = None
-        log.error("process %d did not take over: exit code %d", child.pid, child.wait())
+        log.error("process %d did not take over", self._spawned)
+        self._spawned = None
 
     def _trouble(self) -> str | None:
         return self._complaint
@@ -362,7 +362,7 @@ class Service:
             "started": self._started,
             "config": asdict(self._options),
             "reload": self._reload,
-            "successor": self._child.pid if self._child else None,
+            "successor": self._spawned,
             "complaint": self._complaint,
             "rule_failures": self._rule_failures,
             **self._diversion.snapshot(),

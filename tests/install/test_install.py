@@ -1,0 +1,114 @@
+"""make install and make uninstall with a DESTDIR, as packagers use them."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tomllib
+from pathlib import Path
+
+import click
+import pytest
+
+from csumfix import config
+from tests.install.tree import PYTHON, ROOT, files, make
+
+VENV = "/usr/local/lib/csumfix/venv"
+UNIT = "/usr/local/lib/systemd/system/csumfix.service"
+
+
+@pytest.fixture
+def copy(stage: Path, tmp_path: Path) -> Path:
+    """Return a copy of the installed tree, to be spoilt."""
+    return Path(shutil.copytree(stage, tmp_path / "copy", symlinks=True))
+
+
+def test_puts_each_file_where_it_is_looked_for(stage: Path) -> None:
+    assert {path for path in files(stage) if not path.startswith(VENV)} == {
+        "/etc/csumfix.toml",
+        "/usr/local/bin/csumfix",
+        "/usr/local/bin/csumfix-rules",
+        UNIT,
+        "/usr/local/share/bash-completion/completions/csumfix",
+        "/usr/local/share/doc/csumfix/LICENSE",
+        "/usr/local/share/doc/csumfix/README.md",
+        "/usr/local/share/doc/csumfix/csumfix.toml",
+        "/usr/local/share/doc/csumfix/legacy-iptables.conf",
+    }
+    for program in ("csumfix", "csumfix-rules"):
+        assert (stage / "usr/local/bin" / program).resolve() == stage / VENV[1:] / "bin" / program
+
+
+def test_names_its_final_place_everywhere(stage: Path) -> None:
+    needles = [str(stage).encode(), str(ROOT).encode()]
+    for path in files(stage):
+        file = stage / path[1:]
+        if not file.is_symlink():
+            content = file.read_bytes()
+            assert not any(needle in content for needle in needles), path
+    script = (stage / VENV[1:] / "bin/csumfix").read_text()
+    assert script.startswith(f"#!{VENV}/bin/python")
+
+
+def test_example_shows_the_defaults_of_all_settings(tmp_path: Path) -> None:
+    example = (ROOT / "systemd/csumfix.toml").read_text()
+    assert tomllib.loads(example) == {}
+    file = tmp_path / "csumfix.toml"
+    file.write_text(re.sub(r"^#(?=[a-z-]+ = )", "", example, flags=re.MULTILINE))
+    shown = config.read(file)
+    offered = {str(setting.name) for setting in config.SETTINGS} - {"take_over", "superseded"}
+    assert shown.keys() == offered
+    assert (
+        shown.pop("metrics") == "127.0.0.1:9478"
+    )  # the example's only setting that is no default
+    with click.Command("run", params=[*config.SETTINGS]).make_context("run", []) as context:
+        defaults = {name: context.params[name] for name in shown}
+    assert {**shown, "port": tuple(shown["port"])} == defaults
+
+
+def test_completion_is_for_bash(stage: Path) -> None:
+    script = stage / "usr/local/share/bash-completion/completions/csumfix"
+    assert "complete -o nosort -F _csumfix_completion csumfix" in script.read_text()
+
+
+def test_unit_exposes_little(stage: Path) -> None:
+    limit = "--threshold=20"  # of 100, where systemd-analyze shows 10.0
+    command = ["systemd-analyze", "security", "--offline=yes", "--no-pager", limit]
+    result = subprocess.run(
+        [*command, stage / UNIT[1:]], check=False, capture_output=True, text=True
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
+
+
+def test_uninstall_leaves_nothing(copy: Path) -> None:
+    make("uninstall", f"DESTDIR={copy}")
+    assert files(copy) == set()
+    kept = ["etc", "usr", "usr/local", "usr/local/bin", "usr/local/lib", "usr/local/share"]
+    assert sorted(str(path.relative_to(copy)) for path in copy.rglob("*")) == kept
+
+
+def test_uninstall_keeps_what_the_operator_wrote_and_says_so(copy: Path) -> None:
+    (copy / "etc/csumfix.toml").write_text("queues = 2\n")
+    override = copy / "etc/systemd/system/csumfix.service.d/override.conf"
+    override.parent.mkdir(parents=True)
+    override.write_text("[Service]\nCPUWeight=200\n")
+    said = make("uninstall", f"DESTDIR={copy}").splitlines()
+    assert len(said) == 2
+    assert "/etc/csumfix.toml" in said[0]
+    assert "/etc/systemd/system/csumfix.service.d" in said[1]
+    assert files(copy) == {
+        "/etc/csumfix.toml",
+        "/etc/systemd/system/csumfix.service.d/override.conf",
+    }
+
+
+@pytest.mark.parametrize("prefix", ["/home/somebody", "/root/x", "/tmp/x", "relative"])
+def test_refuses_a_prefix_that_the_service_could_not_see(prefix: str, tmp_path: Path) -> None:
+    command = ["make", "--directory", str(ROOT), "install", PYTHON, f"PREFIX={prefix}"]
+    result = subprocess.run(
+        [*command, f"DESTDIR={tmp_path}"], check=False, capture_output=True, text=True
+    )
+    assert result.returncode
+    assert f"PREFIX={prefix}: " in result.stderr
+    assert files(tmp_path) == set()
