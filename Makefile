@@ -13,6 +13,9 @@ PACKAGES := gcc libc6-dev make python3-dev python3-venv libnetfilter-queue-dev l
 # What tests and lint need on top.
 DEV_PACKAGES := $(PACKAGES) clang clang-format shellcheck conntrack iperf3 busybox git
 
+# What building the image from nothing and running it needs on top of those.
+IMAGE_PACKAGES := $(DEV_PACKAGES) buildah crun mmdebstrap debian-archive-keyring
+
 # What measuring needs on top of building.
 BENCH_PACKAGES := $(PACKAGES) iperf3 sockperf
 CORE_PACKAGES := $(BENCH_PACKAGES) libdpdk-dev pkg-config valgrind
@@ -52,19 +55,25 @@ demo: build ## See a kernel bug eat DNS over VXLAN, and csumfix cure it
 .PHONY: test
 test: $(DEV) ## Run every test: C under sanitizers, units, and the lab
 	$(MAKE) -C csrc check
-	$(BIN)/pytest
+	$(BIN)/pytest --ignore=tests/image
 
 .PHONY: test-unit
 test-unit: $(DEV) ## Run the tests that need no namespaces
 	$(MAKE) -C csrc check
 	$(BIN)/pytest tests/unit
 
+.PHONY: test-image
+test-image: $(DEV) ## Build the container image from nothing and run it in the lab
+	@tools/install-packages $(IMAGE_PACKAGES)
+	$(BIN)/pytest tests/image
+
 .PHONY: lint
 lint: $(DEV) ## Check style, types and compiler warnings
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	shellcheck iptables/csumfix-rules tools/install-packages .ci/run
+	shellcheck iptables/csumfix-rules tools/install-packages .ci/run \
+		deploy/container/iptables-host
 	$(MAKE) -C csrc lint
 
 .PHONY: format
@@ -85,6 +94,14 @@ bench-quick: $(BENCH) ## The same roughly, in three minutes
 bench-core: $(BENCH) ## Measure the checksum core alone, beside DPDK, numpy and scapy
 	@tools/install-packages $(CORE_PACKAGES)
 	$(BIN)/python -m bench.core
+
+# BUILDER may be podman or docker, too; BASE names another base image; IMAGE names the result.
+BUILDER ?= buildah
+IMAGE ?= csumfix:$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+.PHONY: image
+image: ## Build the container image
+	$(BUILDER) build --file Containerfile --tag $(IMAGE) $(if $(BASE),--build-arg BASE=$(BASE)) \
+		--build-arg REVISION=$$(git rev-parse HEAD) $(BUILD_FLAGS) .
 
 .PHONY: clean
 clean: ## Remove everything that was built
