@@ -11,7 +11,7 @@ BENCH := $(VENV)/.bench
 PACKAGES := gcc libc6-dev make python3-dev python3-venv libnetfilter-queue-dev libnfnetlink-dev \
 	iptables iproute2 util-linux ethtool tcpdump dnsmasq-base bind9-dnsutils iputils-ping
 # What tests and lint need on top.
-DEV_PACKAGES := $(PACKAGES) clang clang-format shellcheck conntrack iperf3 busybox git
+DEV_PACKAGES := $(PACKAGES) clang clang-format shellcheck conntrack iperf3 busybox git faketime
 
 # What building the image from nothing and running it needs on top of those.
 IMAGE_PACKAGES := $(DEV_PACKAGES) buildah crun mmdebstrap debian-archive-keyring

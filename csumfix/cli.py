@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 import sys
 from pathlib import Path
 from typing import Any
@@ -11,12 +10,12 @@ from typing import Any
 import click
 from rich.console import Console
 
+from csumfix import config as configuration
 from csumfix import rules as rule_script
+from csumfix.config import PORT, Configured
 from csumfix.errors import CsumfixError, Exit
 from csumfix.lab.causes import CAUSES
 
-PORT = click.IntRange(1, 65535)
-LAST_QUEUE = 65535
 DEFAULT_PORTS = (8472, 4789)
 
 EXIT_CODES = """\b
@@ -24,14 +23,6 @@ Exit codes: 0 done; 1 answered with no (not running, not installed, wrong
 checksums found); 2 wrong usage; 3 a program is missing; 4 no permission;
 5 the kernel refused or lacks a feature; 6 in use by somebody else; 7 it
 worked and then broke."""
-
-
-class _Formatter(logging.Formatter):
-    """Information as it is; anything worse says so first."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        line = super().format(record)
-        return line if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {line}"
 
 
 @click.group(
@@ -43,59 +34,73 @@ def cli() -> None:
     """Repair wrong outer UDP checksums of VXLAN packets; NIC settings stay as they are."""
 
 
-@cli.command()
-@click.option(
-    "--divert",
-    type=click.Choice(["nat", "packets", "all"]),
-    default="packets",
-    show_default=True,
-    help="Which packets to look at: those of flows that NAT touches, all but super-packets "
-    "(GSO), or all, for NICs that lie about offload.",
-)
-@click.option("--port", "ports", type=PORT, multiple=True, help="UDP port that no device shows.")
-@click.option(
-    "--queues", type=click.IntRange(1, 64), default=1, show_default=True, help="Threads."
-)
-@click.option(
-    "--queue-base",
-    type=click.IntRange(0, LAST_QUEUE),
-    default=0,
-    show_default=True,
-    help="Number of the first netfilter queue.",
-)
-@click.option(
-    "--zero",
-    type=click.Choice(["keep", "fill"]),
-    default="keep",
-    show_default=True,
-    help="What to do with an outer checksum of 0, 'not computed'.",
-)
-def run(divert: str, ports: tuple[int, ...], queues: int, queue_base: int, zero: str) -> None:
+@cli.command(cls=Configured)
+@click.pass_context
+def run(ctx: click.Context, /, **_: Any) -> None:
     """Find this namespace's vxlan devices and repair their packets, in the foreground.
 
     Waits for devices that do not exist yet. SIGTERM and SIGINT remove the rules, empty the
-    queues and exit with 0; no packet is lost.
+    queues and exit with 0; no packet is lost. SIGHUP reads the settings again.
+
+    Every setting may also stand in /etc/csumfix.toml (queue-base = 4), or in the environment
+    (CSUMFIX_QUEUE_BASE=4), which wins over the file; the command line wins over both.
 
     Example: csumfix run --divert nat --queues 2
     """
-    from csumfix import service
+    from csumfix import logs, service
 
-    if queue_base + queues - 1 > LAST_QUEUE:
-        raise click.UsageError(f"--queue-base {queue_base} leaves no room for {queues} queues")
-    if len(set(ports)) > rule_script.MAX_PORTS:
-        raise click.UsageError(f"more than {rule_script.MAX_PORTS} ports do not fit into a rule")
-    handler = logging.StreamHandler()
-    handler.setFormatter(_Formatter())
-    logging.basicConfig(level=logging.INFO, handlers=[handler])
+    arguments = ctx.meta[configuration.ARGUMENTS]
+    logs.set_up(configuration.options(ctx).log_format)
     service.run(
-        service.Options(
-            divert=divert,
-            ports=tuple(sorted(set(ports))),
-            queues=queues,
-            queue_base=queue_base,
-            fill_zero=zero == "fill",
-        )
+        lambda: configuration.load(run, arguments),
+        [sys.executable, "-m", "csumfix", "run", *arguments],
     )
+
+
+@cli.group()
+def config() -> None:
+    """Check and show the settings of the service."""
+
+
+@config.command("check")
+@click.argument("file", required=False)
+def config_check(file: str | None) -> None:
+    """Tell whether the service could run by this FILE, or by the one that it reads by itself.
+
+    Looks at nothing else and changes nothing. Exits with 2 if something is wrong.
+
+    Example: csumfix config check /etc/csumfix.toml && systemctl reload csumfix
+    """
+    parent = click.get_current_context().find_root()
+    with run.make_context("run", ["--config", file] if file else [], parent) as ctx:
+        configuration.options(ctx)
+        click.echo(f"{ctx.params['config'] or 'no file, all defaults'}: good")
+
+
+@config.command("show", cls=Configured)
+@click.pass_context
+def config_show(ctx: click.Context, /, **_: Any) -> None:
+    """Print the settings that 'run' would have with these flags, and where each comes from.
+
+    Example: csumfix config show --queues 2
+    """
+    configuration.options(ctx)
+    for line in configuration.describe(ctx):
+        click.echo(line)
+
+
+@cli.command()
+def restart() -> None:
+    """Replace the running service by a new process, losing no packet.
+
+    The new process is of the version that is installed now and reads its settings afresh. It
+    takes the work over before the old one leaves. A service manager is told.
+
+    Example: make install && csumfix restart
+    """
+    from csumfix import handover
+
+    click.echo(handover.restart())
 
 
 @cli.command(

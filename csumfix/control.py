@@ -1,8 +1,10 @@
-"""The running service's side door: one socket a network namespace, asked for its state.
+"""The running service's side door: one socket a network namespace, which answers requests.
 
 The socket has an abstract name, which belongs to the network namespace as the rules do: there
 can be one service in each, the name is gone the moment its owner dies, and no directory has to
-be writable. Whoever connects is sent one JSON document and nothing else.
+be writable. Both sides speak in lines of JSON; the first is the request. Anybody in the namespace
+can connect and ask for the state; whatever changes something is for root and the service's own
+user.
 """
 
 from __future__ import annotations
@@ -10,38 +12,126 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import os
 import socket
 import struct
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from csumfix.errors import CsumfixError, Exit
 
 ADDRESS = "\0csumfix"
 TIMEOUT = 2.0
+MAX_PEERS = 16
 UCRED = struct.Struct("3i")  # pid, uid, gid: see unix(7)
 
+Message = dict[str, Any]
 Snapshot = dict[str, Any]
 
 
-async def serve(snapshot: Callable[[], Snapshot]) -> asyncio.Server:
-    """Answer each connection with ``snapshot()``; refuse if a service does so already."""
+class Peer:
+    """The other end of a connection, which sends and receives messages."""
 
-    async def answer(_: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(json.dumps(snapshot()).encode())
-        writer.close()
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+        self.pid, self.uid = credentials(writer.get_extra_info("socket"))
+
+    @property
+    def trusted(self) -> bool:
+        """Whether it may change what the service does."""
+        return self.uid in (0, os.geteuid())
+
+    async def send(self, **message: Any) -> None:
+        """Send a message."""
+        self._writer.write(encode(message))
+        await self._writer.drain()
+
+    async def receive(self, timeout: float) -> Message | None:
+        """Return its next message; None if it hung up, or sent none in so many seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                line = await self._reader.readline()
+        except (TimeoutError, ConnectionError):
+            return None
+        return decode(line) if line else None
+
+    def close(self) -> None:
+        """Hang up."""
+        self._writer.close()
+
+
+def encode(message: Message) -> bytes:
+    """Return the message as a line."""
+    return json.dumps(message).encode() + b"\n"
+
+
+def decode(line: bytes) -> Message:
+    """Return the message in a line; ValueError if there is none."""
+    message = json.loads(line)
+    if not isinstance(message, dict):
+        raise ValueError("not an object")
+    return message
+
+
+def credentials(connection: socket.socket) -> tuple[int, int]:
+    """Return process id and user id of whoever is at the other end."""
+    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size)
+    pid, uid, _ = UCRED.unpack(raw)
+    return pid, uid
+
+
+@dataclass(frozen=True)
+class Handler:
+    """What is done on a request.
+
+    harmless: for everybody.
+    """
+
+    answer: Callable[[Peer], Awaitable[None]]
+    harmless: bool = False
+
+
+async def serve(handlers: Mapping[str, Handler]) -> asyncio.Server:
+    """Answer requests by these handlers; refuse if a service does so already."""
+    peers = 0
+
+    async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal peers
+        peers += 1
+        try:
+            if peers <= MAX_PEERS:
+                await _answer(Peer(reader, writer), handlers)
+        except (OSError, ValueError):
+            pass  # it hung up, or spoke nonsense: its own affair
+        finally:
+            peers -= 1
+            writer.close()
 
     try:
-        return await asyncio.start_unix_server(answer, ADDRESS)
+        return await asyncio.start_unix_server(on_connection, ADDRESS)
     except OSError as error:
         if error.errno != errno.EADDRINUSE:
             raise
         raise CsumfixError(
             f"csumfix runs already in this network namespace ({_owner()}): "
             "one service repairs all its tunnels: "
-            "stop that one first, or look at it with 'csumfix status'",
+            "stop that one first, replace it with --take-over, or see 'csumfix status'",
             Exit.IN_USE,
         ) from None
+
+
+async def _answer(peer: Peer, handlers: Mapping[str, Handler]) -> None:
+    request = await peer.receive(TIMEOUT)
+    if request is None:
+        return
+    handler = handlers.get(str(request.get("request")))
+    if handler is None:
+        await peer.send(error=f"no such request; known: {' '.join(handlers)}")
+    elif not (handler.harmless or peer.trusted):
+        await peer.send(error="permission denied")
+    else:
+        await handler.answer(peer)
 
 
 def _owner() -> str:
@@ -51,19 +141,26 @@ def _owner() -> str:
             connection.connect(ADDRESS)
         except OSError:
             return "just gone"
-        credentials = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size)
-    pid, uid, _ = UCRED.unpack(credentials)
+        pid, uid = credentials(connection)
     return f"process {pid} of user {uid}"
 
 
-def ask() -> Snapshot | None:
-    """Return the state of the service in this network namespace; None if none runs."""
+def ask(request: str = "status") -> Message | None:
+    """Return the answer of the service in this network namespace; None if none runs."""
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(TIMEOUT)
         try:
             connection.connect(ADDRESS)
+            connection.sendall(encode({"request": request}))
             with connection.makefile("rb") as stream:
-                answer: Snapshot = json.load(stream)
+                return decode(stream.readline())
         except (OSError, ValueError):
             return None
-    return answer
+
+
+async def connect() -> Peer | None:
+    """Return a connection to the service in this network namespace; None if none runs."""
+    try:
+        return Peer(*await asyncio.open_unix_connection(ADDRESS))
+    except OSError:
+        return None

@@ -5,6 +5,8 @@ The only module that executes anything.
 
 from __future__ import annotations
 
+import errno
+import os
 import subprocess
 import sysconfig
 from collections.abc import Sequence
@@ -53,16 +55,29 @@ class RuleSet:
 def run(arguments: Sequence[str], *, capture: bool = True) -> subprocess.CompletedProcess[str]:
     """Run the script with these arguments; its exit code is for the caller to judge."""
     # sh is named because a read-only or noexec mount may hold the script.
-    return subprocess.run(
-        ["sh", str(SCRIPT), *arguments], check=False, text=True, capture_output=capture
-    )
+    return _execute(["sh", str(SCRIPT), *arguments], capture=capture)
+
+
+def _execute(command: Sequence[str], *, capture: bool) -> subprocess.CompletedProcess[str]:
+    try:
+        return subprocess.run(command, check=False, text=True, capture_output=capture)
+    except OSError as error:
+        raise CsumfixError(
+            f"can not run {command[0]}: {error.strerror}: "
+            "too many open files or processes on this host, or it is not installed",
+            Exit.MISSING if error.errno == errno.ENOENT else Exit.KERNEL,
+        ) from None
+
+
+def _last_line(result: subprocess.CompletedProcess[str]) -> str:
+    lines = result.stderr.strip().splitlines() or ["csumfix-rules failed without a word"]
+    return lines[-1]
 
 
 def _must(arguments: Sequence[str]) -> None:
     result = run(arguments)
     if result.returncode:
-        lines = result.stderr.strip().splitlines() or ["csumfix-rules failed without a word"]
-        raise CsumfixError(lines[-1], _exit_code(result.returncode))
+        raise CsumfixError(_last_line(result), _exit_code(result.returncode))
 
 
 def _exit_code(code: int) -> Exit:
@@ -74,6 +89,22 @@ def apply(rules: RuleSet) -> None:
     _must(["apply", *rules.arguments()])
 
 
+def difference(rules: RuleSet) -> str | None:
+    """Say how the loaded rules differ from these; None if they do not."""
+    result = run(["check", *rules.arguments()])
+    if result.returncode == Exit.NEGATIVE:
+        return _last_line(result).removeprefix("csumfix-rules: check: ").split(": run apply")[0]
+    if result.returncode:
+        raise CsumfixError(_last_line(result), _exit_code(result.returncode))
+    return None
+
+
 def remove() -> None:
     """Remove our rules; nothing happens if there are none."""
     _must(["remove"])
+
+
+def ring_on_change() -> bool:
+    """Tell whether changes of rules ring doorbell.NFTABLES: legacy iptables is silent."""
+    program = os.environ.get("CSUMFIX_IPTABLES", "iptables")
+    return "nf_tables" in _execute([program, "--version"], capture=True).stdout

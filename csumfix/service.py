@@ -6,265 +6,354 @@ Losing a packet is worse than not repairing it, and the order of every step foll
 
 - Start: clear leftovers of a killed predecessor, bind the queues, then load the rules. A rule
   without a listener accepts (``--queue-bypass``), but a queue that is bound and not configured
-  drops.
-- Change: the drains learn new ports before the rules divert them.
+  drops. Taking over from a living predecessor: see handover.py.
+- Change: the drains learn new ports before the rules divert them; queues are bound before rules
+  lead to them, and emptied after none does.
 - Stop: remove the rules, let the queues run empty, then unbind; unbinding drops what is left.
 
-The event loop does no packet work: each queue has a thread that is in C all the time. It hears
-the doorbell of tunnels.LinkEvents, signals, and the control socket, and lives by reconcile():
-look at the devices, compute the rules they need, load them if they differ.
+The event loop does no packet work: each queue has a thread that is in C all the time. Signals,
+doorbells and timers only note what is due; one coroutine does it, piece by piece, and holds the
+lock meanwhile, as whoever hands over to a successor does.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import enum
 import logging
+import os
 import signal
 import time
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from subprocess import Popen
 
-from csumfix import control, preflight, rules, tunnels
-from csumfix.core import MAX_PORTS, Policy
-from csumfix.errors import CsumfixError, Exit
-from csumfix.queue import Queue, kernel_queues, require_free
-from csumfix.rules import RuleSet
-from csumfix.tunnels import LinkEvents, Tunnel
+from csumfix import control, handover, logs, notify, preflight, rules
+from csumfix.control import Handler, Peer
+from csumfix.diversion import Diversion
+from csumfix.doorbell import LINKS, NFTABLES, Doorbell
+from csumfix.errors import CsumfixError
+from csumfix.options import Options
+from csumfix.pool import free_numbers
+from csumfix.queue import require_free
 
 log = logging.getLogger("csumfix")
 
 SETTLE = 0.2
-"""Seconds to wait after a device event: a CNI plugin makes many at once."""
+"""Seconds to wait after an event: a CNI plugin makes many at once."""
 
 RETRY = 5.0
-"""Seconds until rules that could not be loaded are tried again."""
+"""Seconds until work that failed is tried again."""
 
-QUIET_CHECKS, QUIET_INTERVAL, QUIET_LIMIT = 3, 0.02, 2.0
-"""Queues count as empty when found so this often in a row; the rest is in seconds."""
+CHECK_PAUSE, CHECK_SILENT, CHECK_RINGING = 4.0, 7.0, 60.0
+"""Seconds between two looks at our rules: at least; at most if changes do not ring; if they do."""
 
-
-@dataclass(frozen=True)
-class Options:
-    """What ``csumfix run`` was asked to do.
-
-    ports: UDP ports to divert beside those of the devices.
-    """
-
-    divert: str = "packets"
-    ports: tuple[int, ...] = ()
-    queues: int = 1
-    queue_base: int = 0
-    fill_zero: bool = False
-
-    @property
-    def queue_numbers(self) -> range:
-        """Numbers of the queues."""
-        return range(self.queue_base, self.queue_base + self.queues)
+HEALTH = 5.0
+"""Seconds between two looks at the queues, unless the watchdog wants more."""
 
 
-def plan(options: Options, found: Sequence[Tunnel], underlay_mtu: int) -> RuleSet | None:
-    """Compute the rules that these tunnels need; None if there is nothing to divert.
+class Work(enum.Enum):
+    """What there may be to do."""
 
-    underlay_mtu: the largest of this host in bytes; see needs_underlay_mtu().
-    """
-    every = [*found, *_named_tunnels(options, underlay_mtu)]
-    if not every:
-        return None
-    families = {tunnel.family for tunnel in every}
-    return RuleSet(
-        ports=_ports(options, found),
-        queue_base=options.queue_base,
-        queues=options.queues,
-        family=families.pop() if len(families) == 1 else "both",
-        divert=options.divert,
-        max_length=max(tunnel.longest_packet(underlay_mtu) for tunnel in every),
-        source_ports=(
-            min(tunnel.source_ports[0] for tunnel in every),
-            max(tunnel.source_ports[1] for tunnel in every),
-        ),
-    )
-
-
-def needs_underlay_mtu(options: Options, found: Sequence[Tunnel]) -> bool:
-    """Tell whether plan() depends on underlay_mtu, which costs a look at every device."""
-    return bool(options.ports) or any(tunnel.metadata for tunnel in found)
-
-
-def _named_tunnels(options: Options, underlay_mtu: int) -> list[Tunnel]:
-    """Stand in for the unknown devices behind --port, as wide as they could be."""
-    source_ports = tunnels.local_port_range() if options.ports else (0, 0)
-    return [
-        Tunnel("--port", port, "both", underlay_mtu, source_ports=source_ports)
-        for port in options.ports
-    ]
-
-
-def _ports(options: Options, found: Sequence[Tunnel]) -> tuple[int, ...]:
-    """Return the ports to divert, the operator's first if they are too many for one rule."""
-    wanted = list(dict.fromkeys([*options.ports, *(tunnel.port for tunnel in found)]))
-    if len(wanted) > rules.MAX_PORTS:
-        log.error(
-            "too many ports: one rule names at most %d: not repaired: %s",
-            rules.MAX_PORTS,
-            " ".join(map(str, wanted[rules.MAX_PORTS :])),
-        )
-    return tuple(sorted(wanted[: rules.MAX_PORTS]))
+    TUNNELS = "rules for changed devices"
+    RULES = "mending of rules"
+    RELOAD = "reload"
 
 
 class Service:
-    """Repairs the tunnels of the current network namespace until it is told to stop."""
+    """Repairs the tunnels of the current network namespace until it is told to stop.
 
-    def __init__(self, options: Options) -> None:
-        self._options = options
-        self._queues: list[Queue] = []
-        self._tunnels: list[Tunnel] = []
-        self._rules: RuleSet | None = None
+    load: reads the settings anew; raises CsumfixError if they are wrong.
+    command: starts another process like this one.
+    """
+
+    def __init__(self, load: Callable[[], Options], command: Sequence[str]) -> None:
+        self._load, self._command = load, command
+        self._options = load()
+        self._diversion = Diversion(self._options, self._on_queue_failure)
+        self._server: asyncio.Server | None = None
+        self._child: Popen[bytes] | None = None
+        self._successor: int | None = None
+        self._failure: CsumfixError | None = None
+        self._owns_rules = False
+        self._rule_failures = 0
         self._started = time.time()
-        self._stop = asyncio.Event()
-        self._changed = asyncio.Event()
+        self._reload = {"ok": True, "time": self._started, "succeeded": 0, "failed": 0}
+        self._due: set[Work] = set()
+        self._wake, self._stop, self._leave = asyncio.Event(), asyncio.Event(), asyncio.Event()
+        self._lock = asyncio.Lock()
+        self._loop = asyncio.get_running_loop()
+        self._check_timer = self._health_timer = self._loop.call_later(0, int)
+        self._check_every, self._checked = CHECK_SILENT, 0.0
+        self._complaint: str | None = None
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT; raise CsumfixError if it can not start or go on."""
         preflight.require_net_admin()
-        loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
-            loop.add_signal_handler(number, self._stop.set)
-        server = await control.serve(self.snapshot)
-        events = LinkEvents()
-        loop.add_reader(events, self._on_link_event, events)
+            self._loop.add_signal_handler(number, self._on_stop)
+        self._loop.add_signal_handler(signal.SIGHUP, self._note, Work.RELOAD)
         try:
+            await self._begin()
+            with self._hearing(LINKS, self._on_link), self._hearing(NFTABLES, self._on_rules):
+                self._note(Work.TUNNELS)  # for what has changed since it was looked at
+                await self._work()
+        finally:
+            await self._end()
+        if self._failure:
+            raise self._failure
+        if self._successor and self._options.superseded == "wait":
+            await self._stop.wait()
+
+    # Begin and end
+
+    async def _begin(self) -> None:
+        take_over = self._options.take_over
+        predecessor = await handover.find_predecessor() if take_over else None
+        if predecessor:
+            await self._take_over_from(predecessor)
+        else:
+            await self._open_door()
             require_free(self._options.queue_numbers)
-            await self._serve()
-        finally:
-            loop.remove_reader(events)
-            events.close()
-            server.close()
+            await asyncio.to_thread(rules.remove)
+            self._owns_rules = True
+            await self._diversion.open(self._options.queue_numbers)
+        ringing = await asyncio.to_thread(rules.ring_on_change)
+        self._check_every = CHECK_RINGING if ringing else CHECK_SILENT
+        self._plan_check(self._check_every)
+        self._look_after_queues()
+        log.info("ready: %s", self._diversion.describe(), extra={"event": "ready"})
+        notify.notify(notify.READY, f"STATUS={self._diversion.describe()}")
 
-    async def _serve(self) -> None:
-        rules.remove()
+    async def _take_over_from(self, predecessor: handover.Predecessor) -> None:
         try:
-            self._bind()
-            await self._reconcile()
-            log.info("ready: %s", self._describe())
-            await self._follow_until_stopped()
-            log.info("stopping: removing rules, then emptying the queues")
-        finally:
-            await self._shut_down()
-        for queue in self._queues:
-            if queue.error:
-                raise CsumfixError(
-                    f"queue {queue.number} failed: {queue.error.strerror}: "
-                    "it was unbound or taken over behind our back: start csumfix again",
-                    Exit.BROKEN,
-                )
+            await self._diversion.open(free_numbers(self._options.queue_numbers))
+        except BaseException:
+            await predecessor.go_on()
+            raise
+        self._owns_rules = True
+        await predecessor.leave()
+        await self._open_door()
+        log.info("taken over from process %d", predecessor.pid, extra={"event": "taken_over"})
 
-    def _bind(self) -> None:
-        loop = asyncio.get_running_loop()
-        policy = Policy(fill_zero=self._options.fill_zero)
-        for number in self._options.queue_numbers:
-            self._queues.append(Queue(number, policy))
+    async def _open_door(self) -> None:
+        self._server = await control.serve(
+            {
+                "status": Handler(self._tell_status, harmless=True),
+                "take-over": Handler(self._hand_over),
+                "restart": Handler(self._restart),
+            }
+        )
 
-        def on_failure() -> None:
-            loop.call_soon_threadsafe(self._stop.set)
+    async def _end(self) -> None:
+        if self._owns_rules:
+            notify.notify(notify.STOPPING)
+            log.info(
+                "stopping: removing rules, then emptying the queues", extra={"event": "stopping"}
+            )
+        async with self._lock:
+            await self._close()
 
-        for queue in self._queues:
-            queue.start(on_failure)
-
-    async def _shut_down(self) -> None:
+    async def _close(self) -> None:
+        """Let go of everything; nothing is left to do if that has been done."""
         try:
-            rules.remove()
-            await self._wait_until_empty()
+            await self._diversion.close(remove_rules=self._owns_rules)
         finally:
-            for queue in self._queues:
-                queue.stop()
+            self._owns_rules = False
+            if self._server:
+                self._server.close()
 
-    async def _wait_until_empty(self) -> None:
-        """Wait for packets which met the rules before they were removed."""
-        give_up = time.monotonic() + QUIET_LIMIT
-        quiet = 0
-        while quiet < QUIET_CHECKS and time.monotonic() < give_up:
-            await asyncio.sleep(QUIET_INTERVAL)
-            bound = kernel_queues()
-            waiting = sum(bound[q.number].waiting for q in self._queues if q.number in bound)
-            quiet = 0 if waiting else quiet + 1
+    # What is due
 
-    def _on_link_event(self, events: LinkEvents) -> None:
-        events.clear()
-        self._changed.set()
+    def _note(self, what: Work) -> None:
+        self._due.add(what)
+        self._wake.set()
 
-    async def _follow_until_stopped(self) -> None:
-        following = asyncio.create_task(self._follow())
-        stopped = asyncio.create_task(self._stop.wait())
-        await asyncio.wait({following, stopped}, return_when=asyncio.FIRST_COMPLETED)
-        if following.done():  # by an error that nobody foresaw: it must not pass in silence
-            await following
-        following.cancel()
+    async def _work(self) -> None:
+        """Do what is due until it is time to leave."""
+        while not self._leave.is_set():
+            await self._wake.wait()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._leave.wait(), SETTLE)
+            async with self._lock:
+                self._wake.clear()
+                due, self._due = self._due, set()
+                for what in due:
+                    if not self._leave.is_set():
+                        await self._do(what)
 
-    async def _follow(self) -> None:
-        """Reconcile after each change, and again later if that fails."""
-        while True:
-            await self._changed.wait()
-            await asyncio.sleep(SETTLE)
-            self._changed.clear()
-            before = self._rules
-            try:
-                await self._reconcile()
-            except CsumfixError as error:
-                log.error("rules not changed, will try again: %s", error)
-                asyncio.get_running_loop().call_later(RETRY, self._changed.set)
-            if self._rules != before:
-                log.info("changed: %s", self._describe())
+    async def _do(self, what: Work) -> None:
+        steps = {Work.TUNNELS: self._reconcile, Work.RULES: self._mend, Work.RELOAD: self._reread}
+        try:
+            await steps[what]()
+        except (CsumfixError, OSError) as error:
+            self._rule_failures += 1
+            log.error(
+                "%s failed, will try again: %s", what.value, error, extra={"event": "failed"}
+            )
+            self._loop.call_later(RETRY, self._note, what)
 
     async def _reconcile(self) -> None:
-        """Make the rules fit the devices that are there now."""
-        found = await tunnels.discover()
-        vague = needs_underlay_mtu(self._options, found)
-        wanted = plan(self._options, found, await tunnels.underlay_mtu() if vague else 0)
-        if wanted != self._rules:
-            self._load(wanted)
-        self._tunnels, self._rules = found, wanted
+        if await self._diversion.reconcile():
+            log.info("changed: %s", self._diversion.describe(), extra={"event": "changed"})
+            notify.notify(f"STATUS={self._diversion.describe()}")
 
-    def _load(self, wanted: RuleSet | None) -> None:
-        if not wanted:
-            rules.remove()
+    async def _mend(self) -> None:
+        self._checked = self._loop.time()
+        self._plan_check(self._check_every)
+        differs = await self._diversion.mend()
+        if differs:
+            log.warning("rules were changed by others and are mended: %s", differs)
+
+    async def _reread(self) -> None:
+        """Do as the settings say now; if that is impossible, go on as before."""
+        notify.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
+        try:
+            options = self._load()
+            await self._diversion.reconfigure(options)
+        except (CsumfixError, OSError) as error:
+            self._reload["failed"] += 1
+            log.error("reload failed, all stays as it was: %s", error)
+            ok = False
+        else:
+            self._options = options
+            self._reload["succeeded"] += 1
+            logs.set_up(options.log_format)
+            log.info("reloaded: %s", self._diversion.describe(), extra={"event": "reloaded"})
+            ok = True
+        self._reload |= {"ok": ok, "time": time.time()}
+        notify.notify(notify.READY, f"STATUS={self._diversion.describe()}")
+
+    # What the loop hears
+
+    @contextlib.contextmanager
+    def _hearing(self, what: tuple[int, int], react: Callable[[], None]) -> Iterator[None]:
+        bell = Doorbell(what)
+
+        def on_ring() -> None:
+            bell.clear()
+            react()
+
+        self._loop.add_reader(bell, on_ring)
+        try:
+            yield
+        finally:
+            self._loop.remove_reader(bell)
+            bell.close()
+
+    def _on_link(self) -> None:
+        self._note(Work.TUNNELS)
+
+    def _on_rules(self) -> None:
+        """Look soon, but not again and again: others may change rules all the time."""
+        soon = max(0.0, self._checked + CHECK_PAUSE - self._loop.time())
+        if self._loop.time() + soon < self._check_timer.when():
+            self._plan_check(soon)
+
+    def _plan_check(self, seconds: float) -> None:
+        self._check_timer.cancel()
+        self._check_timer = self._loop.call_later(seconds, self._note, Work.RULES)
+
+    def _on_stop(self) -> None:
+        self._stop.set()
+        self._leave_now()
+
+    def _leave_now(self) -> None:
+        self._leave.set()
+        self._wake.set()
+
+    def _on_queue_failure(self) -> None:
+        """Be called in the thread of a queue."""
+        self._loop.call_soon_threadsafe(self._look_after_queues)
+
+    def _look_after_queues(self) -> None:
+        """Tell the service manager that all is well, or find out what is not."""
+        try:
+            complaint = self._diversion.pool.complaint()
+        except CsumfixError as error:
+            self._failure = error
+            self._leave_now()
             return
-        previous = self._rules.ports if self._rules else ()
-        # While the rules are exchanged, packets of both may be on their way.
-        self._set_ports(tuple(sorted({*previous, *wanted.ports})))
-        rules.apply(wanted)
-        self._set_ports(wanted.ports)
-
-    def _set_ports(self, ports: tuple[int, ...]) -> None:
-        policy = Policy(ports if len(ports) <= MAX_PORTS else (), self._options.fill_zero)
-        for queue in self._queues:
-            queue.set_policy(policy)
-
-    def _describe(self) -> str:
-        if not self._rules:
-            return "no vxlan device yet; waiting for one"
-        numbers = self._options.queue_numbers
-        named = ", ".join(f"{t.name} port {t.port} MTU {t.mtu}" for t in self._tunnels)
-        return (
-            f"ports {' '.join(map(str, self._rules.ports))} ({named or 'named by --port'}), "
-            f"divert {self._rules.divert} up to {self._rules.max_length} bytes, "
-            f"queues {numbers.start}-{numbers.stop - 1}"
+        except OSError as error:  # too many open files, say: no reason to be killed
+            log.error("can not look at the queues: %s", error)
+            complaint = self._complaint
+        if complaint:
+            log.error("%s; the watchdog may kill this process", complaint)
+        else:
+            notify.notify(notify.ALIVE)
+        self._complaint = complaint
+        self._health_timer.cancel()
+        self._health_timer = self._loop.call_later(
+            min(HEALTH, (notify.watchdog_limit() or HEALTH * 2) / 2), self._look_after_queues
         )
+
+    # What others ask for
+
+    async def _tell_status(self, peer: Peer) -> None:
+        await peer.send(**self.snapshot())
+
+    async def _hand_over(self, peer: Peer) -> None:
+        """Keep our hands off the rules until the successor has its own, then go."""
+        async with self._lock:
+            if self._leave.is_set():
+                await peer.send(error="it is stopping")
+                return
+            await peer.send(pid=os.getpid())
+            answer = await peer.receive(handover.HOLD)
+            if answer and answer.get("request") == "leave":
+                self._owns_rules = False
+                self._successor = peer.pid
+                await self._close()
+                self._announce(peer.pid)
+                self._leave_now()
+            else:
+                log.warning("process %d failed to take over: loading our rules again", peer.pid)
+                self._diversion.doubt()
+                await self._do(Work.TUNNELS)
+
+    def _announce(self, successor: int) -> None:
+        log.info("superseded by process %d", successor, extra={"event": "superseded"})
+        if self._child and self._child.pid == successor:
+            notify.notify(f"MAINPID={successor}")
+
+    async def _restart(self, peer: Peer) -> None:
+        if handover.own_end_is_the_containers():
+            await peer.send(error="its end would end the container: roll out a new one")
+        elif self._child:
+            await peer.send(error=f"process {self._child.pid} is about to take over already")
+        else:
+            self._child = handover.spawn(self._command)
+            descriptor = os.pidfd_open(self._child.pid)
+            self._loop.add_reader(descriptor, self._on_child_exit, self._child, descriptor)
+            await peer.send(successor=self._child.pid)
+
+    def _on_child_exit(self, child: Popen[bytes], descriptor: int) -> None:
+        self._loop.remove_reader(descriptor)
+        os.close(descriptor)
+        self._child = None
+        log.error("process %d did not take over: exit code %d", child.pid, child.wait())
 
     def snapshot(self) -> control.Snapshot:
         """Return the state and the counters, as ``csumfix status`` shows them."""
         return {
+            "version": version("csumfix"),
+            "pid": os.getpid(),
             "started": self._started,
-            "options": asdict(self._options),
-            "tunnels": [asdict(tunnel) for tunnel in self._tunnels],
-            "rules": asdict(self._rules) if self._rules else None,
-            "queues": {
-                str(queue.number): {**asdict(stats), "reasons": stats.by_reason()}
-                for queue in self._queues
-                for stats in [queue.stats()]
-            },
+            "config": asdict(self._options),
+            "reload": self._reload,
+            "successor": self._child.pid if self._child else None,
+            "complaint": self._complaint,
+            "rule_failures": self._rule_failures,
+            **self._diversion.snapshot(),
         }
 
 
-def run(options: Options) -> None:
-    """Run the service in the foreground."""
-    asyncio.run(Service(options).run())
+def run(load: Callable[[], Options], command: Sequence[str]) -> None:
+    """Run the service in the foreground; see Service for the arguments."""
+
+    async def main() -> None:
+        await Service(load, command).run()
+
+    asyncio.run(main())

@@ -1,9 +1,7 @@
-"""The VXLAN devices of this network namespace, now and as they come and go."""
+"""The VXLAN devices of this network namespace."""
 
 from __future__ import annotations
 
-import errno
-import socket
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -21,7 +19,6 @@ IP_HEADER: dict[Family, int] = {"4": 20, "6": 40, "both": 40}
 
 LOCAL_PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 LIST_ATTEMPTS = 20
-RTMGRP_LINK = 1  # linux/rtnetlink.h
 
 
 @dataclass(frozen=True)
@@ -117,36 +114,3 @@ async def _links(**wanted: str) -> list[Any]:
 
 def _carries_tunnels(link: Any) -> bool:
     return bool(link.get("ifname") != "lo" and link.get(("linkinfo", "kind")) != "vxlan")
-
-
-class LinkEvents:
-    """A doorbell that rings when a network device appears, changes or vanishes.
-
-    It does not say which: whoever hears it looks at everything anew, so that a lost event
-    costs nothing as long as one gets through.
-    """
-
-    def __init__(self) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE)
-        self._socket.setblocking(False)
-        self._socket.bind((0, RTMGRP_LINK))
-
-    def fileno(self) -> int:
-        """Return the descriptor that becomes readable."""
-        return self._socket.fileno()
-
-    def clear(self) -> None:
-        """Silence the bell until the next event."""
-        while True:
-            try:
-                self._socket.recv(65536)
-            except BlockingIOError:
-                return
-            except OSError as error:
-                # Events were lost, which is an event too.
-                if error.errno != errno.ENOBUFS:
-                    raise
-
-    def close(self) -> None:
-        """Stop listening."""
-        self._socket.close()

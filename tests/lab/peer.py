@@ -1,11 +1,12 @@
 """Traffic for the lab's nodes: numbered payloads whose every byte the receiver can predict.
 
-Runs as a program inside a node: ``peer.py sink|send|tcp-sink|tcp-send ...``; sinks print
-``listening`` and, at the end, one JSON line.
+Runs as a program inside a node: ``peer.py sink|send|flood|tcp-sink|tcp-send ...``; sinks
+print ``listening``, and at the end, as a flood does, one JSON line.
 """
 
 import argparse
 import hashlib
+import itertools
 import json
 import random
 import select
@@ -14,6 +15,9 @@ import struct
 import sys
 import time
 from typing import TextIO
+
+BURST = 16
+"""How many datagrams a flood sends between two looks at the clock."""
 
 NUMBER = struct.Struct("!II")  # sequence number, length in bytes
 
@@ -79,6 +83,20 @@ def send(address: str, port: int, count: int, size: int, flows: int, rate: float
             time.sleep(ahead)
 
 
+def flood(address: str, port: int, size: int, flows: int, rate: float) -> dict[str, int]:
+    """Send datagrams from `flows` sockets in turn, `rate` a second, until standard input is
+    closed.
+    """
+    socks = [socket.socket(socket.AF_INET, socket.SOCK_DGRAM) for _ in range(flows)]
+    start = time.monotonic()
+    for number in itertools.count():
+        socks[number % flows].sendto(payload(number, size), (address, port))
+        ahead = start + number / rate - time.monotonic()
+        if number % BURST == 0 and select.select([sys.stdin], [], [], max(0, ahead))[0]:
+            break
+    return {"sent": number + 1}
+
+
 def tcp_sink(address: str, port: int) -> dict[str, int | str]:
     """Accept one connection and read it to its end."""
     server = _bound(address, port, socket.SOCK_STREAM)
@@ -107,7 +125,7 @@ def tcp_digest(size: int) -> str:
 
 def main() -> None:
     parser = argparse.ArgumentParser()
-    parser.add_argument("what", choices=["sink", "send", "tcp-sink", "tcp-send"])
+    parser.add_argument("what", choices=["sink", "send", "flood", "tcp-sink", "tcp-send"])
     parser.add_argument("address")
     parser.add_argument("port", type=int)
     parser.add_argument("--count", type=int, default=10)
@@ -120,6 +138,8 @@ def main() -> None:
         print(json.dumps(sink(args.address, args.port, args.count, args.patience)))
     elif args.what == "send":
         send(args.address, args.port, args.count, args.size, args.flows, args.rate)
+    elif args.what == "flood":
+        print(json.dumps(flood(args.address, args.port, args.size, args.flows, args.rate)))
     elif args.what == "tcp-sink":
         print(json.dumps(tcp_sink(args.address, args.port)))
     else:

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +18,7 @@ from csumfix.lab.node import Node
 from csumfix.lab.process import Process
 from tests.lab import peer
 
+CSUMFIX = [sys.executable, "-m", "csumfix"]
 PEER = str(Path(peer.__file__))
 PORT = 53  # the one that kube-proxy's service forwards
 READY_TIMEOUT = 10.0
@@ -26,12 +27,12 @@ READY_TIMEOUT = 10.0
 class Service:
     """``csumfix run`` on a node, with its log kept."""
 
-    def __init__(self, node: Node, *options: str) -> None:
+    def __init__(self, node: Node, *options: str, prefix: Sequence[str] = ()) -> None:
         self._node = node
         self.log = Path(f"/tmp/csumfix-test-{time.monotonic_ns()}.log")
         with self.log.open("w") as stream:
             self.process = node.popen(
-                [sys.executable, "-m", "csumfix", "run", *options],
+                [*prefix, *CSUMFIX, "run", *options],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
                 stderr=stream,
@@ -40,16 +41,17 @@ class Service:
     def lines(self) -> list[str]:
         return self.log.read_text().splitlines()
 
-    def wait_for(self, beginning: str, timeout: float = READY_TIMEOUT) -> str:
-        """Wait for a log line with this beginning and return it."""
-        return until(
-            lambda: next((line for line in self.lines() if line.startswith(beginning)), None),
-            timeout,
-            lambda: f"no line {beginning!r} in {self.lines()}",
-        )
+    def wait_for(self, beginning: str, timeout: float = READY_TIMEOUT, count: int = 1) -> str:
+        """Wait for so many log lines with this beginning and return the last."""
+
+        def last() -> str | None:
+            found = [line for line in self.lines() if line.startswith(beginning)]
+            return found[-1] if len(found) >= count else None
+
+        return until(last, timeout, lambda: f"no line {beginning!r} in {self.lines()}")
 
     def status(self) -> dict[str, Any]:
-        shown = self._node.run([sys.executable, "-m", "csumfix", "status", "--json"], check=False)
+        shown = self._node.run([*CSUMFIX, "status", "--json"], check=False)
         state: dict[str, Any] = json.loads(shown.stdout)
         return state
 
@@ -68,9 +70,12 @@ class Service:
 
 
 @contextmanager
-def service(node: Node, *options: str) -> Iterator[Service]:
-    """Run the service; on leaving it must stop with 0 and leave no rule behind."""
-    shim = Service(node, *options)
+def service(node: Node, *options: str, prefix: Sequence[str] = ()) -> Iterator[Service]:
+    """Run the service; on leaving it must stop with 0 and leave no rule behind.
+
+    prefix: a command that executes it.
+    """
+    shim = Service(node, *options, prefix=prefix)
     try:
         shim.wait_for("ready")
         yield shim
@@ -180,3 +185,54 @@ def checksum_errors(lab: Lab) -> int:
     """Datagrams and segments that the receiver's kernel dropped for their checksums."""
     counters = lab.receiver.counters()
     return counters.in_csum_errors + counters.in_csum_errors6 + counters.tcp_in_csum_errors
+
+
+def rules_text(node: Node) -> str:
+    return node.run(["iptables", "-t", "mangle", "-S"]).stdout
+
+
+def wait_for_rules(node: Node, word: str, *, present: bool = True, timeout: float = 1.0) -> None:
+    """Wait until the rules have, or lack, a word."""
+    until(lambda: (word in rules_text(node)) is present, timeout, lambda: rules_text(node))
+
+
+def link(lab: Lab, command: str) -> None:
+    lab.sender.run(["ip", "link", *command.split()])
+
+
+def wait_for_datagrams(lab: Lab, number: int) -> None:
+    """Wait until the sink has read this many."""
+    until(
+        lambda: lab.receiver.counters().in_datagrams >= number or None,
+        5.0,
+        lambda: str(lab.receiver.counters()),
+    )
+
+
+class Load:
+    """Datagrams at a steady rate that go on while things are done to the service."""
+
+    def __init__(self, lab: Lab, *, flows: int = 8, rate: float = 20_000) -> None:
+        self._errors = checksum_errors(lab)
+        self._lab = lab
+        self._sink = _sink(lab, "sink", "--count=1000000000")
+        self._process = lab.client.popen(
+            [
+                *(sys.executable, PEER, "flood", address(lab), str(PORT)),
+                *("--size=512", f"--flows={flows}", f"--rate={rate}"),
+            ],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        wait_for_datagrams(lab, 2000)
+
+    def delivery(self) -> Delivery:
+        """Stop sending and tell what has arrived."""
+        sent, _ = self._process.communicate(timeout=10)
+        arrived, _ = self._sink.communicate(timeout=60)
+        return Delivery(**json.loads(sent), **json.loads(arrived))
+
+    def assert_whole(self) -> None:
+        delivery = self.delivery()
+        assert delivery.whole, delivery
+        assert checksum_errors(self._lab) == self._errors

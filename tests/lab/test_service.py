@@ -4,55 +4,27 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from csumfix.errors import Exit
 from csumfix.lab import Lab
-from csumfix.lab.node import Node
 from tests.lab.shim import (
+    CSUMFIX,
+    Load,
     Service,
     Sink,
     assert_no_rules,
     checksum_errors,
+    link,
+    rules_text,
     send,
     sender,
     service,
-    until,
+    wait_for_datagrams,
+    wait_for_rules,
 )
-
-CSUMFIX = [sys.executable, "-m", "csumfix"]
-
-
-@pytest.fixture
-def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
-    with Lab(cause=getattr(request, "param", "dnat")) as lab:
-        yield lab
-
-
-def rules_text(node: Node) -> str:
-    return node.run(["iptables", "-t", "mangle", "-S"]).stdout
-
-
-def wait_for_rules(node: Node, word: str, *, present: bool = True, timeout: float = 1.0) -> None:
-    """Wait until the rules have, or lack, a word."""
-    until(lambda: (word in rules_text(node)) is present, timeout, lambda: rules_text(node))
-
-
-def link(lab: Lab, command: str) -> None:
-    lab.sender.run(["ip", "link", *command.split()])
-
-
-def wait_for_datagrams(lab: Lab, number: int) -> None:
-    """Wait until the sink has read this many."""
-    until(
-        lambda: lab.receiver.counters().in_datagrams >= number or None,
-        5.0,
-        lambda: str(lab.receiver.counters()),
-    )
-
 
 # Devices
 
@@ -69,22 +41,7 @@ def test_waits_when_there_is_no_device(lab: Lab) -> None:
     with service(lab.sender) as shim:
         assert shim.lines() == ["ready: no vxlan device yet; waiting for one"]
         assert_no_rules(lab.sender)
-        lab.sender.run(
-            [
-                "ip",
-                "link",
-                "add",
-                "new0",
-                "type",
-                "vxlan",
-                "id",
-                "9",
-                "dstport",
-                "4789",
-                "local",
-                "192.0.2.1",
-            ]
-        )
+        link(lab, "add new0 type vxlan id 9 dstport 4789 local 192.0.2.1")
         wait_for_rules(lab.sender, "4789")
 
 
@@ -104,9 +61,7 @@ def test_rules_follow_the_mtu(lab: Lab) -> None:
 
 def test_a_collect_metadata_device_counts_for_both_families(lab: Lab) -> None:
     with service(lab.sender):
-        lab.sender.run(
-            ["ip", "link", "add", "meta0", "type", "vxlan", "external", "dstport", "4790"]
-        )
+        link(lab, "add meta0 type vxlan external dstport 4790")
         wait_for_rules(lab.sender, "4790")
         assert "4790" in lab.sender.run(["ip6tables", "-t", "mangle", "-S"]).stdout
 
@@ -122,25 +77,18 @@ HEALTHY = pytest.mark.parametrize("lab", ["none"], indirect=True)
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
 def test_stopping_under_load_loses_nothing(lab: Lab, sig: signal.Signals) -> None:
     with service(lab.sender) as shim:
-        sink = Sink(lab, 40_000)
-        load = sender(lab, 40_000, 512, flows=8, rate=20_000)
-        wait_for_datagrams(lab, 2000)
+        load = Load(lab)
         assert shim.stop(sig) == 0
         assert_no_rules(lab.sender)
-        assert load.poll() is None, "the load ended too early to prove anything"
-        assert load.wait(30) == 0
-        assert sink.delivery().whole
+        load.assert_whole()
 
 
 @HEALTHY
 def test_traffic_goes_on_after_kill_9(lab: Lab) -> None:
     with service(lab.sender) as shim:
-        sink = Sink(lab, 20_000)
-        load = sender(lab, 20_000, 512, flows=8, rate=20_000)
-        wait_for_datagrams(lab, 2000)
+        load = Load(lab)
         shim.stop(signal.SIGKILL)
-        assert load.wait(30) == 0
-        delivery = sink.delivery()
+        delivery = load.delivery()
         # What the kernel had queued is lost with its owner; design.md measured 28.
         assert delivery.sent - delivery.arrived < 4096
         assert delivery.intact == delivery.different == delivery.arrived
@@ -173,32 +121,16 @@ def test_a_burst_of_new_flows_loses_nothing(lab: Lab) -> None:
         assert checksum_errors(lab) == errors
 
 
+@HEALTHY
 def test_devices_come_and_go_under_load(lab: Lab) -> None:
     with service(lab.sender):
-        sink = Sink(lab, 20_000)
-        load = sender(lab, 20_000, 512, flows=8, rate=10_000)
+        load = Load(lab)
         for _ in range(4):
-            lab.sender.run(
-                [
-                    "ip",
-                    "link",
-                    "add",
-                    "other0",
-                    "type",
-                    "vxlan",
-                    "id",
-                    "9",
-                    "dstport",
-                    "4789",
-                    "dev",
-                    "eth0",
-                ]
-            )
+            link(lab, "add other0 type vxlan id 9 dstport 4789 dev eth0")
             wait_for_rules(lab.sender, "4789,8472")
             link(lab, "del other0")
             wait_for_rules(lab.sender, "4789,8472", present=False)
-        assert load.wait(30) == 0
-        assert sink.delivery().whole
+        load.assert_whole()
 
 
 # Refusals: one line, the documented exit code, and nothing changed

@@ -1,0 +1,232 @@
+"""The settings of ``csumfix run``: each described once, and read from three places.
+
+The command line wins over the environment (``CSUMFIX_QUEUE_BASE``), which wins over the file
+(``queue-base``). click does the merging; here is what it can not know: how the file is written,
+and that a mistake in it should be told by the file's words.
+"""
+
+from __future__ import annotations
+
+import difflib
+import ipaddress
+import json
+import tomllib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+import click
+
+from csumfix import rules
+from csumfix.errors import CsumfixError, Exit
+from csumfix.options import Options
+
+DEFAULT_FILE = Path("/etc/csumfix.toml")
+ENVIRONMENT = "CSUMFIX"
+PORT = click.IntRange(1, 65535)
+LAST_QUEUE = 65535
+
+ARGUMENTS = f"{__name__}.arguments"
+"""Key of the context's meta."""
+
+
+class Address(click.ParamType[str]):
+    """ADDRESS:PORT to listen at; an IPv6 address stands in brackets."""
+
+    name = "address:port"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Check it and return it as it is."""
+        address = urlsplit(f"//{value}")
+        try:
+            ipaddress.ip_address(address.hostname or "")
+            whole = bool(address.port) and not address.username and address.netloc == value
+        except ValueError:
+            whole = False
+        if not whole:
+            self.fail(f"{value!r} is not like 127.0.0.1:9478 or [::1]:9478.", param, ctx)
+        return str(value)
+
+
+def _read_file(ctx: click.Context, _: click.Parameter, file: Path | None) -> Path | None:
+    """Make the file's values the defaults of all other options."""
+    chosen = file or (DEFAULT_FILE if DEFAULT_FILE.exists() else None)
+    if chosen:
+        ctx.default_map = read(chosen)
+    return chosen
+
+
+FILE = click.Option(
+    ["--config"],
+    type=click.Path(path_type=Path, dir_okay=False),
+    metavar="FILE",
+    is_eager=True,
+    callback=_read_file,
+    help=f"Read settings from here.  [default: {DEFAULT_FILE}, if it exists]",
+)
+
+SETTINGS = (
+    click.Option(
+        ["--divert"],
+        type=click.Choice(["nat", "packets", "all"]),
+        default="packets",
+        show_default=True,
+        help="Which packets to look at: those of flows that NAT touches, all but super-packets "
+        "(GSO), or all, for NICs that lie about offload.",
+    ),
+    click.Option(
+        ["--port"], type=PORT, multiple=True, help="UDP port that no device shows; repeatable."
+    ),
+    click.Option(
+        ["--queues"], type=click.IntRange(1, 64), default=1, show_default=True, help="Threads."
+    ),
+    click.Option(
+        ["--queue-base"],
+        type=click.IntRange(0, LAST_QUEUE),
+        default=0,
+        show_default=True,
+        help="Number of the first netfilter queue.",
+    ),
+    click.Option(
+        ["--zero"],
+        type=click.Choice(["keep", "fill"]),
+        default="keep",
+        show_default=True,
+        help="What to do with an outer checksum of 0, 'not computed'.",
+    ),
+    click.Option(
+        ["--metrics"],
+        type=Address(),
+        metavar="ADDRESS:PORT",
+        help="Serve Prometheus metrics here, such as 127.0.0.1:9478.  [default: nowhere]",
+    ),
+    click.Option(
+        ["--log-format"],
+        type=click.Choice(["text", "json"]),
+        default="text",
+        show_default=True,
+        help="How log lines look.",
+    ),
+    click.Option(
+        ["--take-over"],
+        is_flag=True,
+        help="Take the work over from a running csumfix, instead of refusing; loses no packet.",
+    ),
+    click.Option(
+        ["--superseded"],
+        type=click.Choice(["exit", "wait"]),
+        default="exit",
+        show_default=True,
+        help="What to do when another has taken over: exit, or wait idle for SIGTERM.",
+    ),
+)
+
+
+class Configured(click.Command):
+    """A command that has all the settings of the service.
+
+    Its context keeps the arguments as they were given, for load() to read them again.
+    """
+
+    def __init__(self, *args: Any, **attributes: Any) -> None:
+        attributes["params"] = [*SETTINGS, FILE, *attributes.get("params", [])]
+        attributes["context_settings"] = {
+            "auto_envvar_prefix": ENVIRONMENT,
+            **attributes.get("context_settings", {}),
+        }
+        super().__init__(*args, **attributes)
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Remember the arguments, then parse them."""
+        ctx.meta[ARGUMENTS] = tuple(args)
+        return super().parse_args(ctx, args)
+
+
+def read(file: Path) -> dict[str, Any]:
+    """Return the settings in a file by the name of their parameter; raise if one is wrong."""
+    try:
+        document = tomllib.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise _wrong(file, f"can not be read: {error.strerror}") from None
+    except ValueError as error:  # both TOML's and UTF-8's
+        raise _wrong(file, f"is not TOML: {error}") from None
+    known = {_key(option): option for option in SETTINGS}
+    for key, value in document.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, n=1)
+            raise _wrong(
+                file, f"no such setting: {key}", f"did you mean {near[0]}?" if near else ""
+            )
+        _check(file, known[key], value)
+    return {str(known[key].name): value for key, value in document.items()}
+
+
+def _check(file: Path, option: click.Option, value: Any) -> None:
+    """Raise unless the value is of the option's type and range."""
+    kind = bool if option.is_flag else int if isinstance(option.type, click.IntRange) else str
+    values = value if option.multiple else [value]
+    if not isinstance(values, list) or any(type(each) is not kind for each in values):
+        wanted = {bool: "true or false", int: "a whole number", str: "a text in quotes"}[kind]
+        wanted = f"a list, each of it {wanted}" if option.multiple else wanted
+        raise _wrong(file, f"{_key(option)} = {json.dumps(value, default=str)}: wants {wanted}")
+    try:
+        for each in values:
+            option.type.convert(each, option, None)
+    except click.BadParameter as error:
+        raise _wrong(file, f"{_key(option)}: {error.message}") from None
+
+
+def _wrong(
+    file: Path, what: str, remedy: str = "correct it, then try 'csumfix config check'"
+) -> CsumfixError:
+    return CsumfixError(f"{file}: {what.rstrip('.')}: {remedy}", Exit.USAGE)
+
+
+def _key(option: click.Option) -> str:
+    return option.opts[0].removeprefix("--")
+
+
+def options(ctx: click.Context) -> Options:
+    """Return the settings of a parsed command; raise if they do not go together."""
+    values = {str(setting.name): ctx.params[str(setting.name)] for setting in SETTINGS}
+    ports = tuple(sorted(set(values.pop("port"))))
+    result = Options(ports=ports, **values)
+    if result.queue_numbers[-1] > LAST_QUEUE:
+        raise click.UsageError(
+            f"--queue-base {result.queue_base} leaves no room for {result.queues} queues", ctx
+        )
+    if len(ports) > rules.MAX_PORTS:
+        raise click.UsageError(f"more than {rules.MAX_PORTS} ports do not fit into a rule", ctx)
+    return result
+
+
+def load(command: click.Command, arguments: Sequence[str]) -> Options:
+    """Read everything anew, as this command would with these arguments."""
+    try:
+        with command.make_context(command.name, list(arguments)) as ctx:
+            return options(ctx)
+    except click.UsageError as error:
+        raise CsumfixError(error.format_message(), Exit.USAGE) from None
+
+
+def describe(ctx: click.Context) -> list[str]:
+    """Return the effective settings as lines of TOML, each with the place that it comes from."""
+    lines = []
+    for setting in SETTINGS:
+        value = ctx.params[str(setting.name)]
+        text = f"{_key(setting)} = {json.dumps(value)}"
+        line = f"# {_key(setting)}: not set" if value is None else text
+        lines.append(f"{line:<30}  # {_source(ctx, setting)}")
+    return lines
+
+
+def _source(ctx: click.Context, setting: click.Option) -> str:
+    source = ctx.get_parameter_source(str(setting.name))
+    if source is click.core.ParameterSource.COMMANDLINE:
+        return "command line"
+    if source is click.core.ParameterSource.ENVIRONMENT:
+        return f"environment {ENVIRONMENT}_{str(setting.name).upper()}"
+    if source is click.core.ParameterSource.DEFAULT_MAP:
+        return str(ctx.params["config"])
+    return "default"

@@ -1,0 +1,119 @@
+"""How one process of the service takes the work over from another, without a gap.
+
+Theory of operation
+-------------------
+A queue can not be shared, and closing one loses what it holds. So the successor brings queues of
+its own, and one exchange of the rules sends all packets to them; what the old queues still hold
+the predecessor repairs before it goes:
+
+    successor                                predecessor
+    binds queues
+    "take-over"                 ->           stops touching the rules
+                                <-           its state
+    loads its rules
+    "leave"                     ->           empties its queues, unbinds, gives up its name
+                                <-           hangs up
+    takes the name
+
+If either dies on the way, the other sees it hang up. A predecessor that is hung up on before
+"leave" loads its own rules again, so that all is as it was.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Sequence
+
+from csumfix import control, notify
+from csumfix.control import Peer
+from csumfix.errors import CsumfixError, Exit
+
+HOLD = 30.0
+"""Seconds that a successor may take to load its rules."""
+
+LEAVE = 10.0
+"""Seconds that a predecessor may take to answer or to go."""
+
+RESTART = 40.0
+POLL = 0.1
+
+
+class Predecessor:
+    """The service that is being taken over from."""
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self.pid = peer.pid
+
+    async def leave(self) -> None:
+        """Our rules are loaded: have it go, and wait until it has."""
+        await self._peer.send(request="leave")
+        await self._hung_up()
+
+    async def go_on(self) -> None:
+        """We can not take over: have it load its rules again, and wait until it has."""
+        await self._peer.send(request="go-on")
+        await self._hung_up()
+
+    async def _hung_up(self) -> None:
+        await self._peer.receive(LEAVE)
+        self._peer.close()
+
+
+async def find_predecessor() -> Predecessor | None:
+    """Ask the running service to keep its hands off the rules; None if none runs."""
+    peer = await control.connect()
+    if peer is None:
+        return None
+    await peer.send(request="take-over")
+    answer = await peer.receive(LEAVE)
+    if answer is None or "error" in answer:
+        peer.close()
+        reason = answer["error"] if answer else "it does not answer"
+        raise CsumfixError(
+            f"can not take over from process {peer.pid} of user {peer.uid}: {reason}: "
+            "if it hangs, kill it, then start without --take-over",
+            Exit.IN_USE,
+        )
+    return Predecessor(peer)
+
+
+def spawn(command: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start a successor of this process."""
+    # Not asyncio's: that kills its children as it closes, but this one shall outlive us.
+    return subprocess.Popen([*command, "--take-over"], env=notify.without_watchdog_pid())
+
+
+def own_end_is_the_containers() -> bool:
+    """Tell whether the end of this process would end a container."""
+    return os.getpid() == 1
+
+
+def restart() -> str:
+    """Have the running service replace itself; return what to tell the operator."""
+    answer = control.ask("restart")
+    if answer is None:
+        raise CsumfixError(
+            "nothing to restart: no csumfix runs in this network namespace: "
+            "start it with 'csumfix run' or 'systemctl start csumfix'",
+            Exit.NEGATIVE,
+        )
+    if "error" in answer:
+        raise CsumfixError(
+            f"can not restart: {answer['error']}: run as root, or see its log", Exit.PERMISSION
+        )
+    deadline = time.monotonic() + RESTART
+    while time.monotonic() < deadline:
+        state = control.ask()
+        if state and state["pid"] == answer["successor"]:
+            return f"process {state['pid']}, version {state['version']}, has taken over"
+        if state and state["successor"] != answer["successor"]:
+            break
+        time.sleep(POLL)
+    raise CsumfixError(
+        f"process {answer['successor']} did not take over: the old one goes on: "
+        "see the log of the service, or 'csumfix config check'",
+        Exit.BROKEN,
+    )

@@ -1,0 +1,102 @@
+"""Log lines: one for each change of state, as text for people or JSON for machines."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import sys
+import time
+from collections.abc import Callable
+
+BURST, PERIOD = 5, 60.0
+"""So many lines of one kind are let through in so many seconds."""
+
+# What a record has besides the fields that its author gave.
+_OWN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message"}
+
+_PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3}
+
+
+class TextFormatter(logging.Formatter):
+    """Information as it is; anything worse says so first."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return one line."""
+        line = super().format(record)
+        return line if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {line}"
+
+
+class JournalFormatter(logging.Formatter):
+    """A line that tells journald its priority; see sd-daemon(3)."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return one line."""
+        return f"<{_PRIORITIES.get(record.levelno, 2)}>{super().format(record)}"
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time in UTC, level, message, and what ``extra`` adds."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return one line."""
+        seconds = time.gmtime(record.created)
+        document = {
+            "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', seconds)}.{int(record.msecs):03}Z",
+            "level": record.levelname.lower(),
+            "message": record.getMessage(),
+        }
+        given = {key: value for key, value in vars(record).items() if key not in _OWN_FIELDS}
+        if record.exc_info:
+            given["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(document | given, default=str)
+
+
+class RateLimit(logging.Filter):
+    """Lets BURST lines of a kind through in each PERIOD, and says how many it held back.
+
+    The text before its arguments are filled in is what makes the kind.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._clock = clock
+        self._seen: dict[str, tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Tell whether the line may pass."""
+        now = self._clock()
+        began, count = self._seen.get(record.msg, (now, 0))
+        if now - began < PERIOD:
+            self._seen[record.msg] = (began, count + 1)
+            return count < BURST
+        self._seen[record.msg] = (now, 1)
+        if count > BURST:
+            record.msg, record.args = (
+                f"{record.getMessage()} ({count - BURST} lines like this were held back)",
+                (),
+            )
+        return True
+
+
+def set_up(style: str) -> None:
+    """Log to standard error from now on; style is "text" or "json"."""
+    handler = logging.StreamHandler()
+    handler.setFormatter(_formatter(style))
+    handler.addFilter(RateLimit())
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+def _formatter(style: str) -> logging.Formatter:
+    if style == "json":
+        return JsonFormatter()
+    return JournalFormatter() if _is_journal() else TextFormatter()
+
+
+def _is_journal() -> bool:
+    """Tell whether standard error goes to journald, which says so in JOURNAL_STREAM."""
+    try:
+        seen = os.fstat(sys.stderr.fileno())
+    except OSError:
+        return False
+    return os.environ.get("JOURNAL_STREAM") == f"{seen.st_dev}:{seen.st_ino}"

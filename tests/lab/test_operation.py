@@ -1,0 +1,307 @@
+"""The service in the hands of its operator: reload, restart, upgrade, and others who meddle."""
+
+import json
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+import pytest
+
+from csumfix.errors import Exit
+from csumfix.lab import Lab
+from tests.lab.shim import (
+    CSUMFIX,
+    Load,
+    Service,
+    assert_no_rules,
+    link,
+    rules_text,
+    send,
+    service,
+    until,
+    wait_for_rules,
+)
+
+BUGS = pytest.mark.parametrize("lab", ["none", "snat", "dnat"], indirect=True)
+"""Without a bug whatever is lost was lost by us; with one, so is what goes unrepaired."""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    file = tmp_path / "csumfix.toml"
+    file.write_text('divert = "packets"\n')
+    return file
+
+
+# Reload
+
+
+@BUGS
+def test_a_reload_under_load_loses_nothing(lab: Lab, file: Path) -> None:
+    with service(lab.sender, f"--config={file}") as shim:
+        load = Load(lab)
+        settings = ('divert = "all"', "port = [9999]", "queues = 3", "queue-base = 7", "")
+        for count, setting in enumerate(settings, start=1):
+            file.write_text(setting)
+            shim.process.send_signal(signal.SIGHUP)
+            shim.wait_for("reloaded", count=count)
+        load.assert_whole()
+        state = shim.status()["service"]
+        assert state["reload"]["succeeded"] == 5
+        assert list(state["queues"]) == ["0"]
+
+
+def test_what_reload_changes(lab: Lab, file: Path) -> None:
+    with service(lab.sender, f"--config={file}") as shim:
+        file.write_text('divert = "nat"\nport = [9999]\nqueues = 2\nqueue-base = 4\n')
+        shim.process.send_signal(signal.SIGHUP)
+        shim.wait_for("reloaded")
+        text = rules_text(lab.sender)
+        assert all(word in text for word in ("8472,9999", "no-nat", "queue-4", "queue-5"))
+        assert {q["number"] for q in shim.status()["queues"]} == {4, 5}
+        assert send(lab, 20, 512, flows=20).whole
+
+
+def test_a_bad_file_changes_nothing_and_is_reported(lab: Lab, file: Path) -> None:
+    with service(lab.sender, f"--config={file}") as shim:
+        rules = rules_text(lab.sender)
+        mistakes = ("divert = 3", "divert", 'zero = "maybe"', "queues = 2\nqueue-base=65535")
+        for count, mistake in enumerate(mistakes, start=1):
+            file.write_text(mistake)
+            shim.process.send_signal(signal.SIGHUP)
+            shim.wait_for("error: reload failed", count=count)
+        assert shim.status()["service"]["reload"]["ok"] is False
+        assert rules_text(lab.sender) == rules
+        file.write_text("")
+        shim.process.send_signal(signal.SIGHUP)
+        shim.wait_for("reloaded")
+        assert shim.status()["service"]["reload"]["ok"] is True
+
+
+def test_a_reload_that_wants_a_foreign_queue_changes_nothing(lab: Lab, file: Path) -> None:
+    holder = lab.sender.popen(
+        [
+            *(sys.executable, "-c"),
+            "import netfilterqueue, time; q = netfilterqueue.NetfilterQueue();"
+            "q.bind(2, print); print('bound', flush=True); time.sleep(60)",
+        ],
+        stdout=subprocess.PIPE,
+    )
+    assert holder.stdout
+    assert holder.stdout.readline() == "bound\n"
+    with service(lab.sender, f"--config={file}") as shim:
+        rules = rules_text(lab.sender)
+        file.write_text("queues = 3")
+        shim.process.send_signal(signal.SIGHUP)
+        assert "queue 2" in shim.wait_for("error: reload failed")
+        assert rules_text(lab.sender) == rules
+        assert {q["number"] for q in shim.status()["queues"]} == {0, 2}
+        assert send(lab, 20, 512).whole
+    holder.kill()
+    holder.wait(5)
+
+
+# Restart and upgrade
+
+
+@BUGS
+def test_taking_over_under_load_loses_nothing(lab: Lab) -> None:
+    with service(lab.sender) as old:
+        load = Load(lab)
+        with service(lab.sender, "--take-over") as new:
+            assert old.process.wait(10) == 0
+            old.wait_for("superseded")
+            assert new.status()["service"]["queues"].keys() == {"1"}
+            with service(lab.sender, "--take-over") as newer:
+                assert new.process.wait(10) == 0
+                assert newer.status()["service"]["queues"].keys() == {"0"}
+                load.assert_whole()
+
+
+def test_taking_over_from_nobody_is_a_start(lab: Lab) -> None:
+    with service(lab.sender, "--take-over") as shim:
+        assert shim.status()["service"]["queues"].keys() == {"0"}
+
+
+def test_a_superseded_service_may_wait(lab: Lab) -> None:
+    with (
+        service(lab.sender, "--superseded=wait") as old,
+        service(lab.sender, "--take-over") as new,
+    ):
+        old.wait_for("superseded")
+        assert old.process.poll() is None
+        assert old.stop() == 0
+        wait_for_rules(lab.sender, "queue-1")
+        assert new.stop() == 0
+        assert_no_rules(lab.sender)
+
+
+def test_a_successor_that_dies_half_way_changes_nothing(lab: Lab) -> None:
+    with service(lab.sender) as shim:
+        rules = rules_text(lab.sender)
+        lab.sender.run(
+            [
+                *(sys.executable, "-c"),
+                "import socket; s = socket.socket(socket.AF_UNIX); s.connect('\\0csumfix');"
+                """s.sendall(b'{"request": "take-over"}\\n'); s.recv(999);"""
+                "import subprocess; subprocess.run(['iptables', '-t', 'mangle', '-F', 'CSUMFIX'])",
+            ]
+        )
+        shim.wait_for("warning: process")
+        until(lambda: rules_text(lab.sender) == rules or None, 2, lambda: rules_text(lab.sender))
+        assert send(lab, 20, 512).whole
+
+
+def test_a_frozen_service_can_not_be_taken_over_from(lab: Lab) -> None:
+    with service(lab.sender) as shim:
+        shim.process.send_signal(signal.SIGSTOP)
+        refused = lab.sender.run([*CSUMFIX, "run", "--take-over"], check=False, timeout=30)
+        shim.process.send_signal(signal.SIGCONT)
+        assert refused.returncode == Exit.IN_USE
+        assert "does not answer" in refused.stderr
+        assert send(lab, 20, 512).whole
+
+
+def test_restart_under_load_loses_nothing(lab: Lab) -> None:
+    with service(lab.sender) as shim:
+        load = Load(lab)
+        old = shim.status()["service"]["pid"]
+        said = lab.sender.run([*CSUMFIX, "restart"]).stdout
+        assert shim.process.wait(10) == 0
+        new = shim.status()["service"]["pid"]
+        assert new != old
+        assert said.startswith(f"process {new}, version ")
+        load.assert_whole()
+        lab.sender.run(["kill", str(new)])
+        until(lambda: shim.status()["service"] is None or None, 5, lambda: str(shim.lines()))
+        assert_no_rules(lab.sender)
+
+
+def test_a_restart_that_fails_leaves_the_old_one_at_work(lab: Lab, file: Path) -> None:
+    with service(lab.sender, f"--config={file}") as shim:
+        file.write_text("nonsense")
+        failed = lab.sender.run([*CSUMFIX, "restart"], check=False)
+        assert failed.returncode == Exit.BROKEN
+        shim.wait_for("error: process")
+        assert send(lab, 20, 512).whole
+
+
+def test_strangers_may_look_but_not_touch(lab: Lab) -> None:
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    asks = (
+        "import socket, sys; s = socket.socket(socket.AF_UNIX); s.connect('\\0csumfix');"
+        """s.sendall(b'{"request": "%s"}\\n' % sys.argv[1].encode()); print(s.makefile().read())"""
+    )
+    with service(lab.sender) as shim:
+        for request, harmless in (("status", True), ("restart", False), ("take-over", False)):
+            said = lab.sender.run([*nobody, "/usr/bin/python3", "-c", asks, request]).stdout
+            assert ("permission denied" not in said) == harmless
+        assert shim.process.poll() is None
+
+
+# Others who meddle
+
+
+@pytest.mark.parametrize(
+    "damage",
+    ["-F", "-F CSUMFIX", "-D POSTROUTING 1", "-I CSUMFIX -j ACCEPT"],
+)
+def test_rules_changed_by_others_are_mended(lab: Lab, damage: str) -> None:
+    with service(lab.sender) as shim:
+        rules = rules_text(lab.sender)
+        lab.sender.run(["iptables", "-t", "mangle", *damage.split()])
+        assert rules_text(lab.sender) != rules
+        until(lambda: rules_text(lab.sender) == rules or None, 10, lambda: rules_text(lab.sender))
+        shim.wait_for("warning: rules were changed by others")
+        assert shim.status()["service"]["rule_repairs"] == 1
+        assert send(lab, 20, 512).whole
+
+
+def test_legacy_rules_are_mended_too(lab: Lab) -> None:
+    os.environ["CSUMFIX_IPTABLES"] = "iptables-legacy"
+    try:
+        with service(lab.sender) as shim:
+            lab.sender.run(["iptables-legacy", "-t", "mangle", "-F"])
+            shim.wait_for("warning: rules were changed by others", 10)
+            assert "CSUMFIX" in lab.sender.run(["iptables-legacy", "-t", "mangle", "-S"]).stdout
+    finally:
+        del os.environ["CSUMFIX_IPTABLES"]
+
+
+def test_a_device_that_moves_away_takes_its_rules_along(lab: Lab) -> None:
+    lab.sender.run(["ip", "netns", "add", "elsewhere"])
+    with service(lab.sender):
+        link(lab, "add moving0 type vxlan id 9 dstport 4789 local 192.0.2.1")
+        wait_for_rules(lab.sender, "4789,8472")
+        link(lab, "set moving0 netns elsewhere")
+        wait_for_rules(lab.sender, "4789,8472", present=False)
+
+
+def test_rules_follow_the_underlay(lab: Lab) -> None:
+    with service(lab.sender, "--port=9999"):
+        wait_for_rules(lab.sender, "0:1578")
+        link(lab, "set eth0 mtu 1400")
+        wait_for_rules(lab.sender, "0:1528")  # the pod's veth is the widest now
+
+
+# Service manager and logs
+
+
+class Manager:
+    """A service manager's end of the notification socket."""
+
+    def __init__(self, path: Path) -> None:
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
+        self._socket.bind(str(path))
+        self._lines: queue.Queue[str] = queue.Queue()
+        threading.Thread(target=self._read, daemon=True).start()
+
+    def _read(self) -> None:
+        while True:
+            for line in self._socket.recv(4096).decode().splitlines():
+                self._lines.put(line)
+
+    def wait_for(self, line: str) -> None:
+        while self._lines.get(timeout=5) != line:
+            pass
+
+
+def test_the_service_manager_is_told(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    manager = Manager(tmp_path / "notify")
+    monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
+    monkeypatch.setenv("WATCHDOG_USEC", "500000")
+    with service(lab.sender) as shim:
+        manager.wait_for("READY=1")
+        for _ in range(3):
+            manager.wait_for("WATCHDOG=1")
+        shim.process.send_signal(signal.SIGHUP)
+        manager.wait_for("RELOADING=1")
+        manager.wait_for("READY=1")
+        old = shim.status()["service"]["pid"]
+        lab.sender.run([*CSUMFIX, "restart"])
+        new = shim.status()["service"]["pid"]
+        assert new != old
+        manager.wait_for(f"MAINPID={new}")
+        manager.wait_for("READY=1")
+        lab.sender.run(["kill", str(new)])
+        manager.wait_for("STOPPING=1")
+
+
+def test_logs_as_json(lab: Lab) -> None:
+    shim = Service(lab.sender, "--log-format=json")
+    try:
+        until(lambda: shim.lines() or None, 10, lambda: "no line")
+        assert shim.stop() == 0
+        documents = [json.loads(line) for line in shim.lines()]
+        assert [document["event"] for document in documents] == ["ready", "stopping"]
+        assert all(document["time"].endswith("Z") for document in documents)
+    finally:
+        shim.process.kill()
+        shim.log.unlink()
