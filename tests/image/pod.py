@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -35,13 +35,8 @@ class Image:
     config: dict[str, Any]
 
 
-def bundle(
-    image: Image, manifests: dict[str, Manifest], folder: Path, arguments: Sequence[str] | None
-) -> dict[str, Any]:
-    """Return what the runtime is told; the files of ConfigMaps are written to the folder.
-
-    arguments: instead of the manifest's.
-    """
+def bundle(image: Image, manifests: dict[str, Manifest], folder: Path) -> dict[str, Any]:
+    """Return what the runtime is told; the files of ConfigMaps are written to the folder."""
     spec = manifests["DaemonSet"]["spec"]["template"]["spec"]
     (container,) = spec["containers"]
     security = container["securityContext"]
@@ -51,7 +46,7 @@ def bundle(
     return {
         "ociVersion": "1.0.0",
         "process": {
-            "args": [*image.config["Entrypoint"], *(arguments or container["args"])],
+            "args": [*image.config["Entrypoint"], *container["args"]],
             "env": image.config["Env"],
             "cwd": "/",
             "user": {"uid": security["runAsUser"], "gid": security["runAsGroup"]},
@@ -129,17 +124,10 @@ class Pod:
 
 
 @contextmanager
-def pod(
-    node: Node,
-    image: Image,
-    manifests: dict[str, Manifest],
-    folder: Path,
-    arguments: Sequence[str] | None = None,
-) -> Iterator[Pod]:
-    """Run a pod of the DaemonSet on a node; see bundle() for its arguments."""
+def pod(node: Node, image: Image, manifests: dict[str, Manifest], folder: Path) -> Iterator[Pod]:
+    """Run a pod of the DaemonSet on a node; the folder is for what belongs to it."""
     folder.mkdir()
-    told = bundle(image, manifests, folder, arguments)
-    (folder / "config.json").write_text(json.dumps(told))
+    (folder / "config.json").write_text(json.dumps(bundle(image, manifests, folder)))
     running = Pod(node, folder.name, folder)
     try:
         yield running

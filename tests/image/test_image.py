@@ -14,13 +14,11 @@ from csumfix.lab import Lab
 from csumfix.lab.node import Node
 from tests.image.pod import Image, Pod, pod
 from tests.kubernetes import render
-from tests.lab.shim import assert_no_rules, checksum_errors, send
+from tests.lab.shim import Load, assert_no_rules, checksum_errors, send
 
 HINT = "KUBE-IPTABLES-HINT"
 NET_ADMIN_AND_NET_RAW = 1 << 12 | 1 << 13
 SECCOMP_FILTER = 2  # proc_pid_status(5)
-# What the manifest says but for taking over, which is not there yet.
-ARGUMENTS = ["run"]
 
 
 @pytest.fixture
@@ -35,7 +33,7 @@ def lab() -> Iterator[Lab]:
 @pytest.fixture
 def running(lab: Lab, image: Image, tmp_path: Path) -> Iterator[Pod]:
     """A pod that is ready."""
-    with pod(lab.sender, image, render("base"), tmp_path / "pod", ARGUMENTS) as running:
+    with pod(lab.sender, image, render("base"), tmp_path / "pod") as running:
         running.wait_for("ready")
         yield running
 
@@ -91,13 +89,22 @@ def test_has_no_more_rights_than_the_manifest_says(running: Pod) -> None:
     assert "Read-only file system" in refused.value.stderr
 
 
-def test_a_second_pod_on_the_node_refuses(
-    lab: Lab, running: Pod, image: Image, tmp_path: Path
-) -> None:
-    with pod(lab.sender, image, render("base"), tmp_path / "second", ARGUMENTS) as second:
-        second.wait_for("csumfix: csumfix runs already")
-        assert second.process.wait(10) == Exit.IN_USE
-    assert send(lab, 10, 64).whole
+@pytest.mark.parametrize("variant", ["nft", "legacy"])
+def test_a_rollout_loses_nothing(lab: Lab, image: Image, tmp_path: Path, variant: str) -> None:
+    lab.sender.run([f"iptables-{variant}", "-t", "mangle", "-N", HINT])
+    with pod(lab.sender, image, render("base"), tmp_path / "old") as old:
+        old.wait_for("ready")
+        load = Load(lab)
+        with pod(lab.sender, image, render("base"), tmp_path / "new") as new:
+            new.wait_for("taken over")
+            old.wait_for("superseded")
+            with pytest.raises(subprocess.TimeoutExpired):
+                old.process.wait(2)  # kubelet would start again what ends
+            assert old.stop() == Exit.OK
+            load.assert_whole()
+            assert "CSUMFIX" in rules(lab.sender, variant)
+            assert new.stop() == Exit.OK
+    assert "CSUMFIX" not in rules(lab.sender, variant)
 
 
 # Which iptables it takes
@@ -109,7 +116,7 @@ def test_takes_the_iptables_of_the_host(
 ) -> None:
     node = lab.sender
     node.run([f"iptables-{host}", "-t", "mangle", "-N", HINT])
-    with pod(node, image, render("base"), tmp_path / "pod", ARGUMENTS) as running:
+    with pod(node, image, render("base"), tmp_path / "pod") as running:
         running.wait_for("ready")
         assert "CSUMFIX" in rules(node, host)
         assert "CSUMFIX" not in rules(node, other)
@@ -136,7 +143,7 @@ def test_waits_for_the_lock_of_the_host(lab: Lab, image: Image, tmp_path: Path) 
     )
     assert holder.stdout
     assert holder.stdout.readline() == "held\n"
-    with pod(node, image, render("base"), tmp_path / "pod", ARGUMENTS) as running:
+    with pod(node, image, render("base"), tmp_path / "pod") as running:
         with pytest.raises(subprocess.TimeoutExpired):
             running.process.wait(2)
         assert "CSUMFIX" not in rules(node, "legacy")
