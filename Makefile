@@ -6,12 +6,15 @@ BIN := $(VENV)/bin
 BUILT := $(VENV)/.built
 DEV := $(VENV)/.dev
 BENCH := $(VENV)/.bench
+SOAK_SECONDS ?= 600
 
 # What building and the lab need.
 PACKAGES := gcc libc6-dev make python3-dev python3-venv libnetfilter-queue-dev libnfnetlink-dev \
 	iptables iproute2 util-linux ethtool tcpdump dnsmasq-base bind9-dnsutils iputils-ping
 # What tests and lint need on top.
-DEV_PACKAGES := $(PACKAGES) clang clang-format shellcheck conntrack iperf3 busybox git faketime
+DEV_PACKAGES := $(PACKAGES) clang libclang-rt-dev llvm clang-format shellcheck conntrack iperf3 \
+	busybox git faketime
+PROMETHEUS := build/prometheus
 
 # What building the image from nothing and running it needs on top of those.
 IMAGE_PACKAGES := $(DEV_PACKAGES) buildah crun mmdebstrap debian-archive-keyring
@@ -40,6 +43,7 @@ $(BUILT): $(SOURCES)
 
 $(DEV): $(BUILT) pyproject.toml
 	@tools/install-packages $(DEV_PACKAGES)
+	@tools/unpack-package prometheus $(PROMETHEUS)
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	@touch $@
 
@@ -55,6 +59,7 @@ demo: build ## See a kernel bug eat DNS over VXLAN, and csumfix cure it
 .PHONY: test
 test: $(DEV) ## Run every test: C under sanitizers, units, and the lab
 	$(MAKE) -C csrc check
+	$(MAKE) -C tests/fuzz smoke
 	$(BIN)/pytest --ignore=tests/image
 
 .PHONY: test-unit
@@ -67,20 +72,38 @@ test-image: $(DEV) ## Build the container image from nothing and run it in the l
 	@tools/install-packages $(IMAGE_PACKAGES)
 	$(BIN)/pytest tests/image
 
+.PHONY: fuzz
+fuzz: $(DEV) ## Fuzz the C core, each target FUZZ_SECONDS (3600)
+	$(MAKE) -C tests/fuzz run
+
+.PHONY: fuzz-smoke
+fuzz-smoke: $(DEV) ## The same for a minute
+	$(MAKE) -C tests/fuzz smoke
+
+.PHONY: fuzz-coverage
+fuzz-coverage: $(DEV) ## Lines of csrc/ reached by `make fuzz` and by the C tests
+	$(MAKE) -C tests/fuzz coverage
+
+.PHONY: soak
+soak: $(DEV) ## Run the service at full rate for SOAK_SECONDS (600); does anything leak or grow?
+	$(MAKE) -C csrc check  # with LeakSanitizer
+	$(BIN)/python -m tests.soak --seconds $(SOAK_SECONDS)
+
 .PHONY: lint
 lint: $(DEV) ## Check style, types and compiler warnings
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
-	shellcheck iptables/csumfix-rules tools/install-packages .ci/run \
+	shellcheck iptables/csumfix-rules tools/install-packages tools/unpack-package .ci/run \
 		deploy/container/iptables-host
 	$(MAKE) -C csrc lint
+	$(MAKE) -C tests/fuzz lint
 
 .PHONY: format
 format: $(DEV) ## Lay out the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
-	clang-format -i csrc/*.[ch] tests/csrc/*.[ch]
+	clang-format -i csrc/*.[ch] tests/csrc/*.[ch] tests/fuzz/*.[ch]
 
 .PHONY: bench
 bench: $(BENCH) ## Measure what every cure costs, in some 25 minutes

@@ -66,6 +66,11 @@ class Load:
 def prepare() -> None:
     """See that the tools are there, and build our own."""
     require("iperf3", "sockperf", "taskset")
+    build_udp()
+
+
+def build_udp() -> None:
+    """Build the sender and receiver of the UDP load, unless they are there."""
     if _BINARY.exists() and _BINARY.stat().st_mtime >= _SOURCE.stat().st_mtime:
         return
     require("gcc")
@@ -112,7 +117,8 @@ class Count:
     overflows: int
 
 
-def _parse_count(text: str) -> Count:
+def parse_count(text: str) -> Count:
+    """Read what one end of the UDP load has printed."""
     lines = [line for line in text.splitlines() if line != "ready"]
     return Count(*map(int, lines[-1].split()))
 
@@ -133,22 +139,29 @@ def judge_udp(sent: Count, got: Count, drops: int, seconds: float, busy: float) 
     )
 
 
+@contextlib.contextmanager
+def udp_traffic(
+    lab: Lab, size: int, flows: int, rate: int, window: Window
+) -> Iterator[tuple[Process, Process]]:
+    """Run sender and receiver through the tunnel; each prints its Count when the window ends."""
+    times = [str(window.start_ns), str(window.end_ns)]
+    target = [lab.pod_ip, str(UDP_PORT), str(size)]
+    with _ending(_start(lab.receiver, [str(_BINARY), "recv", *target, *times])) as receiver:
+        assert receiver.stdout is not None
+        receiver.stdout.readline()  # ready
+        flow = [str(flows), str(rate)]
+        with _ending(_start(lab.sender, [str(_BINARY), "send", *target, *flow, *times])) as sender:
+            yield sender, receiver
+
+
 def _udp(size: int, flows: int, rate: int) -> Callable[[Lab, float], Sample]:
     def run(lab: Lab, seconds: float) -> Sample:
         before = lab.receiver.counters()
         window = Window.after(START + WARM_UP, seconds)
-        times = [str(window.start_ns), str(window.end_ns)]
-        target = [lab.pod_ip, str(UDP_PORT), str(size)]
-        with _ending(_start(lab.receiver, [str(_BINARY), "recv", *target, *times])) as receiver:
-            assert receiver.stdout is not None
-            receiver.stdout.readline()  # ready
-            flow = [str(flows), str(rate)]
-            with _ending(
-                _start(lab.sender, [str(_BINARY), "send", *target, *flow, *times])
-            ) as sender:
-                busy = busy_share(window)
-                sent = _parse_count(sender.communicate(timeout=TIMEOUT)[0])
-            got = _parse_count(receiver.communicate(timeout=TIMEOUT)[0])
+        with udp_traffic(lab, size, flows, rate, window) as (sender, receiver):
+            busy = busy_share(window)
+            sent = parse_count(sender.communicate(timeout=TIMEOUT)[0])
+            got = parse_count(receiver.communicate(timeout=TIMEOUT)[0])
         after = lab.receiver.counters()
         return judge_udp(sent, got, after.udp_drops - before.udp_drops, seconds, busy)
 

@@ -7,6 +7,7 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
+#include <time.h>
 
 #include <linux/netlink.h>
 #include <linux/sock_diag.h>
@@ -43,6 +44,17 @@ struct outbox {
 	uint32_t last_id;
 };
 
+const uint32_t drain_batch_bounds[] = { 1, 2, 4, 8, 16, 32, BATCH };
+
+const uint32_t drain_wait_bounds[] = {
+	10,   20,    50,    100,   200,    500,    1000,   2000,
+	5000, 10000, 20000, 50000, 100000, 200000, 500000, 1000000,
+};
+
+/**
+ * struct drain - see drain.h
+ * @probes: how many were sent; any thread may do so
+ */
 struct drain {
 	int fd;
 	uint16_t queue;
@@ -51,6 +63,7 @@ struct drain {
 	bool stop;
 	enum configuration configuration;
 	int error;
+	uint64_t probes;
 	struct drain_stats stats;
 	struct outbox out;
 	struct mmsghdr in[BATCH];
@@ -62,6 +75,16 @@ struct drain {
 static void count(uint64_t *counter, uint64_t n)
 {
 	__atomic_store_n(counter, *counter + n, __ATOMIC_RELAXED);
+}
+
+/* Counts in the first bucket whose bound is not below @value; the last has no bound. */
+static void count_in_bucket(uint64_t *buckets, const uint32_t *bounds, size_t n, uint64_t value)
+{
+	size_t i = 0;
+
+	while (i < n && value > bounds[i])
+		i++;
+	count(&buckets[i], 1);
 }
 
 struct drain *drain_new(int fd, uint16_t queue, const struct repair_policy *policy)
@@ -174,11 +197,33 @@ static void on_packet(struct drain *d, const struct nfqmsg *msg)
 	d->out.last_id = msg->id;
 }
 
+/* Wraps around after 71 minutes: enough for the time between two moments. */
+static uint32_t now_us(void)
+{
+	struct timespec t;
+
+	clock_gettime(CLOCK_MONOTONIC, &t);
+	return (uint32_t)((uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000);
+}
+
+/* The packets before the probe leave first: a packet in its place would now have its verdict. */
+static void on_probe(struct drain *d, uint32_t sent)
+{
+	uint32_t wait;
+
+	flush(d);
+	wait = now_us() - sent;
+	count(&d->stats.wait_us, wait);
+	count_in_bucket(d->stats.waits, drain_wait_bounds, DRAIN_WAIT_BOUNDS, wait);
+}
+
 static void on_status(struct drain *d, const struct nfqmsg *msg)
 {
 	if (nfqmsg_is_params(msg->request) && d->configuration == CONFIGURING) {
 		d->configuration = CONFIGURED;
 		d->error = msg->error;
+	} else if (nfqmsg_is_noop(msg->request)) {
+		on_probe(d, msg->sequence);
 	} else if (nfqmsg_is_verdict(msg->request) && msg->error) {
 		count(&d->stats.verdict_errors, 1);
 		if (msg->error == -ENODEV || msg->error == -EPERM)
@@ -227,9 +272,17 @@ static int receive(struct drain *d)
 	}
 }
 
+static void count_batch(struct drain *d, uint64_t packets)
+{
+	if (packets)
+		count_in_bucket(d->stats.batch_sizes, drain_batch_bounds, DRAIN_BATCH_BOUNDS,
+				packets);
+}
+
 /* One batch: receive, judge, answer. Returns 0 or a negative errno. */
 static int turn(struct drain *d)
 {
+	uint64_t before = d->stats.packets;
 	int n = receive(d);
 
 	if (n < 0)
@@ -238,6 +291,7 @@ static int turn(struct drain *d)
 		count(&d->stats.batches, 1);
 	for (int i = 0; i < n; i++)
 		on_datagram(d, d->memory[i], d->in[i].msg_len);
+	count_batch(d, d->stats.packets - before);
 	flush(d);
 	return d->error;
 }
@@ -315,12 +369,19 @@ int drain_run(struct drain *d)
 
 void drain_stop(struct drain *d)
 {
-	_Alignas(4) uint8_t wake[NFQMSG_NOOP_LEN];
-
 	__atomic_store_n(&d->stop, true, __ATOMIC_RELEASE);
-	nfqmsg_noop(wake);
 	/* If this fails for want of buffers, the drain is not asleep. */
-	(void)send(d->fd, wake, sizeof(wake), MSG_DONTWAIT);
+	drain_probe(d);
+}
+
+void drain_probe(struct drain *d)
+{
+	_Alignas(4) uint8_t probe[NFQMSG_NOOP_LEN];
+
+	nfqmsg_noop(probe, now_us());
+	__atomic_fetch_add(&d->probes, 1, __ATOMIC_SEQ_CST);
+	if (send(d->fd, probe, sizeof(probe), MSG_DONTWAIT) < 0)
+		__atomic_fetch_sub(&d->probes, 1, __ATOMIC_SEQ_CST);
 }
 
 void drain_set_policy(struct drain *d, const struct repair_policy *policy)
@@ -329,7 +390,7 @@ void drain_set_policy(struct drain *d, const struct repair_policy *policy)
 }
 
 /* The kernel counts what it could not put into the socket's buffer. */
-static uint64_t overruns(int fd)
+static uint64_t kernel_drops(int fd)
 {
 	uint32_t memory[SK_MEMINFO_VARS] = { 0 };
 	socklen_t len = sizeof(memory);
@@ -339,12 +400,33 @@ static uint64_t overruns(int fd)
 	return memory[SK_MEMINFO_DROPS];
 }
 
-void drain_get_stats(const struct drain *d, struct drain_stats *stats)
+/*
+ * The kernel's drops without the probes among them. A probe that is under way is taken off as if
+ * it were lost, which makes the result too low until it arrives: so the highest that was seen
+ * counts. @arrived has to be read before the drops, and they before the number of probes.
+ */
+static uint64_t overruns(struct drain *d, uint64_t arrived)
+{
+	uint64_t all = kernel_drops(d->fd) + arrived;
+	uint64_t probes = __atomic_load_n(&d->probes, __ATOMIC_SEQ_CST);
+	uint64_t highest = __atomic_load_n(&d->stats.overruns, __ATOMIC_RELAXED);
+
+	while (all > probes && all - probes > highest) {
+		if (__atomic_compare_exchange_n(&d->stats.overruns, &highest, all - probes, false,
+						__ATOMIC_RELAXED, __ATOMIC_RELAXED))
+			return all - probes;
+	}
+	return highest;
+}
+
+void drain_get_stats(struct drain *d, struct drain_stats *stats)
 {
 	const uint64_t *from = (const uint64_t *)&d->stats;
-	uint64_t *to = (uint64_t *)stats;
+	uint64_t *to = (uint64_t *)stats, probes_arrived = 0;
 
 	for (size_t i = 0; i < sizeof(*stats) / sizeof(*to); i++)
-		to[i] = __atomic_load_n(&from[i], __ATOMIC_RELAXED);
-	stats->overruns = overruns(d->fd);
+		to[i] = __atomic_load_n(&from[i], __ATOMIC_ACQUIRE);
+	for (size_t i = 0; i <= DRAIN_WAIT_BOUNDS; i++)
+		probes_arrived += stats->waits[i];
+	stats->overruns = overruns(d, probes_arrived);
 }

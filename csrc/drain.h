@@ -16,21 +16,38 @@
  * payload. A batch verdict may only be sent when every repaired packet before it has been
  * answered, or the kernel would let those go unrepaired.
  *
- * Waking. drain_run() sleeps in recvmmsg(). drain_stop() sets a flag and then sends the kernel a
- * message that does nothing but be acknowledged: the acknowledgement ends the sleep. Setting the
- * flag first closes the race; no second descriptor has to be polled for every batch.
+ * Probes. A probe is a message to the kernel that does nothing but be acknowledged. The kernel
+ * puts the acknowledgement into the socket's buffer at once, behind the packets that wait there,
+ * and the drain meets it in its turn: so it waits as a packet would that is queued at that moment.
+ * It carries the time at which it was sent; no state is shared but two counters.
  *
- * Threads. drain_run() belongs to one thread. drain_stop(), drain_get_stats() and
+ * Waking. drain_run() sleeps in recvmmsg(). drain_stop() sets a flag and then sends a probe, whose
+ * acknowledgement ends the sleep. Setting the flag first closes the race; no second descriptor
+ * has to be polled for every batch.
+ *
+ * Threads. drain_run() belongs to one thread. drain_stop(), drain_probe(), drain_get_stats() and
  * drain_set_policy() may be called from any other while it runs.
  */
 
 struct drain;
+
+/* How many bounds the histograms in struct drain_stats have; what is above the last counts, too. */
+enum { DRAIN_BATCH_BOUNDS = 7, DRAIN_WAIT_BOUNDS = 16 };
+
+/** drain_batch_bounds - upper bounds of the batch sizes, in packets */
+extern const uint32_t drain_batch_bounds[DRAIN_BATCH_BOUNDS];
+
+/** drain_wait_bounds - upper bounds of the waits, in microseconds */
+extern const uint32_t drain_wait_bounds[DRAIN_WAIT_BOUNDS];
 
 /**
  * struct drain_stats - what a drain has done since it was made
  * @packets:        queued packets received
  * @bytes:          their bytes, as they are on the wire
  * @batches:        receive calls that brought at least one message
+ * @batch_sizes:    receive calls that brought packets, by how many
+ * @waits:          probes by how long they waited for their turn
+ * @wait_us:        how long they all waited, in microseconds
  * @reasons:        packets by enum repair_reason; they add up to @packets
  * @sends:          send calls with verdicts
  * @send_errors:    of those, refused by the kernel
@@ -45,6 +62,9 @@ struct drain_stats {
 	uint64_t packets;
 	uint64_t bytes;
 	uint64_t batches;
+	uint64_t batch_sizes[DRAIN_BATCH_BOUNDS + 1];
+	uint64_t waits[DRAIN_WAIT_BOUNDS + 1];
+	uint64_t wait_us;
 	uint64_t reasons[REPAIR_REASONS];
 	uint64_t sends;
 	uint64_t send_errors;
@@ -91,10 +111,18 @@ int drain_run(struct drain *d);
 /** drain_stop() - make drain_run() return after the batch that it is working on */
 void drain_stop(struct drain *d);
 
+/**
+ * drain_probe() - measure how long a packet that is queued now waits for its verdict
+ *
+ * The result appears in struct drain_stats. drain_run() must not have returned for long: @fd has to
+ * be the socket still.
+ */
+void drain_probe(struct drain *d);
+
 /** drain_set_policy() - use @policy from the next batch on; both must outlive the drain */
 void drain_set_policy(struct drain *d, const struct repair_policy *policy);
 
 /** drain_get_stats() - copy the counters; each one is consistent in itself */
-void drain_get_stats(const struct drain *d, struct drain_stats *stats);
+void drain_get_stats(struct drain *d, struct drain_stats *stats);
 
 #endif

@@ -17,12 +17,16 @@ static struct inner_report only(enum inner_state state)
  */
 static struct inner_report judge(struct view data, size_t check_offset, uint64_t pseudo)
 {
-	uint64_t total = pseudo + checksum_add(data.data, data.len);
 	struct inner_report report = { .state = INNER_CORRUPT };
+	size_t behind = check_offset + sizeof(report.found);
+	/* The field is left out, not subtracted: that would turn the sum of an ICMP message of
+	 * zeros, 0, into the other zero of one's complement. */
+	uint64_t rest = pseudo + checksum_add(data.data, check_offset) +
+			checksum_add(data.data + behind, data.len - behind);
 
 	memcpy(&report.found, data.data + check_offset, sizeof(report.found));
-	report.expected = checksum_finish(total - report.found);
-	if (checksum_fold(total) == 0xffff)
+	report.expected = checksum_finish(rest);
+	if (checksum_fold(rest + report.found) == 0xffff)
 		report.state = INNER_RIGHT;
 	else if (pseudo && report.found == checksum_fold(pseudo))
 		report.state = INNER_UNFINISHED;

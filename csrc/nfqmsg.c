@@ -103,6 +103,7 @@ static enum nfqmsg_kind read_status(const uint8_t *start, size_t len, struct nfq
 	memcpy(&status, start + sizeof(struct nlmsghdr), sizeof(status));
 	msg->error = status.error;
 	msg->request = status.msg.nlmsg_type;
+	msg->sequence = status.msg.nlmsg_seq;
 	return NFQMSG_STATUS;
 }
 
@@ -209,12 +210,13 @@ void nfqmsg_params(uint8_t *buf, uint16_t queue, uint32_t range)
 	put_attribute(at, NFQA_CFG_FLAGS, &flags, sizeof(flags));
 }
 
-void nfqmsg_noop(uint8_t *buf)
+void nfqmsg_noop(uint8_t *buf, uint32_t sequence)
 {
 	struct nlmsghdr header = {
 		.nlmsg_len = NFQMSG_NOOP_LEN,
 		.nlmsg_type = NLMSG_NOOP,
 		.nlmsg_flags = NLM_F_REQUEST | NLM_F_ACK,
+		.nlmsg_seq = sequence,
 	};
 
 	memcpy(buf, &header, sizeof(header));
@@ -229,4 +231,9 @@ bool nfqmsg_is_verdict(uint16_t request)
 bool nfqmsg_is_params(uint16_t request)
 {
 	return request == QUEUE_TYPE(NFQNL_MSG_CONFIG);
+}
+
+bool nfqmsg_is_noop(uint16_t request)
+{
+	return request == NLMSG_NOOP;
 }

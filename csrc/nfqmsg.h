@@ -24,6 +24,7 @@ enum nfqmsg_kind {
  * @kind:  which of the others are filled in
  * @error: STATUS: 0 or a negative errno
  * @request: STATUS: netlink type of the request it answers
+ * @sequence: STATUS: number that the request carried
  * @id:    PACKET: names it in verdicts; rises from packet to packet of a queue
  * @unfinished: PACKET: its checksum is not computed yet, or it is a super-packet (GSO)
  * @payload: PACKET: from the IP header on; NULL if the message had none
@@ -35,6 +36,7 @@ struct nfqmsg {
 	enum nfqmsg_kind kind;
 	int error;
 	uint16_t request;
+	uint32_t sequence;
 	uint32_t id;
 	bool unfinished;
 	uint8_t *payload;
@@ -91,15 +93,19 @@ uint8_t *nfqmsg_replace(const struct nfqmsg *msg, uint16_t queue, size_t *length
 void nfqmsg_params(uint8_t *buf, uint16_t queue, uint32_t range);
 
 /**
- * nfqmsg_noop() - a message that does nothing but be acknowledged, which wakes a reader
+ * nfqmsg_noop() - a message that does nothing but be acknowledged
  * @buf: NFQMSG_NOOP_LEN bytes, aligned to 4
+ * @sequence: the acknowledgement will carry it
  */
-void nfqmsg_noop(uint8_t *buf);
+void nfqmsg_noop(uint8_t *buf, uint32_t sequence);
 
 /** nfqmsg_is_verdict() - is @request, of a NFQMSG_STATUS, one of the verdicts made here? */
 bool nfqmsg_is_verdict(uint16_t request);
 
 /** nfqmsg_is_params() - is @request, of a NFQMSG_STATUS, made by nfqmsg_params()? */
 bool nfqmsg_is_params(uint16_t request);
+
+/** nfqmsg_is_noop() - is @request, of a NFQMSG_STATUS, made by nfqmsg_noop()? */
+bool nfqmsg_is_noop(uint16_t request);
 
 #endif

@@ -44,8 +44,13 @@ struct inspection {
 struct inspection inspect(struct view v, const struct outer_ports *ports);
 
 struct drain;
+extern const uint32_t drain_batch_bounds[...];
+extern const uint32_t drain_wait_bounds[...];
 struct drain_stats {
     uint64_t packets, bytes, batches;
+    uint64_t batch_sizes[...];
+    uint64_t waits[...];
+    uint64_t wait_us;
     uint64_t reasons[...];
     uint64_t sends, send_errors, verdict_errors, overruns, interrupts, malformed, unexpected;
     ...;
@@ -55,8 +60,9 @@ void drain_free(struct drain *d);
 int drain_configure(struct drain *d, int socket_bytes);
 int drain_run(struct drain *d);
 void drain_stop(struct drain *d);
+void drain_probe(struct drain *d);
 void drain_set_policy(struct drain *d, const struct repair_policy *policy);
-void drain_get_stats(const struct drain *d, struct drain_stats *stats);
+void drain_get_stats(struct drain *d, struct drain_stats *stats);
 """
 
 HEADERS = """

@@ -148,6 +148,28 @@ def status(as_json: bool) -> None:
 
 
 @cli.command()
+@click.option(
+    "--interval",
+    type=click.FloatRange(min=0.1),
+    default=1.0,
+    show_default=True,
+    help="Seconds between two looks.",
+)
+@click.option("--once", is_flag=True, help="Print the rates over one interval, as plain text.")
+def top(interval: float, once: bool) -> None:
+    """Watch the running service: tunnels, and what each queue does in a second.
+
+    q or Ctrl-C ends it. Exits with 1 if no service runs in this network
+    namespace. The wait is measured only while metrics are on.
+
+    Example: csumfix top --interval 5
+    """
+    from csumfix import top as top_
+
+    top_.run(interval, once=once)
+
+
+@cli.command()
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--port",
@@ -221,7 +243,7 @@ def main() -> None:
         _fail(str(error), error.code)
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "csumfix"
-        _fail(f"{error.format_message()} See '{where} --help'.", Exit.USAGE)
+        _fail(f"{configuration.explain(error)} See '{where} --help'.", Exit.USAGE)
     except (click.Abort, KeyboardInterrupt):
         _fail("interrupted", Exit.NEGATIVE)
 

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import click
+from click.core import ParameterSource
 
 from csumfix import rules
 from csumfix.errors import CsumfixError, Exit
@@ -38,8 +39,8 @@ class Address(click.ParamType[str]):
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
         """Check it and return it as it is."""
-        address = urlsplit(f"//{value}")
         try:
+            address = urlsplit(f"//{value}")
             ipaddress.ip_address(address.hostname or "")
             whole = bool(address.port) and not address.username and address.netloc == value
         except ValueError:
@@ -207,7 +208,17 @@ def load(command: click.Command, arguments: Sequence[str]) -> Options:
         with command.make_context(command.name, list(arguments)) as ctx:
             return options(ctx)
     except click.UsageError as error:
-        raise CsumfixError(error.format_message(), Exit.USAGE) from None
+        raise CsumfixError(explain(error), Exit.USAGE) from None
+
+
+def explain(error: click.UsageError) -> str:
+    """Return click's message, and the variable that it is about if it is about one."""
+    message = error.format_message()
+    if isinstance(error, click.BadParameter) and error.param and error.ctx:
+        name = str(error.param.name)
+        if error.ctx.get_parameter_source(name) is ParameterSource.ENVIRONMENT:
+            return f"{_variable(name)}: {message}"
+    return message
 
 
 def describe(ctx: click.Context) -> list[str]:
@@ -223,10 +234,14 @@ def describe(ctx: click.Context) -> list[str]:
 
 def _source(ctx: click.Context, setting: click.Option) -> str:
     source = ctx.get_parameter_source(str(setting.name))
-    if source is click.core.ParameterSource.COMMANDLINE:
+    if source is ParameterSource.COMMANDLINE:
         return "command line"
-    if source is click.core.ParameterSource.ENVIRONMENT:
-        return f"environment {ENVIRONMENT}_{str(setting.name).upper()}"
-    if source is click.core.ParameterSource.DEFAULT_MAP:
+    if source is ParameterSource.ENVIRONMENT:
+        return f"environment {_variable(str(setting.name))}"
+    if source is ParameterSource.DEFAULT_MAP:
         return str(ctx.params["config"])
     return "default"
+
+
+def _variable(name: str) -> str:
+    return f"{ENVIRONMENT}_{name.upper()}"

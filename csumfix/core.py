@@ -23,6 +23,15 @@ REASONS: tuple[str, ...] = tuple(
 REPAIRED: frozenset[str] = frozenset({"recomputed", "recomputed_unproven", "zero_filled"})
 """The reasons that come with a rewritten checksum."""
 
+LEFT_WRONG: frozenset[str] = frozenset({"inner_corrupt", "inner_unfinished", "inner_malformed"})
+"""The reasons for which a wrong checksum stays as it is."""
+
+BATCH_BOUNDS: tuple[int, ...] = tuple(lib.drain_batch_bounds)
+"""Upper bounds of Stats.batch_sizes in packets; the last size has none."""
+
+WAIT_BOUNDS: tuple[float, ...] = tuple(bound / 1e6 for bound in lib.drain_wait_bounds)
+"""Upper bounds of Stats.waits in seconds; the last wait has none."""
+
 
 class Outer(enum.Enum):
     """What an outer checksum is; ``NONE`` if the packet could not be judged."""
@@ -108,7 +117,12 @@ class Inspection:
 
 @dataclass(frozen=True)
 class Stats:
-    """What a drain has done since it was made (``struct drain_stats``)."""
+    """What a drain has done since it was made (``struct drain_stats``).
+
+    batch_sizes: receive calls by how many packets they brought; see BATCH_BOUNDS.
+    waits: probes by how long they waited; see WAIT_BOUNDS.
+    wait_us: how long they all waited, in microseconds.
+    """
 
     packets: int = 0
     bytes: int = 0
@@ -120,7 +134,10 @@ class Stats:
     interrupts: int = 0
     malformed: int = 0
     unexpected: int = 0
+    wait_us: int = 0
     reasons: tuple[int, ...] = (0,) * len(REASONS)
+    batch_sizes: tuple[int, ...] = (0,) * (len(BATCH_BOUNDS) + 1)
+    waits: tuple[int, ...] = (0,) * (len(WAIT_BOUNDS) + 1)
 
     def by_reason(self) -> dict[str, int]:
         """Packets by the name of the reason; every reason is there."""
@@ -217,6 +234,10 @@ class Drain:
         """Make run() return after the batch it is working on."""
         lib.drain_stop(self._drain)
 
+    def probe(self) -> None:
+        """Measure how long a packet that is queued now waits for its verdict; see Stats.waits."""
+        lib.drain_probe(self._drain)
+
     def set_policy(self, policy: Policy) -> None:
         """Use another policy from the next batch on."""
         lib.drain_set_policy(self._drain, self._keep(policy))
@@ -230,8 +251,11 @@ class Drain:
         """Return the counters as they are now."""
         raw = ffi.new("struct drain_stats *")
         lib.drain_get_stats(self._drain, raw)
-        plain = {f.name: int(getattr(raw, f.name)) for f in fields(Stats) if f.name != "reasons"}
-        return Stats(**plain, reasons=tuple(raw.reasons))
+        return Stats(**{field.name: _plain(getattr(raw, field.name)) for field in fields(Stats)})
+
+
+def _plain(value: Any) -> Any:
+    return value if isinstance(value, int) else tuple(value)
 
 
 def _raise(result: int) -> None:

@@ -61,6 +61,11 @@ class Pool:
         for queue in self._queues.values():
             queue.set_policy(policy)
 
+    def probe(self) -> None:
+        """Have each queue measure how long a packet waits in it."""
+        for queue in self._queues.values():
+            queue.probe()
+
     def complaint(self) -> str | None:
         """Say which queue has had packets but no progress since the last call, if one has.
 

@@ -105,6 +105,10 @@ class Queue:
             self._thread.join()
         self._nfqueue.unbind()
 
+    def probe(self) -> None:
+        """Measure how long a packet that is queued now waits; only between start and stop."""
+        self._drain.probe()
+
     def set_policy(self, policy: Policy) -> None:
         """Repair by another policy from now on."""
         self._drain.set_policy(policy)

@@ -35,6 +35,7 @@ from csumfix.control import Handler, Peer
 from csumfix.diversion import Diversion
 from csumfix.doorbell import LINKS, NFTABLES, Doorbell
 from csumfix.errors import CsumfixError
+from csumfix.exporter import Exporter
 from csumfix.options import Options
 from csumfix.pool import free_numbers
 from csumfix.queue import require_free
@@ -60,6 +61,7 @@ class Work(enum.Enum):
     TUNNELS = "rules for changed devices"
     RULES = "mending of rules"
     RELOAD = "reload"
+    METRICS = "serving metrics"
 
 
 class Service:
@@ -73,6 +75,7 @@ class Service:
         self._load, self._command = load, command
         self._options = load()
         self._diversion = Diversion(self._options, self._on_queue_failure)
+        self._exporter = Exporter(self.snapshot, self._trouble, self._diversion.pool.probe)
         self._server: asyncio.Server | None = None
         self._child: Popen[bytes] | None = None
         self._successor: int | None = None
@@ -104,7 +107,8 @@ class Service:
             await self._end()
         if self._failure:
             raise self._failure
-        if self._successor and self._options.superseded == "wait":
+        # In another pod the successor's number is 0: it is not in our pid namespace.
+        if self._successor is not None and self._options.superseded == "wait":
             await self._stop.wait()
 
     # Begin and end
@@ -117,6 +121,7 @@ class Service:
         else:
             await self._open_door()
             require_free(self._options.queue_numbers)
+            await self._exporter.move(self._options.metrics)
             await asyncio.to_thread(rules.remove)
             self._owns_rules = True
             await self._diversion.open(self._options.queue_numbers)
@@ -136,6 +141,7 @@ class Service:
         self._owns_rules = True
         await predecessor.leave()
         await self._open_door()
+        self._note(Work.METRICS)  # the address was the predecessor's until now
         log.info("taken over from process %d", predecessor.pid, extra={"event": "taken_over"})
 
     async def _open_door(self) -> None:
@@ -162,6 +168,7 @@ class Service:
             await self._diversion.close(remove_rules=self._owns_rules)
         finally:
             self._owns_rules = False
+            await self._exporter.move(None)
             if self._server:
                 self._server.close()
 
@@ -185,11 +192,16 @@ class Service:
                         await self._do(what)
 
     async def _do(self, what: Work) -> None:
-        steps = {Work.TUNNELS: self._reconcile, Work.RULES: self._mend, Work.RELOAD: self._reread}
+        steps = {
+            Work.TUNNELS: self._reconcile,
+            Work.RULES: self._mend,
+            Work.RELOAD: self._reread,
+            Work.METRICS: self._serve_metrics,
+        }
         try:
             await steps[what]()
         except (CsumfixError, OSError) as error:
-            self._rule_failures += 1
+            self._rule_failures += what is not Work.METRICS
             log.error(
                 "%s failed, will try again: %s", what.value, error, extra={"event": "failed"}
             )
@@ -207,13 +219,18 @@ class Service:
         if differs:
             log.warning("rules were changed by others and are mended: %s", differs)
 
+    async def _serve_metrics(self) -> None:
+        await self._exporter.move(self._options.metrics)
+
     async def _reread(self) -> None:
         """Do as the settings say now; if that is impossible, go on as before."""
         notify.notify("RELOADING=1", f"MONOTONIC_USEC={time.monotonic_ns() // 1000}")
         try:
             options = self._load()
+            await self._exporter.move(options.metrics)
             await self._diversion.reconfigure(options)
         except (CsumfixError, OSError) as error:
+            self._note(Work.METRICS)  # back to where they were
             self._reload["failed"] += 1
             log.error("reload failed, all stays as it was: %s", error)
             ok = False
@@ -334,6 +351,9 @@ class Service:
         os.close(descriptor)
         self._child = None
         log.error("process %d did not take over: exit code %d", child.pid, child.wait())
+
+    def _trouble(self) -> str | None:
+        return self._complaint
 
     def snapshot(self) -> control.Snapshot:
         """Return the state and the counters, as ``csumfix status`` shows them."""

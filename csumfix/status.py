@@ -51,7 +51,7 @@ def gather() -> State:
 
 def show(state: State, console: Console) -> None:
     """Print the state for people."""
-    console.print(_tunnel_table(state))
+    console.print(tunnel_table(state.tunnels))
     console.print("[bold]rules[/bold]")
     for line in state.rules or ["not installed"]:
         console.print("  " + line, markup=False, highlight=False)
@@ -72,9 +72,10 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def _tunnel_table(state: State) -> Table:
+def tunnel_table(found: list[Tunnel]) -> Table:
+    """Draw a table of vxlan devices."""
     table = _table("tunnels", "device", "VNI", "port", "underlay", "MTU", "outer checksum")
-    for tunnel in state.tunnels:
+    for tunnel in found:
         on = tunnel.checksum6 if tunnel.family == "6" else tunnel.checksum
         underlay = {"4": "IPv4", "6": "IPv6", "both": "any"}[tunnel.family]
         vni = "any" if tunnel.metadata else str(tunnel.vni)

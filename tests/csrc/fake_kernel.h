@@ -64,6 +64,27 @@ static inline void fake_kernel_send(const struct fake_kernel *k, const struct me
 	CHECK(send(k->fd, m->bytes, m->len, 0) == (ssize_t)m->len);
 }
 
+/** fake_kernel_take_noop() - receive a request that does nothing */
+static inline struct nlmsghdr fake_kernel_take_noop(const struct fake_kernel *k)
+{
+	struct nlmsghdr noop;
+
+	CHECK(recv(k->fd, &noop, sizeof(noop), 0) == sizeof(noop));
+	CHECK(noop.nlmsg_len == sizeof(noop) && noop.nlmsg_type == NLMSG_NOOP);
+	CHECK(noop.nlmsg_flags == (NLM_F_REQUEST | NLM_F_ACK) && !noop.nlmsg_pid);
+	return noop;
+}
+
+/** fake_kernel_answer() - acknowledge a request */
+static inline void fake_kernel_answer(const struct fake_kernel *k, const struct nlmsghdr *request)
+{
+	static struct message m;
+
+	m.len = 0;
+	put_answer(&m, request, 0);
+	fake_kernel_send(k, &m);
+}
+
 /** fake_kernel_end() - what makes drain_run() return after the batch: the queue is gone */
 static inline void fake_kernel_end(const struct fake_kernel *k)
 {

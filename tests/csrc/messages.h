@@ -99,21 +99,26 @@ static inline size_t put_packet(struct message *m, uint32_t id, const void *payl
 	return start;
 }
 
-/** put_status() - NLMSG_ERROR: the answer to a request of type @request */
-static inline void put_status(struct message *m, uint16_t request, int error)
+/** put_answer() - NLMSG_ERROR: the answer to the request with header @request */
+static inline void put_answer(struct message *m, const struct nlmsghdr *request, int error)
 {
 	const struct nlmsghdr header = {
 		.nlmsg_len = sizeof(header) + sizeof(struct nlmsgerr),
 		.nlmsg_type = NLMSG_ERROR,
 	};
-	const struct nlmsgerr status = {
-		.error = error,
-		.msg = { .nlmsg_len = sizeof(status.msg), .nlmsg_type = request },
-	};
+	const struct nlmsgerr status = { .error = error, .msg = *request };
 
 	pad(m);
 	put_bytes(m, &header, sizeof(header));
 	put_bytes(m, &status, sizeof(status));
+}
+
+/** put_status() - the same for a request of which only the type matters */
+static inline void put_status(struct message *m, uint16_t request, int error)
+{
+	const struct nlmsghdr header = { .nlmsg_len = sizeof(header), .nlmsg_type = request };
+
+	put_answer(m, &header, error);
 }
 
 #endif

@@ -392,6 +392,91 @@ static void no_answer_to_the_configuration(void)
 	fake_kernel_free(&k);
 }
 
+/* Time stands still where this says so; see the Makefile for how it gets called. */
+static uint64_t frozen_us;
+
+int __wrap_clock_gettime(clockid_t clock, struct timespec *t);
+int __real_clock_gettime(clockid_t clock, struct timespec *t);
+
+int __wrap_clock_gettime(clockid_t clock, struct timespec *t)
+{
+	if (!frozen_us)
+		return __real_clock_gettime(clock, t);
+	t->tv_sec = (time_t)(frozen_us / 1000000);
+	t->tv_nsec = (long)(frozen_us % 1000000) * 1000;
+	return 0;
+}
+
+/* What a probe measures is the time until the packets before it have been answered. */
+static void waits(void)
+{
+	static const struct {
+		uint64_t sent, arrived;
+		size_t bucket;
+	} rows[] = {
+		{ 5, 5, 0 },
+		{ 5, 15, 0 },
+		{ 5, 16, 1 },
+		{ 999999, 1000000, 0 },
+		{ 1, 501, 5 },
+		{ 1, 1000001, 15 },
+		{ 1, 1000002, 16 },
+		{ 1, 1u << 31, 16 },
+		{ UINT32_MAX, UINT32_MAX + 50ull, 2 }, /* the clock in it wraps around */
+	};
+
+	for (size_t i = 0; i < COUNT_OF(rows); i++) {
+		struct fake_kernel k = fake_kernel_new();
+		struct drain_stats stats;
+		struct nlmsghdr probe;
+
+		frozen_us = rows[i].sent;
+		drain_probe(k.drain);
+		probe = fake_kernel_take_noop(&k);
+		fake_kernel_queue(&k, "rwr");
+		fake_kernel_answer(&k, &probe);
+		fake_kernel_queue(&k, "rw");
+		frozen_us = rows[i].arrived;
+		run_to_the_end(&k);
+		frozen_us = 0;
+		CHECK(!strcmp(fake_kernel_verdicts(&k), "A1 R2 A3 A4 R5"));
+		stats = stats_of(&k);
+		CHECK(stats.sends == 2); /* what was before the probe does not wait for the rest */
+		CHECK(stats.wait_us == rows[i].arrived - rows[i].sent);
+		for (size_t bucket = 0; bucket < COUNT_OF(stats.waits); bucket++)
+			CHECK(stats.waits[bucket] == (bucket == rows[i].bucket));
+		CHECK(!stats.overruns);
+		fake_kernel_free(&k);
+	}
+}
+
+/* Receive calls are counted by the packets they brought; those without any are not. */
+static void batch_sizes(void)
+{
+	static const struct {
+		size_t packets, bucket;
+	} rows[] = { { 1, 0 },  { 2, 1 },  { 3, 2 },  { 4, 2 },  { 5, 3 },
+		     { 32, 5 }, { 33, 6 }, { 63, 6 }, { 64, 6 }, { 65, 7 } };
+
+	for (size_t i = 0; i < COUNT_OF(rows); i++) {
+		struct fake_kernel k = fake_kernel_new();
+		static char letters[2 * 65 + 1];
+		struct drain_stats stats;
+
+		for (size_t n = 0; n < rows[i].packets; n++)
+			memcpy(letters + 2 * n, "r+", 2);
+		letters[2 * rows[i].packets - 1] = 0; /* all in one datagram */
+		fake_kernel_queue(&k, letters);
+		run_to_the_end(&k);
+		run_to_the_end(&k); /* this time without packets */
+		stats = stats_of(&k);
+		CHECK(stats.batches == 2);
+		for (size_t bucket = 0; bucket < COUNT_OF(stats.batch_sizes); bucket++)
+			CHECK(stats.batch_sizes[bucket] == (bucket == rows[i].bucket));
+		fake_kernel_free(&k);
+	}
+}
+
 int main(void)
 {
 	alarm(60); /* what hangs shall fail */
@@ -412,6 +497,8 @@ int main(void)
 	configuration();
 	stray_configuration_answer();
 	no_answer_to_the_configuration();
+	waits();
+	batch_sizes();
 	printf("drain: all right%s\n",
 	       __sanitizer_install_malloc_and_free_hooks ? ", no allocations" : "");
 	return 0;

@@ -260,6 +260,19 @@ static void several_messages(void)
 	CHECK(msgs[0].kind == NFQMSG_MALFORMED);
 }
 
+static void answered_sequence(void)
+{
+	static struct message m;
+	const struct nlmsghdr request = { .nlmsg_type = NLMSG_NOOP, .nlmsg_seq = 0xfedcba98 };
+	struct nfqmsg msg;
+
+	m.len = 0;
+	put_answer(&m, &request, 0);
+	msg = decode_one(&m);
+	CHECK(msg.kind == NFQMSG_STATUS && msg.request == NLMSG_NOOP && !msg.error);
+	CHECK(msg.sequence == 0xfedcba98);
+}
+
 static void statuses(void)
 {
 	static struct message m;
@@ -273,6 +286,7 @@ static void statuses(void)
 	CHECK(nfqmsg_is_verdict(BATCH_TYPE) && nfqmsg_is_params(CONFIG_TYPE));
 	CHECK(!nfqmsg_is_verdict(CONFIG_TYPE) && !nfqmsg_is_params(VERDICT_TYPE));
 	CHECK(!nfqmsg_is_verdict(NLMSG_NOOP) && !nfqmsg_is_params(NLMSG_NOOP));
+	CHECK(nfqmsg_is_noop(NLMSG_NOOP) && !nfqmsg_is_noop(VERDICT_TYPE));
 	m.len = 35; /* the last byte of struct nlmsgerr is not there */
 	end_message(&m, 0);
 	CHECK(decode_one(&m).kind == NFQMSG_MALFORMED);
@@ -297,7 +311,7 @@ static void written_bytes(void)
 		8,  0, 5,    0,    0, 0, 0, 0x01, /* FLAGS: FAIL_OPEN alone */
 	};
 	static const uint8_t noop[] = {
-		16, 0, 0, 0, 1, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0, 0, /* NOOP, REQUEST | ACK */
+		16, 0, 0, 0, 1, 0, 5, 0, 4, 3, 2, 1, 0, 0, 0, 0, /* NOOP, REQUEST | ACK */
 	};
 	_Alignas(4) uint8_t buf[NFQMSG_PARAMS_LEN];
 
@@ -311,7 +325,7 @@ static void written_bytes(void)
 	nfqmsg_params(buf, QUEUE, 0xffff);
 	CHECK(!memcmp(buf, params, sizeof(params)));
 	memset(buf, 0xa5, sizeof(buf));
-	nfqmsg_noop(buf);
+	nfqmsg_noop(buf, 0x01020304);
 	CHECK(!memcmp(buf, noop, sizeof(noop)));
 }
 
@@ -410,6 +424,7 @@ int main(void)
 	every_truncation();
 	several_messages();
 	statuses();
+	answered_sequence();
 	written_bytes();
 	replaced_in_place();
 	mutations();

@@ -572,6 +572,29 @@ static void computed_zero(void)
 	}
 }
 
+/* The one message that sums to nothing: found by the differential test. Its checksum is 0xffff;
+ * 0 would not make it right. */
+static void icmp_of_zeros(void)
+{
+	static const struct shape icmp = { 4, 0, 0, 4, 0, ICMP, 8 };
+	static const struct {
+		uint16_t check;
+		enum inner_state state;
+	} rows[] = { { 0xffff, INNER_RIGHT }, { 0, INNER_CORRUPT }, { 0xf7ff, INNER_CORRUPT } };
+
+	for (size_t i = 0; i < COUNT_OF(rows); i++) {
+		struct packet p = build(&icmp);
+		struct inspection told;
+
+		memset(p.bytes + p.inner_l4, 0, p.len - p.inner_l4);
+		put16(p.bytes + p.inner_l4 + 2, rows[i].check);
+		told =
+		    inspect((struct view){ guard_behind(p.bytes, p.len), p.len }, &keep_zero.ports);
+		CHECK(told.inner == rows[i].state);
+		CHECK(told.inner_found == rows[i].check && told.inner_expected == 0xffff);
+	}
+}
+
 static void what_the_kernel_says(void)
 {
 	static const struct shape v4 = { 4, 0, 0, 4, 0, UDP, 5 };
@@ -664,6 +687,7 @@ int main(void)
 	every_reason();
 	extension_chains();
 	computed_zero();
+	icmp_of_zeros();
 	what_the_kernel_says();
 	ports();
 	mutations();

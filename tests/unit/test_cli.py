@@ -8,7 +8,7 @@ import pytest
 
 from csumfix.errors import Exit
 
-COMMANDS = ("run", "status", "check", "lab")
+COMMANDS = ("run", "status", "top", "check", "lab")
 
 
 def csumfix(*arguments: str) -> subprocess.CompletedProcess[str]:

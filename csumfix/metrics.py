@@ -1,0 +1,220 @@
+"""The service's counters as Prometheus metrics; deploy/prometheus/METRICS.md says what each means.
+
+Nothing is counted here: each scrape takes one snapshot and gives it other names.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import accumulate
+from typing import Any
+
+from prometheus_client import CollectorRegistry, ProcessCollector
+from prometheus_client.metrics_core import (
+    CounterMetricFamily,
+    GaugeMetricFamily,
+    HistogramMetricFamily,
+    Metric,
+)
+from prometheus_client.registry import Collector
+
+from csumfix import core
+from csumfix.control import Snapshot
+
+Queues = dict[str, dict[str, Any]]
+
+DRAIN_COUNTERS = (
+    ("bytes", "csumfix_bytes", "Bytes of diverted packets, as they are on the wire."),
+    ("batches", "csumfix_receives", "Receive calls that brought messages from the kernel."),
+    ("sends", "csumfix_sends", "Send calls with verdicts."),
+    ("send_errors", "csumfix_send_errors", "Send calls with verdicts that the kernel refused."),
+    ("verdict_errors", "csumfix_verdict_errors", "Verdicts that the kernel refused."),
+    (
+        "overruns",
+        "csumfix_overrun_packets",
+        "Packets let through unrepaired because the socket's buffer was full.",
+    ),
+    ("interrupts", "csumfix_interrupts", "Receive calls that a signal ended."),
+    ("malformed", "csumfix_malformed_messages", "Messages from the kernel that made no sense."),
+    (
+        "unexpected",
+        "csumfix_unexpected_messages",
+        "Messages from the kernel not meant for us.",
+    ),
+)
+"""Field of core.Stats, metric, help."""
+
+KERNEL_COUNTERS = (
+    (
+        "queue_dropped",
+        "csumfix_queue_dropped_packets",
+        "Packets that the kernel dropped because the queue was full.",
+    ),
+    (
+        "user_dropped",
+        "csumfix_user_dropped_packets",
+        "Packets that the kernel dropped because it could not hand them to the service.",
+    ),
+)
+"""Field of queue.KernelQueue, metric, help."""
+
+
+def registry(snapshot: Callable[[], Snapshot]) -> CollectorRegistry:
+    """Make a registry with all metrics of the service and its process."""
+    made = CollectorRegistry()
+    made.register(_SnapshotCollector(snapshot))
+    ProcessCollector(registry=made)
+    return made
+
+
+def outcome(reason: str) -> str:
+    """Return what became of packets with this reason."""
+    if reason == "right":
+        return "verified"
+    if reason == "zero_filled":
+        return "filled"
+    if reason in core.REPAIRED:
+        return "repaired"
+    if reason in core.LEFT_WRONG:
+        return "left_wrong"
+    return "not_judged"
+
+
+class _SnapshotCollector(Collector):
+    """Turns a snapshot into metric families."""
+
+    def __init__(self, snapshot: Callable[[], Snapshot]) -> None:
+        self._snapshot = snapshot
+
+    def describe(self) -> Iterable[Metric]:
+        """Say nothing, so that registering takes no snapshot."""
+        return ()
+
+    def collect(self) -> Iterator[Metric]:
+        snapshot = self._snapshot()
+        queues: Queues = snapshot["queues"]
+        yield _packets(queues)
+        for field, name, text in DRAIN_COUNTERS:
+            yield _counter(name, text, {number: queue[field] for number, queue in queues.items()})
+        yield from _histograms(queues)
+        yield from _kernel(queues)
+        yield from _tunnels(snapshot["tunnels"])
+        yield from _rules(snapshot)
+        yield from _config(snapshot["reload"])
+        yield _build(snapshot["version"])
+
+
+def _counter(name: str, text: str, by_queue: dict[str, int]) -> Metric:
+    family = CounterMetricFamily(name, text, labels=["queue"])
+    for number, value in by_queue.items():
+        family.add_metric([number], value)
+    return family
+
+
+def _packets(queues: Queues) -> Metric:
+    labels = ["queue", "outcome", "reason"]
+    family = CounterMetricFamily("csumfix_packets", "Diverted packets.", labels=labels)
+    for number, queue in queues.items():
+        for reason, count in queue["reasons"].items():
+            family.add_metric([number, outcome(reason), reason], count)
+    return family
+
+
+def _histograms(queues: Queues) -> Iterator[Metric]:
+    batches = HistogramMetricFamily(
+        "csumfix_batch_packets", "Packets brought by one receive call.", labels=["queue"]
+    )
+    waits = HistogramMetricFamily(
+        "csumfix_queue_wait_seconds",
+        "Time that a packet would wait for its verdict, sampled by probes at random moments.",
+        labels=["queue"],
+    )
+    for number, queue in queues.items():
+        sizes = _buckets(core.BATCH_BOUNDS, queue["batch_sizes"])
+        batches.add_metric([number], sizes, queue["packets"])
+        times = _buckets(core.WAIT_BOUNDS, queue["waits"])
+        waits.add_metric([number], times, queue["wait_us"] / 1e6)
+    yield batches
+    yield waits
+
+
+def _buckets(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, float]]:
+    """Return the cumulative buckets that Prometheus wants."""
+    names = [*(str(float(bound)) for bound in bounds), "+Inf"]
+    return list(zip(names, accumulate(counts), strict=True))
+
+
+def _kernel(queues: Queues) -> Iterator[Metric]:
+    """Yield what the kernel shows of each queue; nothing of those that it does not show."""
+    shown = {number: queue["kernel"] for number, queue in queues.items() if queue["kernel"]}
+    waiting = GaugeMetricFamily(
+        "csumfix_queue_packets", "Packets that wait for their verdict.", labels=["queue"]
+    )
+    for number, kernel in shown.items():
+        waiting.add_metric([number], kernel["waiting"])
+    yield waiting
+    for field, name, text in KERNEL_COUNTERS:
+        yield _counter(name, text, {number: kernel[field] for number, kernel in shown.items()})
+
+
+def _tunnels(tunnels: list[dict[str, Any]]) -> Iterator[Metric]:
+    yield GaugeMetricFamily("csumfix_tunnels", "Vxlan devices found.", value=len(tunnels))
+    info = GaugeMetricFamily(
+        "csumfix_tunnel_info",
+        "A vxlan device; always 1.",
+        labels=["device", "vni", "port", "family"],
+    )
+    mtu = GaugeMetricFamily(
+        "csumfix_tunnel_mtu_bytes", "MTU of a vxlan device.", labels=["device"]
+    )
+    for tunnel in tunnels:
+        vni = "any" if tunnel["metadata"] else str(tunnel["vni"])
+        info.add_metric([tunnel["name"], vni, str(tunnel["port"]), tunnel["family"]], 1)
+        mtu.add_metric([tunnel["name"]], tunnel["mtu"])
+    yield info
+    yield mtu
+
+
+def _rules(snapshot: Snapshot) -> Iterator[Metric]:
+    loaded = snapshot["rules"] is not None
+    yield GaugeMetricFamily("csumfix_rules_loaded", "Whether packets are diverted.", value=loaded)
+    yield CounterMetricFamily(
+        "csumfix_rule_repairs",
+        "Times that somebody else's change to our rules was undone.",
+        value=snapshot["rule_repairs"],
+    )
+    yield CounterMetricFamily(
+        "csumfix_rule_failures",
+        "Times that rules could not be loaded.",
+        value=snapshot["rule_failures"],
+    )
+
+
+def _config(reload: dict[str, Any]) -> Iterator[Metric]:
+    yield GaugeMetricFamily(
+        "csumfix_config_last_reload_successful",
+        "Whether the configuration read last was valid.",
+        value=reload["ok"],
+    )
+    yield GaugeMetricFamily(
+        "csumfix_config_last_reload_timestamp_seconds",
+        "When the configuration was last read.",
+        value=reload["time"],
+    )
+    reloads = CounterMetricFamily(
+        "csumfix_config_reloads", "Times that the configuration was read anew.", labels=["result"]
+    )
+    reloads.add_metric(["success"], reload["succeeded"])
+    reloads.add_metric(["failure"], reload["failed"])
+    yield reloads
+
+
+def _build(version: str) -> Metric:
+    family = GaugeMetricFamily(
+        "csumfix_build_info",
+        "What runs; always 1.",
+        labels=["version", "checksum_backend", "python"],
+    )
+    family.add_metric([version, core.checksum_backend(), platform.python_version()], 1)
+    return family

@@ -1,0 +1,118 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * The drain on any datagram: every packet in it is counted and answered once, in order, and
+ * nothing else is sent. What is a packet, and what becomes of it, is for the other targets to
+ * check: here nfqmsg_next() and repair() are taken at their word.
+ *
+ * The input is the datagram.
+ */
+#include "fake_kernel.h"
+#include "fuzz.h"
+#include "mend_messages.h"
+#include "nfqmsg.h"
+#include "tunnel.h"
+
+enum { DATAGRAM_MAX = 4096 /* whose verdicts, as words, fit in WORDS_MAX */ };
+
+/** struct expectation - what the drain should count and answer */
+struct expectation {
+	struct drain_stats stats;
+	char verdicts[WORDS_MAX];
+	bool run_open;
+	uint32_t last_id;
+};
+
+static void expect_verdict(struct expectation *e, char verdict, uint32_t id)
+{
+	size_t used = strlen(e->verdicts);
+
+	snprintf(e->verdicts + used, WORDS_MAX - used, "%s%c%u", used ? " " : "", verdict, id);
+}
+
+static void expect_end_of_run(struct expectation *e)
+{
+	if (e->run_open)
+		expect_verdict(e, 'A', e->last_id);
+	e->run_open = false;
+}
+
+static void expect_packet(struct expectation *e, const struct nfqmsg *msg)
+{
+	size_t usable = msg->headroom >= NFQMSG_REPLACE_HEADROOM ? msg->caplen : 0;
+	struct repair_result result =
+	    repair(msg->payload, usable, msg->wirelen, msg->unfinished, &vxlan_policy);
+
+	e->stats.packets++;
+	e->stats.bytes += msg->wirelen;
+	e->stats.reasons[result.reason]++;
+	if (result.verdict == REPAIR_REPLACE) {
+		expect_end_of_run(e);
+		expect_verdict(e, 'R', msg->id);
+	} else {
+		e->run_open = true;
+	}
+	e->last_id = msg->id;
+}
+
+static void expect_datagram(struct expectation *e, uint8_t *data, size_t size)
+{
+	struct nfqmsg msg;
+	size_t at = 0;
+
+	while (nfqmsg_next(data, size, &at, &msg)) {
+		if (msg.kind == NFQMSG_PACKET)
+			expect_packet(e, &msg);
+		e->stats.malformed += msg.kind == NFQMSG_MALFORMED;
+		e->stats.unexpected += msg.kind == NFQMSG_OTHER;
+		e->stats.verdict_errors +=
+		    msg.kind == NFQMSG_STATUS && msg.error && nfqmsg_is_verdict(msg.request);
+	}
+	expect_end_of_run(e);
+	e->stats.batches = 1;
+	e->stats.sends = *e->verdicts != 0;
+	e->stats.verdict_errors++; /* the one that ends it: fake_kernel_end() */
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	static struct expectation expected;
+	static struct message sent, copy;
+	struct fake_kernel kernel;
+	struct drain_stats stats;
+
+	if (size > DATAGRAM_MAX)
+		return -1;
+	sent.len = copy.len = 0;
+	put_bytes(&sent, data, size);
+	put_bytes(&copy, data, size);
+	expected = (struct expectation){ .run_open = false };
+	expect_datagram(&expected, copy.bytes, copy.len);
+	kernel = fake_kernel_new();
+	fake_kernel_send(&kernel, &sent);
+	fake_kernel_end(&kernel);
+	CHECK(drain_run(kernel.drain) == -ENODEV);
+	CHECK(!strcmp(fake_kernel_verdicts(&kernel), expected.verdicts));
+	stats = stats_of(&kernel);
+	CHECK(!memcmp(&stats, &expected.stats, sizeof(stats)));
+	fake_kernel_free(&kernel);
+	return 0;
+}
+
+/* The checksums of the packets in the datagram. */
+static void mend_payloads(uint8_t *data, size_t size, unsigned int choice)
+{
+	struct nfqmsg msg;
+	size_t at = 0;
+
+	while (nfqmsg_next(data, size, &at, &msg))
+		if (msg.kind == NFQMSG_PACKET && msg.payload)
+			mend_tunnel(msg.payload, msg.caplen, choice);
+}
+
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned int seed)
+{
+	size = LLVMFuzzerMutate(data, size, max_size);
+	mend_messages(data, size, seed);
+	mend_payloads(data, size, seed >> 3);
+	return size;
+}

@@ -1,0 +1,172 @@
+/* SPDX-License-Identifier: MIT */
+/*
+ * repair() and inspect() on any bytes: not only that they survive, but that what they say is true.
+ *
+ * The first byte of the input chooses what surrounds the packet (enum option), the rest is it.
+ */
+#include "fuzz.h"
+#include "inspect.h"
+#include "repair.h"
+#include "tunnel.h"
+
+enum option {
+	FILL_ZERO = 0x01,
+	UNFINISHED = 0x02,
+	CUT = 0x04, /* the packet was longer than what we have of it */
+	PORTS_SHIFT = 3,
+	BACKEND_SHIFT = 5,
+	ODD_ADDRESS = 0x80,
+};
+
+static const struct outer_ports port_lists[] = {
+	{ 0, { 0 } },
+	{ 1, { VXLAN_PORT } },
+	{ 2, { 4789, VXLAN_PORT } },
+	{ OUTER_PORTS_MAX, { 4789 } },
+};
+
+/* Backends that this CPU does not have leave the one in use. */
+static const char *const backends[] = { "avx512", "avx2", "portable", "portable" };
+
+/* The right outer checksum, the slow way. */
+static uint16_t plain_check(const uint8_t *packet, const struct ip_place *outer)
+{
+	const uint8_t *udp = packet + outer->l4;
+	size_t len = get16(udp + 4);
+	uint32_t sum = slow_pseudo(packet, UDP, len);
+
+	sum = slow_sum(sum, udp, 6);
+	sum = slow_sum(sum, udp + 8, len - 8);
+	return sum == 0xffff ? 0xffff : (uint16_t)~sum;
+}
+
+static enum inspect_check plain_state(uint16_t found, uint16_t expected)
+{
+	if (!found)
+		return INSPECT_ZERO;
+	return found == expected ? INSPECT_RIGHT : INSPECT_WRONG;
+}
+
+/* What inspect() says about the outer layer, against the plain computation. */
+static void check_inspection(const struct inspection *seen, const uint8_t *packet, size_t len)
+{
+	struct ip_place outer;
+
+	if (seen->status != OUTER_OK) {
+		CHECK(seen->check == INSPECT_NONE);
+		return;
+	}
+	CHECK(find_ip(packet, len, 0, &outer) && outer.protocol == UDP);
+	CHECK(seen->source == get16(packet + outer.l4));
+	CHECK(seen->dest == get16(packet + outer.l4 + 2));
+	CHECK(seen->found == get16(packet + outer.l4 + 6));
+	CHECK(seen->expected == plain_check(packet, &outer));
+	CHECK(seen->check == plain_state(seen->found, seen->expected));
+	CHECK(seen->inner <= INNER_MALFORMED);
+}
+
+static enum repair_reason reason_of_inner(enum inner_state inner, bool was_zero)
+{
+	switch (inner) {
+	case INNER_CORRUPT:
+		return REPAIR_INNER_CORRUPT;
+	case INNER_UNFINISHED:
+		return REPAIR_INNER_UNFINISHED;
+	case INNER_MALFORMED:
+		return REPAIR_INNER_MALFORMED;
+	case INNER_RIGHT:
+		return was_zero ? REPAIR_ZERO_FILLED : REPAIR_RECOMPUTED;
+	default:
+		return was_zero ? REPAIR_ZERO_FILLED : REPAIR_RECOMPUTED_UNPROVEN;
+	}
+}
+
+/* The reason that repair() must give for a packet that inspect() saw so. */
+static enum repair_reason reason_for(const struct inspection *seen, uint8_t options)
+{
+	if (options & CUT)
+		return REPAIR_TRUNCATED;
+	if (options & UNFINISHED)
+		return REPAIR_UNFINISHED;
+	if (seen->status != OUTER_OK) /* both enums list them in the same order */
+		return REPAIR_NOT_IP + (seen->status - OUTER_NOT_IP);
+	if (seen->check == INSPECT_RIGHT)
+		return REPAIR_RIGHT;
+	if (seen->check == INSPECT_ZERO && !(options & FILL_ZERO))
+		return REPAIR_ZERO_KEPT;
+	return reason_of_inner(seen->inner, seen->check == INSPECT_ZERO);
+}
+
+/* Only the checksum field may have changed, to the right one. */
+static void check_replaced(const uint8_t *packet, const uint8_t *before, size_t len)
+{
+	struct ip_place outer;
+	size_t field;
+
+	CHECK(find_ip(before, len, 0, &outer));
+	field = outer.l4 + 6;
+	CHECK(!memcmp(packet, before, field));
+	CHECK(!memcmp(packet + field + 2, before + field + 2, len - field - 2));
+	CHECK(get16(packet + field) == plain_check(before, &outer));
+	CHECK(get16(packet + field) != get16(before + field));
+}
+
+static bool is_write(enum repair_reason reason)
+{
+	return reason == REPAIR_RECOMPUTED || reason == REPAIR_RECOMPUTED_UNPROVEN ||
+	       reason == REPAIR_ZERO_FILLED;
+}
+
+static void check_packet(uint8_t *packet, const uint8_t *before, size_t len, uint8_t options)
+{
+	const struct repair_policy policy = {
+		.ports = port_lists[options >> PORTS_SHIFT & 3],
+		.fill_zero = options & FILL_ZERO,
+	};
+	const size_t wirelen = options & CUT ? len + 1 : len;
+	struct inspection seen = inspect((struct view){ packet, len }, &policy.ports);
+	struct repair_result result;
+
+	CHECK(!memcmp(packet, before, len));
+	check_inspection(&seen, packet, len);
+	result = repair(packet, len, wirelen, options & UNFINISHED, &policy);
+	CHECK(result.reason == reason_for(&seen, options));
+	CHECK(repair_reason_name(result.reason));
+	CHECK((result.verdict == REPAIR_REPLACE) == is_write(result.reason));
+	if (result.verdict == REPAIR_ACCEPT) {
+		CHECK(!memcmp(packet, before, len));
+		return;
+	}
+	check_replaced(packet, before, len);
+	result = repair(packet, len, wirelen, false, &policy);
+	CHECK(result.verdict == REPAIR_ACCEPT && result.reason == REPAIR_RIGHT);
+}
+
+int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
+{
+	uint8_t options, *memory, *packet;
+	size_t len, shift;
+
+	if (!size)
+		return 0;
+	options = data[0];
+	len = size - 1;
+	shift = options & ODD_ADDRESS ? 1 : 0;
+	checksum_choose(backends[options >> BACKEND_SHIFT & 3]);
+	/* The packet ends where its memory does, so that AddressSanitizer sees a read behind it. */
+	memory = malloc(shift + len);
+	CHECK(memory || !(shift + len));
+	packet = memory + shift;
+	memcpy(packet, data + 1, len);
+	check_packet(packet, data + 1, len, options);
+	free(memory);
+	return 0;
+}
+
+size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned int seed)
+{
+	size = LLVMFuzzerMutate(data, size, max_size);
+	if (size)
+		mend_tunnel(data + 1, size - 1, seed);
+	return size;
+}

@@ -1,0 +1,155 @@
+"""Writes the first inputs of the fuzz targets: python -m tests.fuzz.seeds DIRECTORY.
+
+Packets by scapy, in every shape of tests/packets.py, right, wrong and unfinished, and the messages
+that bring them from the kernel.
+"""
+
+from __future__ import annotations
+
+import struct
+import sys
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import product
+from pathlib import Path
+
+from scapy.layers.inet import IP, UDP, IPOption_LSRR
+from scapy.layers.inet6 import IPv6, IPv6ExtHdrFragment, IPv6ExtHdrRouting
+from scapy.packet import Raw
+
+from tests.packets import (
+    CHECK_OFFSET,
+    PORT,
+    Shape,
+    Transport,
+    Tunnel,
+    build,
+    expected_check,
+    partial_check,
+)
+
+# linux/netfilter/nfnetlink_queue.h, linux/netlink.h
+PACKET, VERDICT, CONFIG, ERROR, DONE = 0x300, 0x301, 0x302, 2, 3
+PACKET_HDR, MARK, OUTDEV, PAYLOAD, CAP_LEN, SKB_INFO = 1, 3, 6, 10, 13, 14
+CHECKSUM_NOT_READY, GSO = 1, 2
+
+# The options byte of fuzz_repair.c.
+FILL_ZERO, UNFINISHED, CUT, ONE_PORT = 0x01, 0x02, 0x04, 0x08
+
+
+def shapes() -> Iterator[Shape]:
+    """Yield one of each kind of packet."""
+    for version, inner, transport in product((4, 6), (4, 6), Transport):
+        yield Shape(version=version, inner_version=inner, transport=transport)
+    for version in (4, 6):
+        yield Shape(version=version, options=True, tags=1, inner_options=True)
+        yield Shape(version=version, inner_version=6, tags=2, inner_options=True, padding=b"\0\0")
+        yield Shape(version=version, payload=bytes(700))
+
+
+def odd_packets() -> Iterator[bytes]:
+    """Yield what repair() has reasons not to judge, or to see differently."""
+    vxlan = b"\x08" + bytes(7)
+    udp = UDP(dport=PORT) / Raw(vxlan)
+    yield bytes(IP(flags="MF") / udp)
+    yield bytes(IP(options=[IPOption_LSRR(routers=["10.0.0.1"])]) / udp)
+    yield bytes(IPv6() / IPv6ExtHdrFragment() / udp)
+    yield bytes(IPv6() / IPv6ExtHdrRouting(addresses=["::1"], segleft=1) / udp)
+    yield bytes(IP() / UDP(dport=PORT, len=7) / Raw(vxlan))
+    yield build(Shape(port=4789)).data
+    right = build(Shape())
+    yield right.with_bytes(right.udp + 8, b"\0").data  # no VNI
+    yield right.with_bytes(right.udp + 9, b"\x20").data  # VXLAN-RCO
+    yield bytes(IP() / UDP(dport=PORT) / Raw(b"\x0c\0\0\1" + bytes(4)) / IP() / UDP() / b"gpe")
+    yield bytes(IP() / UDP(dport=PORT) / Raw(b"\x0c\0\0\2" + bytes(4)) / IPv6() / UDP() / b"gpe")
+
+
+def unfinished(right: Tunnel, shape: Shape) -> bytes:
+    """Return the packet with an inner checksum that offload never finished, and a wrong outer."""
+    field = right.inner_l4 + CHECK_OFFSET[shape.transport]
+    partial = right.with_bytes(field, struct.pack("!H", partial_check(right, shape)))
+    return partial.with_check(expected_check(partial) ^ 0x5555)
+
+
+def repair_inputs() -> Iterator[bytes]:
+    """Yield inputs of fuzz_repair."""
+    for shape in shapes():
+        right = build(shape)
+        yield bytes([0]) + right.data
+        yield bytes([ONE_PORT]) + right.with_check(right.check ^ 0x5555)
+        yield bytes([FILL_ZERO]) + right.with_check(0)
+        corrupt = right.with_bytes(right.inner_end - 1, b"\xee").with_check(right.check ^ 0x1234)
+        yield bytes([FILL_ZERO]) + corrupt
+        if shape.proven:
+            yield bytes([0]) + unfinished(right, shape)
+    for packet in odd_packets():
+        yield bytes([ONE_PORT]) + packet
+    for option in (CUT, UNFINISHED):
+        yield bytes([option]) + build(Shape()).with_check(1)
+
+
+def attribute(kind: int, content: bytes) -> bytes:
+    """Return a netlink attribute, padded."""
+    padding = bytes(-len(content) % 4)
+    return struct.pack("=HH", 4 + len(content), kind) + content + padding
+
+
+def message(kind: int, content: bytes) -> bytes:
+    """Return a netlink message."""
+    return struct.pack("=IHHII", 16 + len(content), kind, 0, 0, 0) + content
+
+
+def packet_header(number: int) -> bytes:
+    """Return the attribute that names a queued packet."""
+    return attribute(PACKET_HDR, struct.pack("!IHB", number, 0x0800, 4))
+
+
+def packet_message(*attributes: bytes) -> bytes:
+    """Return a message about a queued packet."""
+    return message(PACKET, struct.pack("!BBH", 2, 0, 7) + b"".join(attributes))
+
+
+def packet(number: int, payload: bytes, *more: bytes) -> bytes:
+    """Return the message that brings a queued packet, as the kernel builds it."""
+    device = attribute(OUTDEV, struct.pack("!I", 2))
+    mark = attribute(MARK, struct.pack("!I", 0x4000))
+    return packet_message(packet_header(number), device, mark, *more, attribute(PAYLOAD, payload))
+
+
+def status(request: int, error: int) -> bytes:
+    """Return the kernel's answer to a request."""
+    return message(ERROR, struct.pack("=i", error) + message(request, b""))
+
+
+def datagrams() -> Iterator[bytes]:
+    """Yield inputs of fuzz_nfqmsg and fuzz_drain."""
+    right = build(Shape())
+    wrong = right.with_check(right.check ^ 0x5555)
+    corrupt = right.with_bytes(right.inner_end - 1, b"\xee").with_check(1)
+    longer = build(replace(Shape(), version=6, inner_version=6, payload=bytes(300)))
+    yield packet(1, right.data)
+    yield packet(1, wrong)
+    yield packet(1, longer.data)
+    yield packet(1, wrong, attribute(SKB_INFO, struct.pack("!I", CHECKSUM_NOT_READY)))
+    yield packet(1, wrong, attribute(SKB_INFO, struct.pack("!I", GSO)))
+    yield packet(1, wrong, attribute(CAP_LEN, struct.pack("!I", len(wrong) + 1)))
+    yield packet(1, b"") + packet(2, b"x") + packet(3, b"xy") + packet(4, b"xyz")
+    yield packet(1, right.data) + packet(2, wrong) + packet(3, wrong) + packet(4, corrupt)
+    yield packet_message(attribute(PAYLOAD, wrong))  # without a name
+    yield packet_message(attribute(PAYLOAD, wrong), packet_header(1))  # no room for a verdict
+    yield status(VERDICT, 0) + status(VERDICT, -2) + packet(1, wrong) + status(CONFIG, 0)
+    yield message(DONE, b"") + packet(1, wrong) + message(PACKET, b"")
+
+
+def write(directory: Path, inputs: Iterator[bytes]) -> None:
+    """Write each input to a file of its own."""
+    directory.mkdir(parents=True, exist_ok=True)
+    for number, data in enumerate(inputs):
+        (directory / f"seed{number:03}").write_bytes(data)
+
+
+if __name__ == "__main__":
+    top = Path(sys.argv[1])
+    write(top / "repair", repair_inputs())
+    write(top / "nfqmsg", datagrams())
+    write(top / "drain", datagrams())

@@ -1,0 +1,117 @@
+/* SPDX-License-Identifier: MIT */
+#ifndef TUNNEL_H
+#define TUNNEL_H
+
+/*
+ * Finds the parts of a tunnel packet, independently of the code under test, and mends what blind
+ * mutation nearly always breaks: lengths and checksums. Without it fuzzing would never get past
+ * "malformed" and "corrupt".
+ */
+
+#include "packets.h"
+
+enum { UDP_AND_VXLAN = 16, SHORTEST_TRANSPORT = 8 };
+
+/** struct ip_place - offsets of an IP header and of the transport behind it, at least 8 bytes */
+struct ip_place {
+	size_t ip;
+	size_t l4;
+	uint8_t protocol;
+};
+
+static inline bool find_ip(const uint8_t *bytes, size_t len, size_t ip, struct ip_place *place)
+{
+	size_t left = len > ip ? len - ip : 0;
+
+	if (left >= 20 && bytes[ip] >> 4 == 4) {
+		*place = (struct ip_place){ ip, ip + (bytes[ip] & 0x0fu) * 4, bytes[ip + 9] };
+	} else if (left >= 40 && bytes[ip] >> 4 == 6) {
+		*place = (struct ip_place){ ip, ip + 40, bytes[ip + 6] };
+		while (place->l4 + 8 <= len &&
+		       (place->protocol == 0 || place->protocol == 43 || place->protocol == 60)) {
+			place->protocol = bytes[place->l4];
+			place->l4 += 8 + 8 * (size_t)bytes[place->l4 + 1];
+		}
+	} else {
+		return false;
+	}
+	return place->l4 + SHORTEST_TRANSPORT <= len;
+}
+
+/* The frame's IP header: behind up to two VLAN tags, or bare (the GPE draft). */
+static inline bool find_inner_ip(const uint8_t *bytes, size_t len, size_t udp,
+				 struct ip_place *place)
+{
+	size_t type = udp + UDP_AND_VXLAN + 12;
+	bool bare = udp + UDP_AND_VXLAN <= len && bytes[udp + 8] & 0x04 && bytes[udp + 11] < 3;
+
+	if (bare)
+		return find_ip(bytes, len, udp + UDP_AND_VXLAN, place);
+	while (type + 2 <= len && (get16(bytes + type) == 0x8100 || get16(bytes + type) == 0x88a8))
+		type += 4;
+	return find_ip(bytes, len, type + 2, place);
+}
+
+/* Have the lengths of the packet at @place reach to the end of the bytes. */
+static inline void mend_lengths(uint8_t *bytes, size_t len, const struct ip_place *place)
+{
+	uint8_t *ip = bytes + place->ip;
+
+	if (*ip >> 4 == 4)
+		put16(ip + 2, len - place->ip);
+	else
+		put16(ip + 4, len - place->ip - 40);
+	if (place->protocol == UDP)
+		put16(bytes + place->l4 + 4, len - place->l4);
+}
+
+/* Length of the transport by its own or IP's word; 0 if that is too little or too much. */
+static inline size_t transport_len(const uint8_t *bytes, size_t len, const struct ip_place *place)
+{
+	const uint8_t *ip = bytes + place->ip;
+	size_t end = place->ip + (*ip >> 4 == 4 ? get16(ip + 2) : 40u + get16(ip + 4));
+	size_t l4_len = place->protocol == UDP ? get16(bytes + place->l4 + 4) : end - place->l4;
+	size_t least = check_offset(place->protocol) + 2;
+
+	return end >= place->l4 && l4_len >= least && l4_len <= len - place->l4 ? l4_len : 0;
+}
+
+/* Make the checksums of the packet at @place right, or leave its transport's @unfinished. */
+static inline void mend_checks(uint8_t *bytes, size_t len, const struct ip_place *place,
+			       bool unfinished)
+{
+	uint8_t *ip = bytes + place->ip, *l4 = bytes + place->l4;
+	size_t l4_len = transport_len(bytes, len, place);
+
+	if (*ip >> 4 == 4)
+		set_ipv4_check(ip);
+	if (!l4_len)
+		return;
+	if (unfinished)
+		put16(l4 + check_offset(place->protocol), slow_pseudo(ip, place->protocol, l4_len));
+	else
+		set_check(ip, place->protocol, l4, l4_len);
+}
+
+/** mend_tunnel() - mend some of the tunnel packet @bytes; the bits of @choice say what */
+static inline void mend_tunnel(uint8_t *bytes, size_t len, unsigned int choice)
+{
+	struct ip_place outer, inner;
+
+	if (!find_ip(bytes, len, 0, &outer))
+		return;
+	if (find_inner_ip(bytes, len, outer.l4, &inner)) {
+		if (choice & 0x01)
+			mend_lengths(bytes, len, &inner);
+		if (choice & 0x06) /* more often than not */
+			mend_checks(bytes, len, &inner, (choice & 0x38) == 0);
+	}
+	if (choice & 0x40)
+		mend_lengths(bytes, len, &outer);
+	if (choice & 0x80)
+		mend_checks(bytes, len, &outer, false);
+	if (choice & 0x100) /* as NAT leaves it: off by the difference of two ports */
+		put16(bytes + outer.l4 + 6, get16(bytes + outer.l4 + 6) + (choice >> 16));
+}
+
+#endif

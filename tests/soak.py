@@ -1,0 +1,166 @@
+"""Runs the service at full rate for minutes, and tells whether anything grows, wraps or leaks.
+
+    python -m tests.soak --seconds 600
+
+Meanwhile devices come and go, settings are read again and metrics are scraped, as on a node that
+lives long. Exits with 1, and says why, if something is not as it should be.
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import signal
+import statistics
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench import loads
+from bench.clock import Window
+from csumfix.lab import Lab
+from tests.lab.shim import Service, checksum_errors, link, service
+
+SIZE, FLOWS = 512, 8
+LOOK = 5.0
+"""Seconds between two looks at the service."""
+
+MEDDLE = 6
+"""Looks between two changes of devices and settings."""
+
+RSS_SLACK_KB = 2048
+"""How much the resident memory may grow from the second quarter of the run to the last."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """The service at one moment."""
+
+    rss_kb: int
+    descriptors: int
+    threads: int
+    counters: dict[str, int]
+
+
+def look(shim: Service) -> Look:
+    """Measure the process, and ask it for its counters."""
+    process = Path(f"/proc/{shim.process.command_pid()}")
+    status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
+    queues: dict[str, Any] = shim.status()["service"]["queues"]
+    return Look(
+        rss_kb=int(status["VmRSS"].split()[0]),
+        descriptors=len(list((process / "fd").iterdir())),
+        threads=int(status["Threads"]),
+        counters={
+            f"{number} {name}": value
+            for number, queue in queues.items()
+            for name, value in {**queue, **queue["reasons"]}.items()
+            if isinstance(value, int)
+        },
+    )
+
+
+def meddle(lab: Lab, shim: Service) -> None:
+    """Do what happens on a node from time to time."""
+    link(lab, "add other0 type vxlan id 9 dstport 4789 dev eth0")
+    shim.process.send_signal(signal.SIGHUP)
+    time.sleep(LOOK / 2)
+    link(lab, "del other0")
+
+
+def complaints(looks: list[Look]) -> Iterator[str]:
+    """Yield what has grown or gone back."""
+    quarter = len(looks) // 4
+    early, late = looks[quarter : 2 * quarter], looks[-quarter:]
+    grown = statistics.median(one.rss_kb for one in late) - statistics.median(
+        one.rss_kb for one in early
+    )
+    if grown > RSS_SLACK_KB:
+        yield f"resident memory has grown by {grown} kB"
+    for name in ("descriptors", "threads"):
+        if max(getattr(one, name) for one in late) > max(getattr(one, name) for one in early):
+            yield f"{name} have grown"
+    for before, after in itertools.pairwise(looks):
+        for name, value in after.counters.items():
+            if value < before.counters.get(name, 0):
+                yield f"counter {name} went back from {before.counters[name]} to {value}"
+
+
+@contextmanager
+def scraped(lab: Lab) -> Iterator[None]:
+    """Have metrics scraped once a second meanwhile."""
+    scraper = lab.sender.popen([sys.executable, "-m", "tests.soak", "--scrape"])
+    try:
+        yield
+        assert scraper.poll() is None, "the scraper has failed"
+    finally:
+        scraper.kill()
+        scraper.wait(5)
+
+
+def scrape() -> None:
+    """Scrape until killed."""
+    while True:
+        with urllib.request.urlopen("http://127.0.0.1:9478/metrics", timeout=5) as answer:
+            answer.read()
+        time.sleep(1)
+
+
+def soak(seconds: float) -> list[str]:
+    """Run it; return what is wrong."""
+    loads.build_udp()
+    with (
+        Lab(cause="dnat") as lab,
+        service(lab.sender, "--queues=2", "--metrics=127.0.0.1:9478") as shim,
+        scraped(lab),
+    ):
+        errors = checksum_errors(lab)
+        window = Window.after(1, seconds)
+        looks = []
+        with loads.udp_traffic(lab, SIZE, FLOWS, 0, window) as (sender, receiver):
+            while sender.poll() is None:
+                looks.append(look(shim))
+                print(f"{len(looks) * LOOK:6.0f} s  {looks[-1].rss_kb} kB", flush=True)
+                if len(looks) % MEDDLE == 0:
+                    meddle(lab, shim)
+                time.sleep(LOOK)
+            sent = loads.parse_count(sender.communicate(timeout=10)[0])
+            got = loads.parse_count(receiver.communicate(timeout=10)[0])
+        last = look(shim).counters
+        let_through = sum(value for name, value in last.items() if name.endswith(" overruns"))
+        seen = sum(value for name, value in last.items() if name.endswith(" packets"))
+        dropped = checksum_errors(lab) - errors
+        print(
+            f"sent {sent.total}, received {got.total}, bad {got.bad}, seen {seen}, "
+            f"let through {let_through}, dropped for checksums {dropped}, "
+            f"no room at the receiver {got.overflows}"
+        )
+        found = list(complaints(looks))
+        if sent.total - got.total > let_through + got.overflows:
+            found.append("more packets were lost than were let through")
+        if got.bad:
+            found.append("contents have changed")
+        return found
+
+
+def main() -> None:
+    """Run the program."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--seconds", type=float, default=600)
+    parser.add_argument("--scrape", action="store_true", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.scrape:
+        scrape()
+    found = soak(arguments.seconds)
+    for complaint in found:
+        print(complaint, file=sys.stderr)
+    sys.exit(bool(found))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,137 @@
+"""Settings from the file, the environment and the command line."""
+
+from pathlib import Path
+
+import click
+import pytest
+
+from csumfix import config
+from csumfix.cli import run
+from csumfix.errors import CsumfixError, Exit
+from csumfix.options import Options
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    return tmp_path / "csumfix.toml"
+
+
+def test_defaults(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
+    monkeypatch.setattr(config, "DEFAULT_FILE", file)
+    assert config.load(run, []) == Options()
+
+
+def test_every_setting_can_stand_in_the_file(file: Path) -> None:
+    file.write_text(
+        """
+        divert = "nat"
+        port = [9999, 4789, 9999]
+        queues = 2
+        queue-base = 7
+        zero = "fill"
+        metrics = "[::1]:9478"
+        log-format = "json"
+        take-over = true
+        superseded = "wait"
+        """
+    )
+    read = config.load(run, [f"--config={file}"])
+    assert read == Options(
+        "nat", (4789, 9999), 2, 7, "fill", "[::1]:9478", "json", True, superseded="wait"
+    )
+    assert len(config.read(file)) == len(config.SETTINGS)
+
+
+def test_the_default_file_is_read_if_there_is_one(
+    monkeypatch: pytest.MonkeyPatch, file: Path
+) -> None:
+    file.write_text("queues = 3")
+    monkeypatch.setattr(config, "DEFAULT_FILE", file)
+    assert config.load(run, []).queues == 3
+
+
+def test_precedence(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
+    file.write_text('queues = 3\nqueue-base = 3\ndivert = "nat"')
+    monkeypatch.setenv("CSUMFIX_CONFIG", str(file))
+    monkeypatch.setenv("CSUMFIX_QUEUES", "2")
+    monkeypatch.setenv("CSUMFIX_QUEUE_BASE", "2")
+    monkeypatch.setenv("CSUMFIX_PORT", "4789 9999")
+    read = config.load(run, ["--queues=1"])
+    assert (read.queues, read.queue_base, read.divert) == (1, 2, "nat")
+    assert read.ports == (4789, 9999)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("quues = 2", "quues: did you mean queues?"),
+        ("config = 2", "no such setting: config"),
+        ('queues = "2"', 'queues = "2": wants a whole number'),
+        ("queues = true", "wants a whole number"),
+        ("queues = 65", "queues: 65 is not in the range"),
+        ("port = 8472", "port = 8472: wants a list"),
+        ("port = [0]", "port: 0 is not in the range"),
+        ("take-over = 1", "wants true or false"),
+        ('divert = "some"', "divert: 'some' is not one of"),
+        ('metrics = "9478"', "127.0.0.1:9478 or [::1]:9478"),
+        ("divert", "is not TOML"),
+        ("queues = 2\nqueue-base = 65535", "no room for 2 queues"),
+        (f"port = {list(range(1, 17))}", "more than 15 ports"),
+    ],
+)
+def test_mistakes_in_the_file(file: Path, text: str, says: str) -> None:
+    file.write_text(text)
+    with pytest.raises(CsumfixError) as caught:
+        config.load(run, [f"--config={file}"])
+    assert caught.value.code is Exit.USAGE
+    assert says in str(caught.value)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_can_not_be_read(file: Path) -> None:
+    with pytest.raises(CsumfixError, match="No such file"):
+        config.load(run, [f"--config={file}"])
+    file.write_bytes(b"\xff")
+    with pytest.raises(CsumfixError, match="is not TOML"):
+        config.load(run, [f"--config={file}"])
+
+
+def test_a_mistake_in_the_environment_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CSUMFIX_QUEUES", "many")
+    with pytest.raises(CsumfixError, match="CSUMFIX_QUEUES"):
+        config.load(run, [])
+
+
+@pytest.mark.parametrize(
+    "address", ["127.0.0.1:9478", "0.0.0.0:1", "[::1]:65535", "[fe80::1%eth0]:9478"]
+)
+def test_addresses(address: str) -> None:
+    assert config.Address().convert(address, None, None) == address
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        *("", ":9478", "9478", "127.0.0.1", "127.0.0.1:", "127.0.0.1:0", "127.0.0.1:65536"),
+        *("::1:9478", "[::1]", "[127.0.0.1]:9478", "localhost:9478", "127.0.0.1:9478/metrics"),
+        *("user@127.0.0.1:9478", "127.0.0.1:x", "[::1:9478"),
+    ],
+)
+def test_wrong_addresses(address: str) -> None:
+    with pytest.raises(click.BadParameter):
+        config.Address().convert(address, None, None)
+
+
+def test_what_is_shown_can_be_read_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CSUMFIX_ZERO", "fill")
+    file.write_text("port = [9999]")
+    with run.make_context("run", [f"--config={file}", "--queues=2"]) as ctx:
+        wanted, lines = config.options(ctx), config.describe(ctx)
+    sources = {line.split()[0]: line.rpartition("# ")[2] for line in lines}
+    assert sources["port"] == str(file)
+    assert sources["zero"] == "environment CSUMFIX_ZERO"
+    assert sources["queues"] == "command line"
+    assert sources["divert"] == "default"
+    monkeypatch.delenv("CSUMFIX_ZERO")
+    file.write_text("\n".join(lines))
+    assert config.load(run, [f"--config={file}"]) == wanted

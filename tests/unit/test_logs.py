@@ -1,0 +1,61 @@
+"""Log lines: formats, and the limit to how many come."""
+
+import json
+import logging
+import os
+import sys
+
+import pytest
+
+from csumfix import logs
+
+
+def record(message: str, *args: object, level: int = logging.INFO) -> logging.LogRecord:
+    return logging.LogRecord("csumfix", level, "f.py", 1, message, args, None)
+
+
+def test_text() -> None:
+    formatter = logs.TextFormatter()
+    assert formatter.format(record("ready")) == "ready"
+    assert formatter.format(record("broken %d", 1, level=logging.ERROR)) == "error: broken 1"
+
+
+def test_journal_priorities() -> None:
+    formatter = logs.JournalFormatter()
+    assert formatter.format(record("ready")) == "<6>ready"
+    assert formatter.format(record("broken", level=logging.ERROR)) == "<3>broken"
+
+
+def test_the_journal_is_known_by_its_stream(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = os.fstat(sys.__stderr__.fileno())  # type: ignore[union-attr]
+    monkeypatch.setattr(sys, "stderr", sys.__stderr__)
+    monkeypatch.setenv("JOURNAL_STREAM", f"{seen.st_dev}:{seen.st_ino}")
+    assert isinstance(logs._formatter("text"), logs.JournalFormatter)
+    assert isinstance(logs._formatter("json"), logs.JsonFormatter)
+    monkeypatch.setenv("JOURNAL_STREAM", "1:2")
+    assert isinstance(logs._formatter("text"), logs.TextFormatter)
+
+
+def test_json() -> None:
+    line = record('queue %d says "no"\n', 3, level=logging.WARNING)
+    line.created, line.msecs = 1_700_000_000.25, 250
+    line.event = "refused"
+    assert json.loads(logs.JsonFormatter().format(line)) == {
+        "time": "2023-11-14T22:13:20.250Z",
+        "level": "warning",
+        "message": 'queue 3 says "no"\n',
+        "event": "refused",
+    }
+
+
+def test_too_many_lines_of_a_kind_are_held_back_and_counted() -> None:
+    now = 0.0
+    limit = logs.RateLimit(lambda: now)
+    passed = [limit.filter(record("failed: %d", number)) for number in range(20)]
+    assert passed == [True] * logs.BURST + [False] * (20 - logs.BURST)
+    assert limit.filter(record("something else"))
+    now = logs.PERIOD
+    late = record("failed: %d", 99)
+    assert limit.filter(late)
+    assert late.getMessage() == f"failed: 99 ({20 - logs.BURST} lines like this were held back)"
+    assert limit.filter(record("failed: %d", 100))
