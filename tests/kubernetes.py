@@ -12,6 +12,7 @@ import yaml
 
 FOLDER = Path(__file__).parents[1] / "deploy" / "kubernetes"
 KUBECTL = Path(sysconfig.get_path("scripts")) / "kubectl"
+PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 
 Manifest = dict[str, Any]
 

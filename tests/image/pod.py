@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,11 +18,13 @@ from pathlib import Path
 from typing import Any
 
 from csumfix.lab.node import Node
+from csumfix.lab.plan import SENDER
 from tests.image.seccomp import runtime_default
 from tests.kubernetes import Manifest
 from tests.lab.shim import READY_TIMEOUT, until
 
 CRUN = ["crun", "--cgroup-manager=disabled"]
+HOST_IP = SENDER.ip(False)
 # What a runtime hides or protects in every container that is not privileged.
 MASKED = ["/proc/kcore", "/proc/keys", "/proc/timer_list", "/proc/scsi", "/sys/firmware"]
 READ_ONLY = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
@@ -47,7 +50,7 @@ def bundle(image: Image, manifests: dict[str, Manifest], folder: Path) -> dict[s
         "ociVersion": "1.0.0",
         "process": {
             "args": [*image.config["Entrypoint"], *container["args"]],
-            "env": image.config["Env"],
+            "env": [*image.config["Env"], *_environment(container)],
             "cwd": "/",
             "user": {"uid": security["runAsUser"], "gid": security["runAsGroup"]},
             "capabilities": dict.fromkeys(("bounding", "effective", "permitted"), capabilities),
@@ -67,6 +70,21 @@ def bundle(image: Image, manifests: dict[str, Manifest], folder: Path) -> dict[s
             "seccomp": runtime_default(capabilities),
         },
     }
+
+
+def _environment(container: Manifest) -> Iterator[str]:
+    """Yield the container's variables; each may refer to those before it."""
+    known: dict[str, str] = {}
+    for variable in container.get("env", ()):
+        if "valueFrom" in variable:
+            assert variable["valueFrom"] == {"fieldRef": {"fieldPath": "status.hostIP"}}
+            value = HOST_IP
+        else:
+            value = variable["value"]
+            for name, text in known.items():
+                value = value.replace(f"$({name})", text)
+        known[variable["name"]] = value
+        yield f"{variable['name']}={value}"
 
 
 def _mount(source: str, destination: str, kind: str, *options: str) -> dict[str, Any]:
@@ -91,12 +109,12 @@ def _volumes(spec: Manifest, config_map: Manifest, folder: Path) -> Iterator[dic
 class Pod:
     """A running pod."""
 
-    def __init__(self, node: Node, name: str, folder: Path) -> None:
-        self._node, self._name = node, name
+    def __init__(self, node: Node, container: Manifest, folder: Path) -> None:
+        self._node, self._container, self._name = node, container, folder.name
         self._log = folder / "log"
         with self._log.open("w") as log:
             self.process = node.popen(
-                [*CRUN, "run", f"--bundle={folder}", name],
+                [*CRUN, "run", f"--bundle={folder}", self._name],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -117,6 +135,13 @@ class Pod:
         """Run a command in the pod as `kubectl exec` does."""
         return self._node.run([*CRUN, "exec", self._name, *command]).stdout
 
+    def probe(self, name: str) -> str:
+        """Probe the pod as kubelet does, which is in the node's namespace; return the answer."""
+        target = self._container[name]["httpGet"]
+        url = f"http://{target.get('host', HOST_IP)}:{target['port']}{target['path']}"
+        get = "import sys, urllib.request as r; print(r.urlopen(sys.argv[1]).read().decode())"
+        return self._node.run([sys.executable, "-c", get, url]).stdout.strip()
+
     def stop(self) -> int:
         """Ask the pod to stop as kubelet does; return its exit code."""
         self.process.terminate()
@@ -128,7 +153,8 @@ def pod(node: Node, image: Image, manifests: dict[str, Manifest], folder: Path) 
     """Run a pod of the DaemonSet on a node; the folder is for what belongs to it."""
     folder.mkdir()
     (folder / "config.json").write_text(json.dumps(bundle(image, manifests, folder)))
-    running = Pod(node, folder.name, folder)
+    (container,) = manifests["DaemonSet"]["spec"]["template"]["spec"]["containers"]
+    running = Pod(node, container, folder)
     try:
         yield running
     finally:

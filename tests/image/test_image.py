@@ -13,8 +13,8 @@ from csumfix.errors import Exit
 from csumfix.lab import Lab
 from csumfix.lab.node import Node
 from tests.image.pod import Image, Pod, pod
-from tests.kubernetes import render
-from tests.lab.shim import Load, assert_no_rules, checksum_errors, send
+from tests.kubernetes import PROBES, render
+from tests.lab.shim import Load, assert_no_rules, checksum_errors, link, send
 
 HINT = "KUBE-IPTABLES-HINT"
 NET_ADMIN_AND_NET_RAW = 1 << 12 | 1 << 13
@@ -89,6 +89,17 @@ def test_has_no_more_rights_than_the_manifest_says(running: Pod) -> None:
     assert "Read-only file system" in refused.value.stderr
 
 
+@pytest.mark.parametrize("name", ["base", "examples/monitored"])
+def test_is_healthy_before_there_is_a_tunnel(
+    lab: Lab, image: Image, tmp_path: Path, name: str
+) -> None:
+    link(lab, f"del {lab.device}")
+    with pod(lab.sender, image, render(name), tmp_path / "pod") as running:
+        running.wait_for("ready: no vxlan device yet")
+        for probe in PROBES:
+            assert running.probe(probe) == "ok"
+
+
 @pytest.mark.parametrize("variant", ["nft", "legacy"])
 def test_a_rollout_loses_nothing(lab: Lab, image: Image, tmp_path: Path, variant: str) -> None:
     lab.sender.run([f"iptables-{variant}", "-t", "mangle", "-N", HINT])
@@ -102,6 +113,7 @@ def test_a_rollout_loses_nothing(lab: Lab, image: Image, tmp_path: Path, variant
                 old.process.wait(2)  # kubelet would start again what ends
             assert old.stop() == Exit.OK
             load.assert_whole()
+            assert new.probe("livenessProbe") == "ok"
             assert "CSUMFIX" in rules(lab.sender, variant)
             assert new.stop() == Exit.OK
     assert "CSUMFIX" not in rules(lab.sender, variant)

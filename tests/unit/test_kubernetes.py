@@ -13,12 +13,11 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from tests.kubernetes import Manifest, render
+from tests.kubernetes import PROBES, Manifest, render
 
 OLDEST, NEWEST = "1.25", kubernetes_validate.latest_version()
 CRD = Path(__file__).parent / "data" / "prometheus-operator" / "podmonitors.yaml"
 BASE, MONITORED = "base", "examples/monitored"
-PROBES = ("startupProbe", "readinessProbe", "livenessProbe")
 
 
 def pod(name: str) -> Manifest:
@@ -178,4 +177,6 @@ def test_monitored_probes_and_prometheus_ask_at_the_node_address() -> None:
 def test_the_pod_monitor_selects_the_pods() -> None:
     manifests = render(MONITORED)
     labels = manifests["DaemonSet"]["spec"]["template"]["metadata"]["labels"]
-    assert manifests["PodMonitor"]["spec"]["selector"]["matchLabels"] == labels
+    monitor = manifests["PodMonitor"]["spec"]
+    assert monitor["selector"]["matchLabels"] == labels
+    assert labels[monitor["jobLabel"]] == "csumfix"  # the job that the alerts know
