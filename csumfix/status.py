@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -59,6 +60,8 @@ def show(state: State, console: Console) -> None:
         console.print(_queue_table(state.queues))
     if state.service:
         console.print(_counter_table(state.service))
+        for line in _service_lines(state.service):
+            console.print(line, markup=False, highlight=False)
     else:
         console.print("[bold]service[/bold] not running in this network namespace")
     for line in state.trouble:
@@ -116,3 +119,20 @@ def _counter_table(service: control.Snapshot) -> Table:
         if any(counts):
             table.add_row(trouble, *map(str, counts))
     return table
+
+
+def _service_lines(service: control.Snapshot) -> list[str]:
+    """Say what process it is, and what the operator should know beside the counters."""
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(service["started"]))
+    lines = [f"service: process {service['pid']}, version {service['version']}, since {since}"]
+    if service["complaint"]:
+        lines.append(f"trouble: {service['complaint']}")
+    if not service["reload"]["ok"]:
+        lines.append("trouble: the last reload failed, see the log; older settings are in force")
+    for name, meaning in (
+        ("rule_repairs", "times that others had changed our rules, which were mended"),
+        ("rule_failures", "times that our rules could not be loaded"),
+    ):
+        if service[name]:
+            lines.append(f"{service[name]} {meaning}")
+    return lines

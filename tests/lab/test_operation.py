@@ -219,6 +219,7 @@ def test_rules_changed_by_others_are_mended(lab: Lab, damage: str) -> None:
         until(lambda: rules_text(lab.sender) == rules or None, 10, lambda: rules_text(lab.sender))
         shim.wait_for("warning: rules were changed by others")
         assert shim.status()["service"]["rule_repairs"] == 1
+        assert "1 times that others" in lab.sender.run([*CSUMFIX, "status"]).stdout
         assert send(lab, 20, 512).whole
 
 
