@@ -23,6 +23,9 @@ DEV_PACKAGES := $(PACKAGES) clang libclang-rt-dev llvm clang-format shellcheck c
 	busybox git faketime systemd
 PROMETHEUS := build/prometheus
 
+# What building the image from nothing and running it needs on top of those.
+IMAGE_PACKAGES := $(DEV_PACKAGES) buildah crun mmdebstrap debian-archive-keyring
+
 # What measuring needs on top of building.
 BENCH_PACKAGES := $(PACKAGES) iperf3 sockperf
 CORE_PACKAGES := $(BENCH_PACKAGES) libdpdk-dev pkg-config valgrind
@@ -74,13 +77,18 @@ demo: build ## See a kernel bug eat DNS over VXLAN, and csumfix cure it
 test: $(DEV) ## Run every test: C under sanitizers, units, and the lab
 	$(MAKE) -C csrc check
 	$(MAKE) -C tests/fuzz smoke
-	$(BIN)/pytest --ignore tests/install
+	$(BIN)/pytest --ignore=tests/install --ignore=tests/image
 	$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider tests/install
 
 .PHONY: test-unit
 test-unit: $(DEV) ## Run the tests that need no namespaces
 	$(MAKE) -C csrc check
 	$(BIN)/pytest tests/unit
+
+.PHONY: test-image
+test-image: $(DEV) ## Build the container image from nothing and run it in the lab
+	@tools/install-packages $(IMAGE_PACKAGES)
+	$(BIN)/pytest tests/image
 
 .PHONY: fuzz
 fuzz: $(DEV) ## Fuzz the C core, each target FUZZ_SECONDS (3600)
@@ -105,7 +113,7 @@ lint: $(DEV) ## Check style, types and compiler warnings
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	shellcheck iptables/csumfix-rules tools/install-packages tools/install-service \
-		tools/unpack-package .ci/run
+		tools/unpack-package .ci/run deploy/container/iptables-host
 	$(MAKE) -C csrc lint
 	$(MAKE) -C tests/fuzz lint
 
@@ -127,6 +135,14 @@ bench-quick: $(BENCH) ## The same roughly, in three minutes
 bench-core: $(BENCH) ## Measure the checksum core alone, beside DPDK, numpy and scapy
 	@tools/install-packages $(CORE_PACKAGES)
 	$(BIN)/python -m bench.core
+
+# BUILDER may be podman or docker, too; BASE names another base image; IMAGE names the result.
+BUILDER ?= buildah
+IMAGE ?= csumfix:$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+.PHONY: image
+image: ## Build the container image
+	$(BUILDER) build --file Containerfile --tag $(IMAGE) $(if $(BASE),--build-arg BASE=$(BASE)) \
+		--build-arg REVISION=$$(git rev-parse HEAD) $(BUILD_FLAGS) .
 
 .PHONY: clean
 clean: ## Remove everything that was built

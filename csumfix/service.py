@@ -106,7 +106,8 @@ class Service:
             await self._end()
         if self._failure:
             raise self._failure
-        if self._successor and self._options.superseded == "wait":
+        # In another pod the successor's number is 0: it is not in our pid namespace.
+        if self._successor is not None and self._options.superseded == "wait":
             await self._stop.wait()
 
     # Begin and end
