@@ -5,8 +5,10 @@ The only module that executes anything.
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sysconfig
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,6 +28,8 @@ class RuleSet:
     ports: UDP destination ports, sorted.
     source_ports: range that is split over the queues.
     max_length: longest IP packet in bytes that is no super-packet.
+    trace: those of ``csumfix trace``, which are beside the service's.
+    limit: packets a second to divert at most; 0 for any number.
     """
 
     ports: tuple[int, ...]
@@ -35,6 +39,8 @@ class RuleSet:
     divert: str
     max_length: int
     source_ports: tuple[int, int]
+    trace: bool = False
+    limit: int = 0
 
     def arguments(self) -> list[str]:
         """Return the options of the script."""
@@ -47,6 +53,8 @@ class RuleSet:
             f"--divert={self.divert}",
             f"--max-length={self.max_length}",
             f"--sport-range={low}:{high}",
+            *([f"--limit={self.limit}"] if self.limit else []),
+            *_whose(self.trace),
         ]
 
 
@@ -74,6 +82,19 @@ def apply(rules: RuleSet) -> None:
     _must(["apply", *rules.arguments()])
 
 
-def remove() -> None:
-    """Remove our rules; nothing happens if there are none."""
-    _must(["remove"])
+def remove(*, trace: bool = False) -> None:
+    """Remove the service's rules, or those of trace; nothing happens if there are none."""
+    _must(["remove", *_whose(trace)])
+
+
+def packets(*, trace: bool = False) -> Counter[str]:
+    """Count the packets that met our rules, by the rule's role ("jump", "queue-0")."""
+    shown = run(["status", *_whose(trace)]).stdout
+    found: Counter[str] = Counter()
+    for role, number in re.findall(r" rule=(\S+) packets=(\d+) ", shown):
+        found[role] += int(number)
+    return found
+
+
+def _whose(trace: bool) -> list[str]:
+    return ["--trace"] if trace else []

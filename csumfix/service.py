@@ -27,7 +27,7 @@ from dataclasses import asdict, dataclass
 from csumfix import control, preflight, rules, tunnels
 from csumfix.core import MAX_PORTS, Policy
 from csumfix.errors import CsumfixError, Exit
-from csumfix.queue import Queue, kernel_queues, require_free
+from csumfix.queue import Queue, require_free, wait_until_empty
 from csumfix.rules import RuleSet
 from csumfix.tunnels import LinkEvents, Tunnel
 
@@ -38,9 +38,6 @@ SETTLE = 0.2
 
 RETRY = 5.0
 """Seconds until rules that could not be loaded are tried again."""
-
-QUIET_CHECKS, QUIET_INTERVAL, QUIET_LIMIT = 3, 0.02, 2.0
-"""Queues count as empty when found so this often in a row; the rest is in seconds."""
 
 
 @dataclass(frozen=True)
@@ -173,20 +170,10 @@ class Service:
     async def _shut_down(self) -> None:
         try:
             rules.remove()
-            await self._wait_until_empty()
+            await asyncio.to_thread(wait_until_empty, [q.number for q in self._queues])
         finally:
             for queue in self._queues:
                 queue.stop()
-
-    async def _wait_until_empty(self) -> None:
-        """Wait for packets which met the rules before they were removed."""
-        give_up = time.monotonic() + QUIET_LIMIT
-        quiet = 0
-        while quiet < QUIET_CHECKS and time.monotonic() < give_up:
-            await asyncio.sleep(QUIET_INTERVAL)
-            bound = kernel_queues()
-            waiting = sum(bound[q.number].waiting for q in self._queues if q.number in bound)
-            quiet = 0 if waiting else quiet + 1
 
     def _on_link_event(self, events: LinkEvents) -> None:
         events.clear()
