@@ -11,7 +11,7 @@ BENCH := $(VENV)/.bench
 PACKAGES := gcc libc6-dev make python3-dev python3-venv libnetfilter-queue-dev libnfnetlink-dev \
 	iptables iproute2 util-linux ethtool tcpdump dnsmasq-base bind9-dnsutils iputils-ping
 # What tests and lint need on top.
-DEV_PACKAGES := $(PACKAGES) clang clang-format shellcheck conntrack iperf3 busybox git
+DEV_PACKAGES := $(PACKAGES) clang clang-format shellcheck conntrack iperf3 busybox git tshark
 
 # What measuring needs on top of building.
 BENCH_PACKAGES := $(PACKAGES) iperf3 sockperf

@@ -9,9 +9,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import scapy.layers.dns  # noqa: F401 - or DNS would not be decoded
 from scapy.data import DLT_RAW
-from scapy.layers import dns as _  # or DNS would not be decoded
-from scapy.layers.inet import IP, UDP
+from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
@@ -93,11 +93,19 @@ def decoded(packet: bytes, seen: Inspection) -> str:
         layer: Packet = _ip(packet)
         if seen.status is Status.OK:
             layer = Ether(layer[UDP].original[HEADERS:])
-        line = layer.summary()
+        line = _summary(layer)
     except Exception as error:  # pods choose these bytes: no dissector's bug may end the trace
         line = f"not decoded: {error!r}"
     # Nor may they steer the terminal.
     return re.sub("[^ -~]", "?", line)[:WIDTH]
+
+
+def _summary(packet: Packet) -> str:
+    """Return scapy's line, with the addresses that it leaves out if it knows what follows them."""
+    line = packet.summary()
+    for layer in filter(None, (packet.getlayer(UDP), packet.getlayer(TCP))):
+        line = line.replace(f" {layer.name} /", f" {layer.mysummary()} /", 1)
+    return line
 
 
 def _ip(packet: bytes) -> Packet:

@@ -17,7 +17,6 @@ import struct
 import sys
 import time
 from collections.abc import Sequence
-from contextlib import suppress
 from multiprocessing import get_context
 from typing import TextIO
 
@@ -100,33 +99,33 @@ class Display:
 
     def close(self) -> None:
         """Wait for what is still to be shown; raise if the display could not go on."""
-        with suppress(OSError):  # it has ended already
-            self._socket.shutdown(socket.SHUT_WR)
+        self._socket.close()
         self._process.join(PATIENCE)
-        if self._process.is_alive():
+        if self._process.is_alive():  # nobody reads, and nobody will
             self._process.kill()
             self._process.join()
-            return
-        if self._process.exitcode:
-            with suppress(OSError):
-                reason = self._socket.recv(MESSAGE_BYTES).decode()
-                raise CsumfixError(
-                    f"packets can not be shown any more: {reason or 'killed'}: make room",
-                    Exit.BROKEN,
-                )
+        elif self._process.exitcode:
+            raise CsumfixError(
+                f"packets can not be shown any more: {_cause(self._process.exitcode)}: "
+                "see to the output and to the file of --pcap",
+                Exit.BROKEN,
+            )
+
+
+def _cause(exit_code: int) -> str:
+    return os.strerror(exit_code) if exit_code > 0 else f"killed by signal {-exit_code}"
 
 
 def _main(screen: Screen, source: socket.socket, foreign: Sequence[socket.socket]) -> None:
-    """Be the display's process."""
+    """Be the display's process; its exit code is 0 or an errno."""
     for each in foreign:
         each.close()
     logging.getLogger("scapy").setLevel(logging.CRITICAL)  # what it thinks of odd packets
-    code = Exit.OK
+    code = 0
     try:
         if sys.stdout:  # None if it was closed from the start
             screen.run(source, sys.stdout)
     except OSError as error:
-        code = Exit.BROKEN
-        source.send(str(error).encode())
+        code = error.errno or errno.EIO
     # Not the usual way out, on which Python would once more write to an output without reader.
     os._exit(code)

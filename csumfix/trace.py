@@ -220,8 +220,8 @@ def _trace(wanted: RuleSet, policy: Policy, trace: Trace, display: Display) -> N
     passed = met["jump"] - met[f"queue-{queue.number}"]
     seen = ", ".join(f"{number} {reason}" for reason, number in trace.reasons.most_common())
     _say(
-        f"traced {trace.reasons.total()} packets ({seen or 'none came'}), showed {trace.shown}; "
-        f"not shown for want of speed: {display.missed}; not looked at: {passed} passed by, "
+        f"traced {trace.reasons.total()} packets ({seen or 'none came'}): {trace.shown} handed on "
+        f"to be shown, {display.missed} not, for want of speed; not traced: {passed} passed by, "
         f"{queue.stats().overruns} let through"
     )
     if queue.error:
