@@ -208,7 +208,8 @@ def trace(
     r"""Show VXLAN packets that leave this host, before and after their repair, until Ctrl-C.
 
     Repairs them itself, with or without the service, and loses none. At most 10,000 packets a
-    second, and none longer than 3,840 bytes: the others take their usual way.
+    second, and none longer than 3,840 bytes: the others take their usual way. Source NAT comes
+    later: what it would damage is shown as right, and being traced is its cure.
 
     \b
     14:03:22.118203 flannel.1 VNI 1 rewritten: repaired 0xa0e4 -> 0x8092 (recomputed)

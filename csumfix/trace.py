@@ -147,9 +147,10 @@ def run(options: Options) -> None:
         capture = Capture(options.pcap) if options.pcap else None
         display = Display(Screen(policy, found, capture), [lock])
         try:
-            _trace(wanted, policy, Trace(options, policy, display), display)
+            summary = _trace(wanted, policy, Trace(options, policy, display), display)
         finally:
             display.close()
+        _say(summary)
 
 
 def _plan(options: Options, running: dict[str, Any], found: Sequence[Tunnel]) -> RuleSet:
@@ -201,15 +202,20 @@ def _only_one() -> Iterator[socket.socket]:
         yield lock
 
 
-def _trace(wanted: RuleSet, policy: Policy, trace: Trace, display: Display) -> None:
-    """Divert packets until the trace has ended, and none is left in the queue."""
+def _trace(wanted: RuleSet, policy: Policy, trace: Trace, display: Display) -> str:
+    """Divert packets until the trace has ended and its queue is empty; return a summary."""
     queue = CallbackQueue(wanted.queue_base, policy, trace.on_packet)
-    met: Counter[str] = Counter()
     try:
         queue.start(lambda: None)  # wait() looks after it
         rules.apply(wanted)
         _say(f"tracing port {' '.join(map(str, wanted.ports))}; Ctrl-C ends it")
         trace.wait(queue)
+        if not queue.alive:
+            raise CsumfixError(
+                f"queue {queue.number} failed: {queue.error or 'see above'}: "
+                "it was unbound or taken over behind our back: start the trace again",
+                Exit.BROKEN,
+            )
         met = rules.packets(trace=True)
     finally:
         try:
@@ -217,19 +223,13 @@ def _trace(wanted: RuleSet, policy: Policy, trace: Trace, display: Display) -> N
             wait_until_empty([queue.number])
         finally:
             queue.stop()
-    passed = met["jump"] - met[f"queue-{queue.number}"]
     seen = ", ".join(f"{number} {reason}" for reason, number in trace.reasons.most_common())
-    _say(
+    return (
         f"traced {trace.reasons.total()} packets ({seen or 'none came'}): {trace.shown} handed on "
-        f"to be shown, {display.missed} not, for want of speed; not traced: {passed} passed by, "
+        f"to be shown, {display.missed} not, for want of speed; not traced: "
+        f"{met['jump'] - met[f'queue-{queue.number}']} passed by, "
         f"{queue.stats().overruns} let through"
     )
-    if queue.error:
-        raise CsumfixError(
-            f"queue {queue.number} failed: {queue.error.strerror}: "
-            "it was unbound or taken over behind our back: start the trace again",
-            Exit.BROKEN,
-        )
 
 
 def _say(line: str) -> None:
