@@ -17,7 +17,6 @@
 
 enum {
 	BATCH = 64,
-	COPY_RANGE = 0xffff,
 	/* A whole packet, its attributes, and an odd number of cache lines, so that the first
 	 * lines of all slots do not compete for the same places in the cache. */
 	SLOT_BYTES = 65536 + 4096 + 3 * 64,
@@ -332,7 +331,7 @@ static int await_configuration(struct drain *d)
 	return 0;
 }
 
-int drain_configure(struct drain *d, int socket_bytes)
+int drain_configure(struct drain *d, int socket_bytes, uint32_t copy_range)
 {
 	/* Connected to the kernel, the socket takes no messages from other processes. */
 	const struct sockaddr_nl kernel = { .nl_family = AF_NETLINK };
@@ -348,7 +347,7 @@ int drain_configure(struct drain *d, int socket_bytes)
 	set_buffer(d->fd, SO_RCVBUFFORCE, SO_RCVBUF, socket_bytes);
 	set_buffer(d->fd, SO_SNDBUFFORCE, SO_SNDBUF, socket_bytes);
 	d->send_limit = send_limit(d->fd);
-	nfqmsg_params(request, d->queue, COPY_RANGE);
+	nfqmsg_params(request, d->queue, copy_range);
 	d->configuration = CONFIGURING;
 	if (send(d->fd, request, sizeof(request), 0) < 0)
 		return -errno;

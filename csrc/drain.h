@@ -31,6 +31,8 @@
 
 struct drain;
 
+enum { DRAIN_COPY_WHOLE = 0xffff }; /* a copy range that cuts off nothing */
+
 /* How many bounds the histograms in struct drain_stats have; what is above the last counts, too. */
 enum { DRAIN_BATCH_BOUNDS = 7, DRAIN_WAIT_BOUNDS = 16 };
 
@@ -89,16 +91,17 @@ struct drain *drain_new(int fd, uint16_t queue, const struct repair_policy *poli
 void drain_free(struct drain *d);
 
 /**
- * drain_configure() - have the queue copy packets whole and accept what does not fit
+ * drain_configure() - have the queue copy packets and accept what does not fit
  * @d:            the drain
  * @socket_bytes: how much the socket may buffer in each direction; less if not permitted
+ * @copy_range:   bytes of each packet to copy; longer ones are accepted as they are
  *
  * Packets that arrive meanwhile are answered as in drain_run(). A drain that could not be
  * configured is of no further use.
  *
  * Return: 0, or a negative errno: what the kernel answered, -ETIMEDOUT if it did not.
  */
-int drain_configure(struct drain *d, int socket_bytes);
+int drain_configure(struct drain *d, int socket_bytes, uint32_t copy_range);
 
 /**
  * drain_run() - receive, repair and answer until drain_stop()

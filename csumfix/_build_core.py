@@ -57,7 +57,8 @@ struct drain_stats {
 };
 struct drain *drain_new(int fd, uint16_t queue, const struct repair_policy *policy);
 void drain_free(struct drain *d);
-int drain_configure(struct drain *d, int socket_bytes);
+#define DRAIN_COPY_WHOLE ...
+int drain_configure(struct drain *d, int socket_bytes, uint32_t copy_range);
 int drain_run(struct drain *d);
 void drain_stop(struct drain *d);
 void drain_probe(struct drain *d);

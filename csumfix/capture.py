@@ -41,8 +41,8 @@ class Finding:
 
     @property
     def difference(self) -> int:
-        """Found minus expected outer checksum modulo 65,535: new minus old port, for NAT."""
-        return (self.inspection.found - self.inspection.expected) % 0xFFFF
+        """How much the outer checksum is off."""
+        return difference(self.inspection)
 
     def line(self) -> str:
         """Return the finding for people; checksums in hexadecimal."""
@@ -52,8 +52,7 @@ class Finding:
             return f"{text} ({seen.status.name.lower()})"
         text += f" port {seen.source} > {seen.dest} VNI {seen.vni}"
         if seen.outer is Outer.WRONG:
-            text += f" outer {seen.found:#06x} should be {seen.expected:#06x}"
-            text += f" (difference {self.difference})"
+            text += f" {comparison(seen)}"
         return f"{text} inner {seen.inner.name.lower()}"
 
     def as_json(self) -> dict[str, Any]:
@@ -61,6 +60,18 @@ class Finding:
         plain = asdict(self.inspection)
         plain |= {key: v.name.lower() for key, v in plain.items() if isinstance(v, Enum)}
         return {"number": self.number, "diagnosis": self.diagnosis, **plain}
+
+
+def difference(seen: Inspection) -> int:
+    """Return found minus expected outer checksum modulo 65,535: new minus old port, for NAT."""
+    return (seen.found - seen.expected) % 0xFFFF
+
+
+def comparison(seen: Inspection) -> str:
+    """Say what a wrong outer checksum is and what it should be; in hexadecimal."""
+    return (
+        f"outer {seen.found:#06x} should be {seen.expected:#06x} (difference {difference(seen)})"
+    )
 
 
 def diagnose(seen: Inspection) -> str:
@@ -82,9 +93,7 @@ def _same_difference(seen: Inspection) -> bool:
     Local checksum offload computes the outer checksum for the finished inner packet (the kernel's
     Documentation/networking/checksum-offloads.rst), so both are off by the same amount until then.
     """
-    outer = (seen.found - seen.expected) % 0xFFFF
-    inner = (seen.inner_found - seen.inner_expected) % 0xFFFF
-    return outer == inner
+    return difference(seen) == (seen.inner_found - seen.inner_expected) % 0xFFFF
 
 
 def read(path: Path, ports: tuple[int, ...]) -> Iterator[Finding]:

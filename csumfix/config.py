@@ -21,12 +21,11 @@ from click.core import ParameterSource
 
 from csumfix import rules
 from csumfix.errors import CsumfixError, Exit
-from csumfix.options import Options
+from csumfix.options import LAST_QUEUE, Options
 
 DEFAULT_FILE = Path("/etc/csumfix.toml")
 ENVIRONMENT = "CSUMFIX"
 PORT = click.IntRange(1, 65535)
-LAST_QUEUE = 65535
 
 ARGUMENTS = f"{__name__}.arguments"
 """Key of the context's meta."""

@@ -14,6 +14,7 @@ from typing import Any
 from csumfix._core import ffi, lib
 
 MAX_PORTS: int = lib.OUTER_PORTS_MAX
+COPY_WHOLE: int = lib.DRAIN_COPY_WHOLE
 
 REASONS: tuple[str, ...] = tuple(
     ffi.string(lib.repair_reason_name(number)).decode() for number in range(lib.REPAIR_REASONS)
@@ -222,9 +223,9 @@ class Drain:
             raise MemoryError("no memory for the drain's buffers")
         self._drain = ffi.gc(pointer, lib.drain_free)
 
-    def configure(self, socket_bytes: int) -> None:
-        """Have the kernel copy packets whole and accept what does not fit; OSError if not."""
-        _raise(lib.drain_configure(self._drain, socket_bytes))
+    def configure(self, socket_bytes: int, copy_range: int = COPY_WHOLE) -> None:
+        """Have the kernel copy packets and accept what does not fit; OSError if not."""
+        _raise(lib.drain_configure(self._drain, socket_bytes, copy_range))
 
     def run(self) -> None:
         """Repair packets until stop(); OSError if the socket or the queue fails."""

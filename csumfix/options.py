@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+LAST_QUEUE = 65535
+"""Highest number that a netfilter queue can have."""
+
 
 @dataclass(frozen=True)
 class Options:

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import time
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container
 from dataclasses import asdict
 from typing import Any
 
 from csumfix.core import Policy
 from csumfix.errors import CsumfixError, Exit
-from csumfix.queue import Queue, kernel_queues, require_free
-
-QUIET_CHECKS, QUIET_INTERVAL, QUIET_LIMIT = 3, 0.02, 2.0
-"""Queues count as empty when found so this often in a row; the rest is in seconds."""
-
-LAST_NUMBER = 65535
+from csumfix.options import LAST_QUEUE
+from csumfix.queue import Queue, kernel_queues, require_free, wait_until_empty
 
 
 class Pool:
-    """The queues, by number; always a range without holes while rules name them."""
+    """The queues, by number."""
 
     def __init__(self, on_failure: Callable[[], None]) -> None:
         self._queues: dict[int, Queue] = {}
@@ -49,7 +44,7 @@ class Pool:
         if not leaving:
             return
         try:
-            await _wait_until_empty(leaving)
+            await asyncio.to_thread(wait_until_empty, [queue.number for queue in leaving])
         finally:
             for queue in leaving:
                 queue.stop()
@@ -105,22 +100,11 @@ class Pool:
         return result
 
 
-async def _wait_until_empty(queues: Sequence[Queue]) -> None:
-    """Wait for packets which met the rules before they were changed."""
-    give_up = time.monotonic() + QUIET_LIMIT
-    quiet = 0
-    while quiet < QUIET_CHECKS and time.monotonic() < give_up:
-        await asyncio.sleep(QUIET_INTERVAL)
-        bound = kernel_queues()
-        waiting = sum(bound[q.number].waiting for q in queues if q.number in bound)
-        quiet = 0 if waiting else quiet + 1
-
-
 def free_numbers(wanted: range) -> range:
     """Return the first range of that length, in steps of it, whose queues nobody has bound."""
     bound = kernel_queues()
     step = len(wanted)
-    for start in range(wanted.start, LAST_NUMBER + 2 - step, step):
+    for start in range(wanted.start, LAST_QUEUE + 2 - step, step):
         numbers = range(start, start + step)
         if not any(number in bound for number in numbers):
             return numbers

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import threading
+import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from netfilterqueue import NetfilterQueue
 
-from csumfix.core import Drain, Policy, Stats
+from csumfix.core import COPY_WHOLE, Drain, Policy, Stats
 from csumfix.errors import CsumfixError, Exit
 
 PROC_QUEUES = Path("/proc/net/netfilter/nfnetlink_queue")
@@ -22,6 +24,9 @@ a limit the kernel accepts packets unrepaired (fail-open), and only for sockets 
 SOCKET_BYTES = 8 << 20
 """Socket buffer asked for; the kernel doubles it. Measured: it holds 13,000 packets of
 114 bytes, 7,000 of 1,450."""
+
+QUIET_CHECKS, QUIET_INTERVAL, QUIET_LIMIT = 3, 0.02, 2.0
+"""Queues count as empty when found so this often in a row; the rest is in seconds."""
 
 
 @dataclass(frozen=True)
@@ -62,6 +67,22 @@ def kernel_queues() -> dict[int, KernelQueue]:
     return {queue.number: queue for queue in queues}
 
 
+def wait_until_empty(numbers: Collection[int]) -> None:
+    """Wait for packets which met the rules before they were removed."""
+    give_up = time.monotonic() + QUIET_LIMIT
+    quiet = 0
+    while quiet < QUIET_CHECKS and time.monotonic() < give_up:
+        time.sleep(QUIET_INTERVAL)
+        bound = kernel_queues()
+        waiting = sum(bound[number].waiting for number in numbers if number in bound)
+        quiet = 0 if waiting else quiet + 1
+
+
+def accept(packet: Any) -> None:
+    """Let a packet go on as it is: what a foreign rule sends before the drain takes over."""
+    packet.accept()
+
+
 class Queue:
     """One bound queue and the thread that empties it.
 
@@ -69,13 +90,19 @@ class Queue:
     after they are gone and the queue is empty, because closing a queue drops what it holds.
     """
 
-    def __init__(self, number: int, policy: Policy) -> None:
+    def __init__(
+        self,
+        number: int,
+        policy: Policy,
+        callback: Callable[[Any], None] = accept,
+        copy_range: int = COPY_WHOLE,
+    ) -> None:
         self.number = number
         self.error: OSError | None = None
-        self._nfqueue = _bind(number)
+        self._nfqueue = _bind(number, callback)
         self._drain = Drain(self._nfqueue.get_fd(), number, policy)
         try:
-            self._drain.configure(SOCKET_BYTES)
+            self._drain.configure(SOCKET_BYTES, copy_range)
         except OSError as error:
             self._nfqueue.unbind()
             raise CsumfixError(
@@ -93,14 +120,23 @@ class Queue:
 
     def _run(self) -> None:
         try:
-            self._drain.run()
+            self._empty()
         except OSError as error:
             self.error = error
             self._on_failure()
 
+    def _empty(self) -> None:
+        """Answer packets until stop()."""
+        self._drain.run()
+
+    @property
+    def alive(self) -> bool:
+        """Whether packets are answered."""
+        return self._thread.is_alive()
+
     def stop(self) -> None:
         """Stop the thread and unbind the queue."""
-        if self._thread.is_alive():
+        if self.alive:
             self._drain.stop()
             self._thread.join()
         self._nfqueue.unbind()
@@ -128,14 +164,13 @@ def require_free(numbers: Sequence[int]) -> None:
             raise _in_use(bound[number])
 
 
-def _bind(number: int) -> NetfilterQueue:
+def _bind(number: int, callback: Callable[[Any], None]) -> NetfilterQueue:
     try:
         nfqueue = NetfilterQueue()
         with warnings.catch_warnings():
             # A small socket buffer shows as overruns in the counters; it is no reason to stop.
             warnings.simplefilter("ignore", RuntimeWarning)
-            # What a foreign rule sends before the drain takes over is accepted as it is.
-            nfqueue.bind(number, lambda packet: packet.accept(), MAX_LENGTH, sock_len=SOCKET_BYTES)
+            nfqueue.bind(number, callback, MAX_LENGTH, sock_len=SOCKET_BYTES)
     except OSError as error:
         raise _bind_error(number) from error
     return nfqueue

@@ -7,8 +7,10 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import subprocess
 import sysconfig
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +30,8 @@ class RuleSet:
     ports: UDP destination ports, sorted.
     source_ports: range that is split over the queues.
     max_length: longest IP packet in bytes that is no super-packet.
+    trace: those of ``csumfix trace``, which are beside the service's.
+    limit: packets a second to divert at most; 0 for any number.
     """
 
     ports: tuple[int, ...]
@@ -37,6 +41,8 @@ class RuleSet:
     divert: str
     max_length: int
     source_ports: tuple[int, int]
+    trace: bool = False
+    limit: int = 0
 
     def arguments(self) -> list[str]:
         """Return the options of the script."""
@@ -49,6 +55,8 @@ class RuleSet:
             f"--divert={self.divert}",
             f"--max-length={self.max_length}",
             f"--sport-range={low}:{high}",
+            *([f"--limit={self.limit}"] if self.limit else []),
+            *_whose(self.trace),
         ]
 
 
@@ -99,12 +107,25 @@ def difference(rules: RuleSet) -> str | None:
     return None
 
 
-def remove() -> None:
-    """Remove our rules; nothing happens if there are none."""
-    _must(["remove"])
+def remove(*, trace: bool = False) -> None:
+    """Remove the service's rules, or those of trace; nothing happens if there are none."""
+    _must(["remove", *_whose(trace)])
+
+
+def packets(*, trace: bool = False) -> Counter[str]:
+    """Count the packets that met our rules, by the rule's role ("jump", "queue-0")."""
+    shown = run(["status", *_whose(trace)]).stdout
+    found: Counter[str] = Counter()
+    for role, number in re.findall(r" rule=(\S+) packets=(\d+) ", shown):
+        found[role] += int(number)
+    return found
 
 
 def ring_on_change() -> bool:
     """Tell whether changes of rules ring doorbell.NFTABLES: legacy iptables is silent."""
     program = os.environ.get("CSUMFIX_IPTABLES", "iptables")
     return "nf_tables" in _execute([program, "--version"], capture=True).stdout
+
+
+def _whose(trace: bool) -> list[str]:
+    return ["--trace"] if trace else []

@@ -331,7 +331,7 @@ static void unusable_socket(void)
 
 	CHECK(d);
 	CHECK(drain_run(d) == -EBADF);
-	CHECK(drain_configure(d, 1 << 20) == -EBADF);
+	CHECK(drain_configure(d, 1 << 20, DRAIN_COPY_WHOLE) == -EBADF);
 	drain_free(d);
 }
 
@@ -358,8 +358,9 @@ static void configuration(void)
 		fake_kernel_queue(&k, "rw");
 		put_status(&m, CONFIG_TYPE, answers[i]);
 		fake_kernel_send(&k, &m);
-		CHECK(drain_configure(k.drain, 1 << 20) == answers[i]);
+		CHECK(drain_configure(k.drain, 1 << 20, 0x0f01) == answers[i]);
 		CHECK(recv(k.fd, request, sizeof(request), 0) == 48);
+		CHECK(request[26] == 0x0f && request[27] == 0x01);
 		CHECK(request[4] == NFQNL_MSG_CONFIG && request[5] == NFNL_SUBSYS_QUEUE);
 		CHECK(!strcmp(fake_kernel_verdicts(&k), "A1 R2"));
 		fake_kernel_free(&k);
@@ -386,7 +387,7 @@ static void no_answer_to_the_configuration(void)
 	struct timespec before, after;
 
 	clock_gettime(CLOCK_MONOTONIC, &before);
-	CHECK(drain_configure(k.drain, 1 << 20) == -ETIMEDOUT);
+	CHECK(drain_configure(k.drain, 1 << 20, DRAIN_COPY_WHOLE) == -ETIMEDOUT);
 	clock_gettime(CLOCK_MONOTONIC, &after);
 	CHECK(after.tv_sec - before.tv_sec < 5);
 	fake_kernel_free(&k);

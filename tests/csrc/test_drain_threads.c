@@ -108,7 +108,7 @@ static void stopped_by_the_real_kernel(void)
 
 	CHECK(fd >= 0 && d);
 	/* Routing knows no queues: it answers the configuration with a refusal. */
-	CHECK(drain_configure(d, 4096) == -EOPNOTSUPP);
+	CHECK(drain_configure(d, 4096, DRAIN_COPY_WHOLE) == -EOPNOTSUPP);
 	drain_free(d);
 	d = drain_new(fd, FAKE_QUEUE, &vxlan_policy);
 	CHECK(d);

@@ -333,6 +333,66 @@ def test_foreign_jump_keeps_the_chain_but_not_the_other_family(node: Node) -> No
     assert "CSUMFIX" not in node.table("6")
 
 
+# ---------------------------------------------------------------------------- trace
+
+TRACE = ("--trace", "--queue-base=65000", "--limit=10000")
+
+
+def jumps(node: Node) -> list[str]:
+    """Return where the rules of POSTROUTING lead, in order."""
+    return re.findall(r" -A POSTROUTING .* -j (\S+)", node.table())
+
+
+@pytest.mark.parametrize("first", ["service", "trace"])
+def test_trace_stands_directly_before_the_service(node: Node, first: str) -> None:
+    node.must(node.tool("4", "-restore"), "--counters", stdin=FOREIGN_RULES)
+    node.apply(*(() if first == "service" else TRACE))
+    node.apply(*(TRACE if first == "service" else ()))
+    order = ["RETURN", "FOREIGN", "CSUMFIX-TRACE", "CSUMFIX"]
+    assert jumps(node) == order
+    node.apply(*TRACE, "--port=4789", "--queues=2")  # the jump must go and come again
+    assert jumps(node) == order
+    node.apply("--port=4789")
+    assert jumps(node) == order
+
+
+@pytest.mark.parametrize(("one", "other"), [((), TRACE), (TRACE, ())], ids=["service", "trace"])
+def test_trace_and_service_leave_each_other_alone(
+    node: Node, one: tuple[str, ...], other: tuple[str, ...]
+) -> None:
+    node.apply(*one)
+    alone = node.table("4"), node.table("6")
+    whose = ("--trace",) if one else ()
+    status = node.status(*whose)
+    assert "no rules are loaded" in node.check(*other)
+    assert "state=absent" in node.status(*(("--trace",) if other else ()))
+    node.apply(*other)
+    node.apply(*other, "--queues=3")
+    assert node.check(*one) == ""
+    assert node.status(*whose) == status
+    node.apply(*one)
+    node.must(node.tool("4"), "-t", "mangle", "-F", "CSUMFIX-TRACE" if other else "CSUMFIX")
+    assert node.check(*one) == ""
+    assert node.check(*other, "--queues=3") != ""
+    node.remove(*other)
+    assert (node.table("4"), node.table("6")) == alone
+    node.remove(*one)
+    assert "CSUMFIX" not in node.table("4") + node.table("6")
+
+
+@pytest.mark.parametrize("family", ["4", "6"])
+def test_what_exceeds_the_limit_goes_on_to_the_service(node: Node, family: str) -> None:
+    node.add_device()
+    node.apply()
+    node.apply("--trace", "--queue-base=65535", "--limit=1")
+    node.send(family, 2, count=20)
+    traced = node.rules("status", "--trace", "--family", family).stdout
+    ((met, diverted),) = re.findall(r"jump packets=(\d+) [^#]*queue-65535 packets=(\d+)", traced)
+    assert int(met) == 20
+    assert 1 <= int(diverted) < 20
+    assert node.packets(family) == {"jump": 20 - int(diverted), "queue-0": 20 - int(diverted)}
+
+
 # ---------------------------------------------------------------------------- families
 
 

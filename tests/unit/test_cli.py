@@ -8,7 +8,7 @@ import pytest
 
 from csumfix.errors import Exit
 
-COMMANDS = ("run", "status", "top", "check", "lab")
+COMMANDS = ("run", "status", "top", "check", "trace", "lab")
 
 
 def csumfix(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -45,6 +45,10 @@ def test_help_lists_the_commands_and_exit_codes() -> None:
         ("nonsense",),
         ("check",),
         ("check", "/nonexistent"),
+        ("trace", "--count", "0"),
+        ("trace", "--queue", "65536"),
+        ("trace", "--divert", "all"),
+        ("trace", "--pcap", "/"),
         ("lab", "--cause", "gremlins"),
         ("lab", "--mtu", "9001"),
         ("rules", "apply", "--port", "0"),

@@ -44,6 +44,16 @@ COMMIT
 """  # noqa: E501
 
 
+TRACE = """\
+# iptables-restore --noflush
+*mangle
+:CSUMFIX-TRACE - [0:0]
+-A CSUMFIX-TRACE -p udp -m length --length 0:1500 -m limit --limit 100/s --limit-burst 100 -m comment --comment "csumfix-trace:DIGEST:queue-9" -j NFQUEUE --queue-num 9 --queue-bypass
+-A POSTROUTING -p udp -m udp --dport 8472 -m comment --comment "csumfix-trace:jump:8472" -j CSUMFIX-TRACE
+COMMIT
+"""  # noqa: E501
+
+
 def rules(
     *arguments: str, shell: str = "dash", env: dict[str, str] | None = None
 ) -> subprocess.CompletedProcess[str]:
@@ -65,7 +75,7 @@ def show(*arguments: str, shell: str = "dash") -> str:
 
 
 def without_digest(text: str) -> str:
-    return re.sub(r"csumfix:[0-9a-f]{8}:", "csumfix:DIGEST:", text)
+    return re.sub(r"(csumfix|csumfix-trace):[0-9a-f]{8}:", r"\1:DIGEST:", text)
 
 
 def digest(text: str) -> str:
@@ -100,6 +110,12 @@ class TestShow:
             shell=shell,
         )  # fmt: skip
         assert without_digest(text) == ALL_3_QUEUES
+
+    def test_trace(self, shell: str) -> None:
+        text = show(
+            "--trace", "--limit=100", "--port=8472", "--queue-base=9", "--family=4", shell=shell
+        )
+        assert without_digest(text) == TRACE
 
     def test_families(self, shell: str) -> None:
         ipv4 = show("--family", "4", shell=shell)
@@ -164,6 +180,8 @@ def test_digest_depends_on_the_rules_and_on_nothing_else() -> None:
             ["--divert", "nat"],
             ["--divert", "all"],
             ["--max-length", "1499"],
+            ["--limit", "10000"],
+            ["--limit", "9999"],
         )
     ]
     assert len({base, *others}) == len(others) + 1
@@ -245,6 +263,10 @@ def stand_in_rules(
         ["apply", "--divert", "some"],
         ["apply", "--max-length", "0"],
         ["apply", "--max-length", "1e3"],
+        ["apply", "--limit", "0"],
+        ["apply", "--limit", "10001"],
+        ["apply", "--trace", "yes"],
+        ["apply", "--trace=yes"],
         ["apply", "--iptables", "sh"],
         ["apply", "--iptables", ""],
         ["apply", "--iptables", "iptables-restore"],
