@@ -223,6 +223,7 @@ def _trace(wanted: RuleSet, policy: Policy, trace: Trace, display: Display) -> s
         try:
             rules.remove(trace=True)
             wait_until_empty([queue.number])
+            let_through = queue.stats().overruns  # its stop sends a message more
         finally:
             queue.stop()
     seen = ", ".join(f"{number} {reason}" for reason, number in trace.reasons.most_common())
@@ -230,7 +231,7 @@ def _trace(wanted: RuleSet, policy: Policy, trace: Trace, display: Display) -> s
         f"traced {trace.reasons.total()} packets ({seen or 'none came'}): {trace.shown} handed on "
         f"to be shown, {display.missed} not, for want of speed; not traced: "
         f"{met['jump'] - met[f'queue-{queue.number}']} passed by, "
-        f"{queue.stats().overruns} let through"
+        f"{let_through} let through"
     )
 
 
