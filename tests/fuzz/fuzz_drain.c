@@ -14,11 +14,16 @@
 
 enum { DATAGRAM_MAX = 4096 /* whose verdicts, as words, fit in WORDS_MAX */ };
 
-/** struct expectation - what the drain should count and answer */
+/**
+ * struct expectation - what the drain should count and answer
+ * @probes:     how many it should meet; how long they waited is the clock's affair
+ * @unanswered: packets have been judged since verdicts were last sent
+ */
 struct expectation {
 	struct drain_stats stats;
 	char verdicts[WORDS_MAX];
-	bool run_open;
+	uint64_t probes;
+	bool run_open, unanswered;
 	uint32_t last_id;
 };
 
@@ -34,6 +39,13 @@ static void expect_end_of_run(struct expectation *e)
 	if (e->run_open)
 		expect_verdict(e, 'A', e->last_id);
 	e->run_open = false;
+}
+
+static void expect_flush(struct expectation *e)
+{
+	expect_end_of_run(e);
+	e->stats.sends += e->unanswered;
+	e->unanswered = false;
 }
 
 static void expect_packet(struct expectation *e, const struct nfqmsg *msg)
@@ -52,6 +64,27 @@ static void expect_packet(struct expectation *e, const struct nfqmsg *msg)
 		e->run_open = true;
 	}
 	e->last_id = msg->id;
+	e->unanswered = true;
+}
+
+static void expect_status(struct expectation *e, const struct nfqmsg *msg)
+{
+	if (nfqmsg_is_noop(msg->request)) {
+		expect_flush(e);
+		e->probes++;
+	} else {
+		e->stats.verdict_errors += msg->error && nfqmsg_is_verdict(msg->request);
+	}
+}
+
+static void expect_batch(struct expectation *e)
+{
+	size_t i = 0;
+
+	while (i < DRAIN_BATCH_BOUNDS && e->stats.packets > drain_batch_bounds[i])
+		i++;
+	e->stats.batch_sizes[i] += e->stats.packets > 0;
+	e->stats.batches = 1;
 }
 
 static void expect_datagram(struct expectation *e, uint8_t *data, size_t size)
@@ -62,15 +95,28 @@ static void expect_datagram(struct expectation *e, uint8_t *data, size_t size)
 	while (nfqmsg_next(data, size, &at, &msg)) {
 		if (msg.kind == NFQMSG_PACKET)
 			expect_packet(e, &msg);
+		if (msg.kind == NFQMSG_STATUS)
+			expect_status(e, &msg);
 		e->stats.malformed += msg.kind == NFQMSG_MALFORMED;
 		e->stats.unexpected += msg.kind == NFQMSG_OTHER;
-		e->stats.verdict_errors +=
-		    msg.kind == NFQMSG_STATUS && msg.error && nfqmsg_is_verdict(msg.request);
 	}
-	expect_end_of_run(e);
-	e->stats.batches = 1;
-	e->stats.sends = *e->verdicts != 0;
+	expect_flush(e);
+	expect_batch(e);
 	e->stats.verdict_errors++; /* the one that ends it: fake_kernel_end() */
+}
+
+/* Counts the probes and takes them out of the counters; no real one was sent or lost. */
+static uint64_t take_probes(struct drain_stats *stats)
+{
+	uint64_t probes = 0;
+
+	for (size_t i = 0; i <= DRAIN_WAIT_BOUNDS; i++) {
+		probes += stats->waits[i];
+		stats->waits[i] = 0;
+	}
+	CHECK(stats->overruns == probes);
+	stats->wait_us = stats->overruns = 0;
+	return probes;
 }
 
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
@@ -93,6 +139,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	CHECK(drain_run(kernel.drain) == -ENODEV);
 	CHECK(!strcmp(fake_kernel_verdicts(&kernel), expected.verdicts));
 	stats = stats_of(&kernel);
+	CHECK(take_probes(&stats) == expected.probes);
 	CHECK(!memcmp(&stats, &expected.stats, sizeof(stats)));
 	fake_kernel_free(&kernel);
 	return 0;
