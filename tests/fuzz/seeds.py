@@ -29,7 +29,7 @@ from tests.packets import (
 )
 
 # linux/netfilter/nfnetlink_queue.h, linux/netlink.h
-PACKET, VERDICT, CONFIG, ERROR, DONE = 0x300, 0x301, 0x302, 2, 3
+PACKET, VERDICT, CONFIG, NOOP, ERROR, DONE = 0x300, 0x301, 0x302, 1, 2, 3
 PACKET_HDR, MARK, OUTDEV, PAYLOAD, CAP_LEN, SKB_INFO = 1, 3, 6, 10, 13, 14
 CHECKSUM_NOT_READY, GSO = 1, 2
 
@@ -138,6 +138,7 @@ def datagrams() -> Iterator[bytes]:
     yield packet_message(attribute(PAYLOAD, wrong))  # without a name
     yield packet_message(attribute(PAYLOAD, wrong), packet_header(1))  # no room for a verdict
     yield status(VERDICT, 0) + status(VERDICT, -2) + packet(1, wrong) + status(CONFIG, 0)
+    yield packet(1, right.data) + status(NOOP, 0) + packet(2, wrong) + status(NOOP, 0)
     yield message(DONE, b"") + packet(1, wrong) + message(PACKET, b"")
 
 
