@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
 
+import pytest
+
 from csumfix.lab import Lab
 from csumfix.lab.node import Node
 from csumfix.lab.process import Process
@@ -22,6 +24,10 @@ CSUMFIX = [sys.executable, "-m", "csumfix"]
 PEER = str(Path(peer.__file__))
 PORT = 53  # the one that kube-proxy's service forwards
 READY_TIMEOUT = 10.0
+
+
+HEALTHY = pytest.mark.parametrize("lab", ["none"], indirect=True)
+"""A lab without a bug of its own, so that whatever is lost was lost by us."""
 
 
 class Service:
@@ -92,6 +98,27 @@ def assert_no_rules(node: Node) -> None:
     for command in ("iptables", "ip6tables"):
         rules = node.run([command, "-t", "mangle", "-S"]).stdout
         assert "-N CSUMFIX\n" not in rules, rules
+
+
+@contextmanager
+def foreign_queue(node: Node, number: int) -> Iterator[None]:
+    """Have another program bind a queue."""
+    holder = node.popen(
+        [
+            *(sys.executable, "-c"),
+            "import netfilterqueue, sys, time; q = netfilterqueue.NetfilterQueue();"
+            "q.bind(int(sys.argv[1]), print); print('bound', flush=True); time.sleep(60)",
+            str(number),
+        ],
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert holder.stdout
+        assert holder.stdout.readline() == "bound\n"
+        yield
+    finally:
+        holder.kill()
+        holder.communicate()
 
 
 T = TypeVar("T")

@@ -10,6 +10,7 @@ import pytest
 
 from csumfix.lab import Lab
 from tests.lab.shim import (
+    HEALTHY,
     Load,
     Service,
     Sink,
@@ -22,9 +23,6 @@ from tests.lab.shim import (
     until,
     wait_for_rules,
 )
-
-HEALTHY = pytest.mark.parametrize("lab", ["none"], indirect=True)
-"""Without a bug of its own, so that whatever is lost was lost by us."""
 
 FAKETIME = "/usr/lib/x86_64-linux-gnu/faketime/libfaketimeMT.so.1"
 

@@ -5,7 +5,6 @@ import os
 import queue
 import signal
 import socket
-import subprocess
 import sys
 import threading
 from pathlib import Path
@@ -19,6 +18,7 @@ from tests.lab.shim import (
     Load,
     Service,
     assert_no_rules,
+    foreign_queue,
     link,
     rules_text,
     send,
@@ -84,17 +84,7 @@ def test_a_bad_file_changes_nothing_and_is_reported(lab: Lab, file: Path) -> Non
 
 
 def test_a_reload_that_wants_a_foreign_queue_changes_nothing(lab: Lab, file: Path) -> None:
-    holder = lab.sender.popen(
-        [
-            *(sys.executable, "-c"),
-            "import netfilterqueue, time; q = netfilterqueue.NetfilterQueue();"
-            "q.bind(2, print); print('bound', flush=True); time.sleep(60)",
-        ],
-        stdout=subprocess.PIPE,
-    )
-    assert holder.stdout
-    assert holder.stdout.readline() == "bound\n"
-    with service(lab.sender, f"--config={file}") as shim:
+    with foreign_queue(lab.sender, 2), service(lab.sender, f"--config={file}") as shim:
         rules = rules_text(lab.sender)
         file.write_text("queues = 3")
         shim.process.send_signal(signal.SIGHUP)
@@ -102,8 +92,6 @@ def test_a_reload_that_wants_a_foreign_queue_changes_nothing(lab: Lab, file: Pat
         assert rules_text(lab.sender) == rules
         assert {q["number"] for q in shim.status()["queues"]} == {0, 2}
         assert send(lab, 20, 512).whole
-    holder.kill()
-    holder.wait(5)
 
 
 # Restart and upgrade

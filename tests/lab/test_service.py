@@ -1,8 +1,6 @@
 """The service while things happen to it: devices come and go, it is killed, stopped under load."""
 
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -12,11 +10,13 @@ from csumfix.errors import Exit
 from csumfix.lab import Lab
 from tests.lab.shim import (
     CSUMFIX,
+    HEALTHY,
     Load,
     Service,
     Sink,
     assert_no_rules,
     checksum_errors,
+    foreign_queue,
     link,
     rules_text,
     send,
@@ -67,10 +67,6 @@ def test_a_collect_metadata_device_counts_for_both_families(lab: Lab) -> None:
 
 
 # Ends
-
-
-HEALTHY = pytest.mark.parametrize("lab", ["none"], indirect=True)
-"""Without a bug of its own, so that whatever is lost was lost by us."""
 
 
 @HEALTHY
@@ -150,22 +146,11 @@ def test_no_permission(lab: Lab) -> None:
 
 
 def test_queue_bound_by_another_process(lab: Lab) -> None:
-    holder = lab.sender.popen(
-        [
-            *(sys.executable, "-c"),
-            "import netfilterqueue, time; q = netfilterqueue.NetfilterQueue();"
-            "q.bind(7, print); print('bound', flush=True); time.sleep(60)",
-        ],
-        stdout=subprocess.PIPE,
-    )
-    assert holder.stdout
-    assert holder.stdout.readline() == "bound\n"
-    code, line = refused(lab, "run", "--queue-base", "6", "--queues", "2")
+    with foreign_queue(lab.sender, 7):
+        code, line = refused(lab, "run", "--queue-base", "6", "--queues", "2")
     assert code == Exit.IN_USE
     assert "queue 7" in line
     assert "--queue-base" in line
-    holder.kill()
-    holder.wait(5)
 
 
 def test_a_second_service_refuses(lab: Lab) -> None:
