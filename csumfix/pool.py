@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Container
 from dataclasses import asdict
 from typing import Any
@@ -44,7 +43,7 @@ class Pool:
         if not leaving:
             return
         try:
-            await asyncio.to_thread(wait_until_empty, [queue.number for queue in leaving])
+            await wait_until_empty([queue.number for queue in leaving])
         finally:
             for queue in leaving:
                 queue.stop()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 import warnings
@@ -67,12 +68,12 @@ def kernel_queues() -> dict[int, KernelQueue]:
     return {queue.number: queue for queue in queues}
 
 
-def wait_until_empty(numbers: Collection[int]) -> None:
+async def wait_until_empty(numbers: Collection[int]) -> None:
     """Wait for packets which met the rules before they were removed."""
     give_up = time.monotonic() + QUIET_LIMIT
     quiet = 0
     while quiet < QUIET_CHECKS and time.monotonic() < give_up:
-        time.sleep(QUIET_INTERVAL)
+        await asyncio.sleep(QUIET_INTERVAL)
         bound = kernel_queues()
         waiting = sum(bound[number].waiting for number in numbers if number in bound)
         quiet = 0 if waiting else quiet + 1

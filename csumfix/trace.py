@@ -222,7 +222,7 @@ def _trace(wanted: RuleSet, policy: Policy, trace: Trace, display: Display) -> s
     finally:
         try:
             rules.remove(trace=True)
-            wait_until_empty([queue.number])
+            asyncio.run(wait_until_empty([queue.number]))
             let_through = queue.stats().overruns  # its stop sends a message more
         finally:
             queue.stop()
