@@ -321,9 +321,11 @@ class Service:
             if answer and answer.get("request") == "leave":
                 self._owns_rules = False
                 self._successor = peer.pid
-                await self._close()
-                self._announce(peer.pid)
-                self._leave_now()
+                try:
+                    await self._close()
+                finally:  # whatever failed: the rules are another's now
+                    self._announce(peer.pid)
+                    self._leave_now()
             else:
                 log.warning("process %d failed to take over: loading our rules again", peer.pid)
                 self._diversion.doubt()

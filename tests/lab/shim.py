@@ -75,6 +75,17 @@ class Service:
         return self.process.wait(10)
 
 
+def failing(function: str) -> list[str]:
+    """Return a prefix that has a function of ours fail, as if descriptors had run out."""
+    module = function.split(".")[0]
+    code = (
+        f"import errno, sys\nfrom csumfix import cli, {module}\n"
+        "def fail(*_): raise OSError(errno.EMFILE, 'Too many open files')\n"
+        f"{function} = fail; del sys.argv[1:4]; cli.main()"
+    )
+    return [sys.executable, "-c", code]
+
+
 @contextmanager
 def service(node: Node, *options: str, prefix: Sequence[str] = ()) -> Iterator[Service]:
     """Run the service; on leaving it must stop with 0 and leave no rule behind.

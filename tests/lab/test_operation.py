@@ -18,6 +18,7 @@ from tests.lab.shim import (
     Load,
     Service,
     assert_no_rules,
+    failing,
     foreign_queue,
     link,
     rules_text,
@@ -109,6 +110,16 @@ def test_taking_over_under_load_loses_nothing(lab: Lab) -> None:
                 assert new.process.wait(10) == 0
                 assert newer.status()["service"]["queues"].keys() == {"0"}
                 load.assert_whole()
+
+
+def test_a_predecessor_leaves_even_if_it_can_not_look_at_its_queues(lab: Lab) -> None:
+    with (
+        service(lab.sender, prefix=failing("pool.wait_until_empty")) as old,
+        service(lab.sender, "--take-over") as new,
+    ):
+        assert old.process.wait(10) == 0
+        assert send(lab, 20, 512).whole
+        assert len(new.lines()) == 2, "the old one must not load its rules again"
 
 
 def test_taking_over_from_nobody_is_a_start(lab: Lab) -> None:
