@@ -82,6 +82,7 @@ class Service:
         self._owns_rules = False
         self._rule_failures = 0
         self._started = time.time()
+        self._version = version("csumfix")  # what is installed may change while we run
         self._reload = {"ok": True, "time": self._started, "succeeded": 0, "failed": 0}
         self._due: set[Work] = set()
         self._wake, self._stop, self._leave = asyncio.Event(), asyncio.Event(), asyncio.Event()
@@ -360,7 +361,7 @@ class Service:
     def snapshot(self) -> control.Snapshot:
         """Return the state and the counters, as ``csumfix status`` shows them."""
         return {
-            "version": version("csumfix"),
+            "version": self._version,
             "pid": os.getpid(),
             "started": self._started,
             "config": asdict(self._options),

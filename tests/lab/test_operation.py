@@ -181,6 +181,18 @@ def test_restart_under_load_loses_nothing(lab: Lab) -> None:
         assert_no_rules(lab.sender)
 
 
+def test_status_tells_the_version_that_runs_not_the_installed_one(
+    lab: Lab, tmp_path: Path
+) -> None:
+    metadata = tmp_path / "csumfix-9.8.dist-info" / "METADATA"
+    metadata.parent.mkdir()
+    metadata.write_text("Metadata-Version: 2.1\nName: csumfix\nVersion: 9.8\n")
+    prefix = ["env", "PYTHONSAFEPATH=1", f"PYTHONPATH={tmp_path}"]
+    with service(lab.sender, prefix=prefix) as shim:
+        metadata.unlink()
+        assert shim.status()["service"]["version"] == "9.8"
+
+
 def test_a_restart_that_fails_leaves_the_old_one_at_work(lab: Lab, file: Path) -> None:
     with service(lab.sender, f"--config={file}") as shim:
         file.write_text("nonsense")
