@@ -1,6 +1,6 @@
 """Runs ``csumfix-rules``, the one implementation of the iptables rules.
 
-The only module that executes anything.
+The only module that executes anything, but for handover.py, which starts a successor.
 """
 
 from __future__ import annotations
@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import subprocess
 import sysconfig
 from collections import Counter
@@ -19,6 +20,9 @@ from csumfix.errors import CsumfixError, Exit
 from csumfix.tunnels import Family
 
 SCRIPT = Path(sysconfig.get_path("scripts")) / "csumfix-rules"
+SYSTEM_PATH = "/usr/sbin:/sbin"
+"""Where iptables is, and a user's PATH often does not lead: csumfix-rules adds it, too."""
+
 MAX_PORTS = 15
 """How many ports one rule can name (iptables' multiport match)."""
 
@@ -124,7 +128,9 @@ def packets(*, trace: bool = False) -> Counter[str]:
 def ring_on_change() -> bool:
     """Tell whether changes of rules ring doorbell.NFTABLES: legacy iptables is silent."""
     program = os.environ.get("CSUMFIX_IPTABLES", "iptables")
-    return "nf_tables" in _execute([program, "--version"], capture=True).stdout
+    path = f"{os.environ.get('PATH', os.defpath)}:{SYSTEM_PATH}"
+    found = shutil.which(program, path=path) or program
+    return "nf_tables" in _execute([found, "--version"], capture=True).stdout
 
 
 def _whose(trace: bool) -> list[str]:

@@ -114,6 +114,11 @@ def test_the_clock_jumps(lab: Lab, tmp_path: Path) -> None:
         load.assert_whole()
 
 
+def test_a_path_without_the_system_directories(lab: Lab) -> None:
+    with service(lab.sender, prefix=["env", "PATH=/usr/bin:/bin"]):
+        assert send(lab, 20, 512).whole
+
+
 def test_a_read_only_run_directory(lab: Lab) -> None:
     read_only = 'mount -t tmpfs -o ro none /run; exec "$@"'
     with service(lab.sender, prefix=["unshare", "--mount", "sh", "-c", read_only, "sh"]):
