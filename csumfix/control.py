@@ -25,6 +25,7 @@ ADDRESS = "\0csumfix"
 TIMEOUT = 2.0
 MAX_PEERS = 16
 MAX_LINE = 1 << 20
+DENIED = "permission denied"
 UCRED = struct.Struct("3i")  # pid, uid, gid: see unix(7)
 
 Message = dict[str, Any]
@@ -129,7 +130,7 @@ async def _answer(peer: Peer, handlers: Mapping[str, Handler]) -> None:
     if handler is None:
         await peer.send(error=f"no such request; known: {' '.join(handlers)}")
     elif not (handler.harmless or peer.trusted):
-        await peer.send(error="permission denied")
+        await peer.send(error=DENIED)
     else:
         await handler.answer(peer)
 

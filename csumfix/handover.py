@@ -112,8 +112,10 @@ def restart() -> str:
             Exit.NEGATIVE,
         )
     if "error" in answer:
+        denied = answer["error"] == control.DENIED
         raise CsumfixError(
-            f"can not restart: {answer['error']}: run as root, or see its log", Exit.PERMISSION
+            f"can not restart: {answer['error']}: {'run as root' if denied else 'see its log'}",
+            Exit.PERMISSION if denied else Exit.BROKEN,
         )
     deadline = time.monotonic() + RESTART
     while time.monotonic() < deadline:

@@ -28,9 +28,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
+from subprocess import SubprocessError
 
 from csumfix import control, handover, logs, notify, preflight, rules
-from csumfix.control import Handler, Peer
+from csumfix.control import Handler, Message, Peer
 from csumfix.diversion import Diversion
 from csumfix.doorbell import LINKS, NFTABLES, Doorbell
 from csumfix.errors import CsumfixError
@@ -343,11 +344,19 @@ class Service:
         elif self._spawned:
             await peer.send(error=f"process {self._spawned} is about to take over already")
         else:
+            await peer.send(**self._start_successor())
+
+    def _start_successor(self) -> Message:
+        """Start it, watch for its end, and return what to answer."""
+        try:
             successor = handover.spawn(self._command)
             descriptor = os.pidfd_open(successor)
-            self._spawned = successor
-            self._loop.add_reader(descriptor, self._on_successor_exit, descriptor)
-            await peer.send(successor=successor)
+        except (OSError, SubprocessError) as error:  # no process to be had, or gone already
+            log.error("no successor could be started: %s", error)
+            return {"error": "no successor could be started"}
+        self._spawned = successor
+        self._loop.add_reader(descriptor, self._on_successor_exit, descriptor)
+        return {"successor": successor}
 
     def _on_successor_exit(self, descriptor: int) -> None:
         self._loop.remove_reader(descriptor)

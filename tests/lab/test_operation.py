@@ -193,6 +193,14 @@ def test_status_tells_the_version_that_runs_not_the_installed_one(
         assert shim.status()["service"]["version"] == "9.8"
 
 
+def test_a_successor_that_can_not_be_started_is_told_as_such(lab: Lab) -> None:
+    with service(lab.sender, prefix=failing("handover.spawn")) as shim:
+        failed = lab.sender.run([*CSUMFIX, "restart"], check=False)
+        assert failed.returncode == Exit.BROKEN
+        assert "no successor could be started" in failed.stderr
+        assert "Too many open files" in shim.wait_for("error: no successor")
+
+
 def test_a_restart_that_fails_leaves_the_old_one_at_work(lab: Lab, file: Path) -> None:
     with service(lab.sender, f"--config={file}") as shim:
         file.write_text("nonsense")
