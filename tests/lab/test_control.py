@@ -44,12 +44,22 @@ def test_strangers_may_look_but_not_touch(lab: Lab) -> None:
 
 
 @pytest.mark.parametrize(
-    "line", ["\n", "nonsense\n", "[]\n", '{"request": []}\n', "{}\n", "x" * 100_000 + "\n"]
+    "line",
+    [
+        "\n",
+        "nonsense\n",
+        "[]\n",
+        '{"request": []}\n',
+        "{}\n",
+        "x" * 100_000 + "\n",
+        "[" * 60_000 + "\n",
+    ],
 )
 def test_nonsense_is_survived(lab: Lab, line: str) -> None:
     with service(lab.sender) as shim:
         say(lab, line)
         assert shim.status()["service"]
+        assert len(shim.lines()) == 1, "anybody could fill the log"
 
 
 def test_silent_peers_do_not_lock_others_out(lab: Lab) -> None:
