@@ -12,6 +12,9 @@ from collections.abc import Callable
 BURST, PERIOD = 5, 60.0
 """So many lines of one kind are let through in so many seconds."""
 
+KINDS = 100
+"""So many kinds are remembered."""
+
 # What a record has besides the fields that its author gave.
 _OWN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message"}
 
@@ -55,7 +58,8 @@ class JsonFormatter(logging.Formatter):
 class RateLimit(logging.Filter):
     """Lets BURST lines of a kind through in each PERIOD, and says how many it held back.
 
-    The text before its arguments are filled in is what makes the kind.
+    The text before its arguments are filled in is what makes the kind. Libraries may fill it in
+    themselves: of KINDS texts the oldest is forgotten.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -66,6 +70,8 @@ class RateLimit(logging.Filter):
     def filter(self, record: logging.LogRecord) -> bool:
         """Tell whether the line may pass."""
         now = self._clock()
+        if record.msg not in self._seen and len(self._seen) >= KINDS:
+            del self._seen[next(iter(self._seen))]
         began, count = self._seen.get(record.msg, (now, 0))
         if now - began < PERIOD:
             self._seen[record.msg] = (began, count + 1)

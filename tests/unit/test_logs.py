@@ -59,3 +59,10 @@ def test_too_many_lines_of_a_kind_are_held_back_and_counted() -> None:
     assert limit.filter(late)
     assert late.getMessage() == f"failed: 99 ({20 - logs.BURST} lines like this were held back)"
     assert limit.filter(record("failed: %d", 100))
+
+
+def test_the_limit_remembers_a_bounded_number_of_kinds() -> None:
+    limit = logs.RateLimit(lambda: 0.0)
+    for number in range(10 * logs.KINDS):
+        assert limit.filter(record(f"filled in: {number}"))
+    assert len(limit._seen) == logs.KINDS
