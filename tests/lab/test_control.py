@@ -9,6 +9,8 @@ from csumfix.errors import Exit
 from csumfix.lab import Lab
 from tests.lab.shim import CSUMFIX, send, service
 
+NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
+
 CLIENT = """
 import socket, sys
 door = socket.socket(socket.AF_UNIX)
@@ -35,11 +37,10 @@ def say(lab: Lab, line: str, *prefix: str) -> str:
 
 
 def test_strangers_may_look_but_not_touch(lab: Lab) -> None:
-    nobody = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
     with service(lab.sender) as shim:
-        assert '"queues"' in say(lab, '{"request": "status"}\n', *nobody)
+        assert '"queues"' in say(lab, '{"request": "status"}\n', *NOBODY)
         for request in ("restart", "take-over"):
-            assert "permission denied" in say(lab, f'{{"request": "{request}"}}\n', *nobody)
+            assert "permission denied" in say(lab, f'{{"request": "{request}"}}\n', *NOBODY)
         assert shim.process.poll() is None
 
 
@@ -74,6 +75,24 @@ def test_silent_peers_do_not_lock_others_out(lab: Lab) -> None:
         silent.wait(5)
         assert shim.status()["service"]
         assert send(lab, 20, 512).whole
+
+
+def test_strangers_do_not_lock_the_operator_out(lab: Lab) -> None:
+    stubborn = (
+        "import socket, time\npeers = []\n"
+        "while True:\n"
+        "    peers = [*peers[-40:], socket.socket(socket.AF_UNIX)]\n"
+        "    peers[-1].connect('\\0csumfix')\n"
+        "    len(peers) != 30 or print('connected', flush=True)\n"
+        "    time.sleep(0.01)\n"
+    )
+    with service(lab.sender) as shim:
+        strangers = lab.sender.popen([*NOBODY, "/usr/bin/python3", "-c", stubborn], stdout=-1)
+        assert strangers.stdout
+        assert strangers.stdout.readline() == "connected\n"
+        assert shim.status()["service"]
+        strangers.kill()
+        strangers.wait(5)
 
 
 def test_a_taken_name_is_told_with_its_owner(lab: Lab) -> None:
