@@ -142,8 +142,11 @@ async def _answer(peer: Peer, handlers: Mapping[str, Handler]) -> None:
 def _owner() -> str:
     """Say who has the socket's name: an abstract name is anybody's to take."""
     with socket.socket(socket.AF_UNIX) as connection:
+        connection.setblocking(False)
         try:
             connection.connect(ADDRESS)
+        except BlockingIOError:  # too many wait already
+            return "it does not answer"
         except OSError:
             return "just gone"
         pid, uid = credentials(connection)
@@ -166,6 +169,7 @@ def ask(request: str = "status") -> Message | None:
 async def connect() -> Peer | None:
     """Return a connection to the service in this network namespace; None if none runs."""
     try:
-        return Peer(*await asyncio.open_unix_connection(ADDRESS))
+        async with asyncio.timeout(TIMEOUT):  # one that hangs may have too many waiting already
+            return Peer(*await asyncio.open_unix_connection(ADDRESS))
     except OSError:
         return None

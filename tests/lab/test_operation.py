@@ -166,6 +166,27 @@ def test_a_frozen_service_can_not_be_taken_over_from(lab: Lab) -> None:
         assert send(lab, 20, 512).whole
 
 
+def test_a_service_that_hangs_for_long_is_told_as_such(lab: Lab) -> None:
+    """Whoever has asked it in vain still stands in its queue, until that is full."""
+    fill = (
+        "import socket\n"
+        "for _ in range(200):\n"
+        "    door = socket.socket(socket.AF_UNIX)\n"
+        "    door.setblocking(False)\n"
+        "    try: door.connect('\\0csumfix')\n"
+        "    except BlockingIOError: break\n"
+    )
+    with service(lab.sender) as shim:
+        shim.process.send_signal(signal.SIGSTOP)
+        lab.sender.run([sys.executable, "-c", fill])
+        for options in ([], ["--take-over"]):
+            refused = lab.sender.run([*CSUMFIX, "run", *options], check=False, timeout=30)
+            assert refused.returncode == Exit.IN_USE
+            assert len(refused.stderr.splitlines()) == 1
+            assert "does not answer" in refused.stderr
+        shim.process.send_signal(signal.SIGCONT)
+
+
 def test_restart_under_load_loses_nothing(lab: Lab) -> None:
     with service(lab.sender) as shim:
         load = Load(lab)
