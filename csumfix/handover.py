@@ -16,7 +16,7 @@ the predecessor repairs before it goes:
     takes the name
 
 If either dies on the way, the other sees it hang up. A predecessor that is hung up on before
-"leave" loads its own rules again, so that all is as it was.
+"leave", or told to "go-on", loads its own rules again, so that all is as it was.
 """
 
 from __future__ import annotations

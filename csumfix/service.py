@@ -100,7 +100,8 @@ class Service:
             self._loop.add_signal_handler(number, self._on_stop)
         self._loop.add_signal_handler(signal.SIGHUP, self._note, Work.RELOAD)
         try:
-            await self._begin()
+            async with self._lock:  # nobody can take over what is half begun
+                await self._begin()
             with self._hearing(LINKS, self._on_link), self._hearing(NFTABLES, self._on_rules):
                 self._note(Work.TUNNELS)  # for what has changed since it was looked at
                 await self._work()
@@ -126,6 +127,8 @@ class Service:
             await asyncio.to_thread(rules.remove)
             self._owns_rules = True
             await self._diversion.open(self._options.queue_numbers)
+        if self._leave.is_set():
+            return
         ringing = await asyncio.to_thread(rules.ring_on_change)
         self._check_every = CHECK_RINGING if ringing else CHECK_SILENT
         self._plan_check(self._check_every)
@@ -139,6 +142,9 @@ class Service:
         except BaseException:
             await predecessor.go_on()
             raise
+        if self._leave.is_set():  # told to stop meanwhile: then nobody would be left
+            await predecessor.go_on()
+            return
         self._owns_rules = True
         await predecessor.leave()
         await self._open_door()

@@ -39,6 +39,15 @@ def file(tmp_path: Path) -> Path:
     return file
 
 
+@pytest.fixture
+def slow_iptables(tmp_path: Path) -> list[str]:
+    """A prefix for a service to which loading rules takes long."""
+    program = tmp_path / "iptables-restore"
+    program.write_text('#!/bin/sh\nsleep 1\nexec /usr/sbin/iptables-restore "$@"\n')
+    program.chmod(0o755)
+    return ["env", f"PATH={tmp_path}:{os.environ['PATH']}"]
+
+
 # Reload
 
 
@@ -164,6 +173,37 @@ def test_a_frozen_service_can_not_be_taken_over_from(lab: Lab) -> None:
         assert refused.returncode == Exit.IN_USE
         assert "does not answer" in refused.stderr
         assert send(lab, 20, 512).whole
+
+
+def test_a_start_is_not_taken_over_half_way(lab: Lab, slow_iptables: list[str]) -> None:
+    old = Service(lab.sender, prefix=slow_iptables)
+    try:
+        until(lambda: old.status()["service"], 10, lambda: str(old.lines()))
+        with service(lab.sender, "--take-over") as new:
+            assert old.process.wait(10) == 0
+            assert [line.split()[0] for line in old.lines()] == ["ready:", "superseded"]
+            assert len(new.lines()) == 2
+            assert send(lab, 20, 512).whole
+    finally:
+        old.process.kill()
+        old.log.unlink()
+
+
+def test_a_successor_told_to_stop_half_way_leaves_the_old_one_at_work(
+    lab: Lab, slow_iptables: list[str]
+) -> None:
+    with service(lab.sender) as old:
+        new = Service(lab.sender, "--take-over", prefix=slow_iptables)
+        try:
+            until(lambda: len(old.status()["queues"]) == 2 or None, 10, lambda: str(new.lines()))
+            assert new.stop() == 0
+            assert new.lines() == []
+            assert old.wait_for("warning: process").endswith("loading our rules again")
+            assert [q["number"] for q in old.status()["queues"]] == [0]
+            assert send(lab, 20, 512).whole
+        finally:
+            new.process.kill()
+            new.log.unlink()
 
 
 def test_a_service_that_hangs_for_long_is_told_as_such(lab: Lab) -> None:
