@@ -103,7 +103,8 @@ class Service:
             async with self._lock:  # nobody can take over what is half begun
                 await self._begin()
             with self._hearing(LINKS, self._on_link), self._hearing(NFTABLES, self._on_rules):
-                self._note(Work.TUNNELS)  # for what has changed since it was looked at
+                for what in (Work.TUNNELS, Work.RULES):  # what has changed before we heard it
+                    self._note(what)
                 await self._work()
         finally:
             await self._end()
