@@ -54,7 +54,8 @@ def run(ctx: click.Context, /, **_: Any) -> None:
     logs.set_up(configuration.options(ctx).log_format)
     service.run(
         lambda: configuration.load(run, arguments),
-        [sys.executable, "-m", "csumfix", "run", *arguments],
+        # -P: never import from the directory that this happens to run in.
+        [sys.executable, "-P", "-m", "csumfix", "run", *arguments],
     )
 
 

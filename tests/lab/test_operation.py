@@ -254,6 +254,22 @@ def test_status_tells_the_version_that_runs_not_the_installed_one(
         assert shim.status()["service"]["version"] == "9.8"
 
 
+def test_a_successor_is_not_misled_by_the_directory_it_starts_in(
+    lab: Lab, tmp_path: Path
+) -> None:
+    (tmp_path / "csumfix").mkdir()
+    (tmp_path / "csumfix" / "__main__.py").write_text("print('somebody else')")
+    start = (
+        "import os, sys; from csumfix import cli;"
+        f"os.chdir({str(tmp_path)!r}); del sys.argv[1:4]; cli.main()"
+    )
+    with service(lab.sender, prefix=[sys.executable, "-c", start]) as shim:
+        said = lab.sender.run([*CSUMFIX, "restart"]).stdout
+        assert "has taken over" in said
+        lab.sender.run(["kill", str(shim.status()["service"]["pid"])])
+        until(lambda: shim.status()["service"] is None or None, 5, lambda: str(shim.lines()))
+
+
 def test_a_successor_that_can_not_be_started_is_told_as_such(lab: Lab) -> None:
     with service(lab.sender, prefix=failing("handover.spawn")) as shim:
         failed = lab.sender.run([*CSUMFIX, "restart"], check=False)
