@@ -71,8 +71,12 @@ def run(arguments: Sequence[str], *, capture: bool = True) -> subprocess.Complet
 
 
 def _execute(command: Sequence[str], *, capture: bool) -> subprocess.CompletedProcess[str]:
+    # A terminal sends Ctrl-C to a whole process group. Alone it is for us, who then need the script.
+    group = 0 if capture else None
     try:
-        return subprocess.run(command, check=False, text=True, capture_output=capture)
+        return subprocess.run(
+            command, check=False, text=True, capture_output=capture, process_group=group
+        )
     except OSError as error:
         raise CsumfixError(
             f"can not run {command[0]}: {error.strerror}: "

@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -331,6 +332,24 @@ def test_rules_follow_the_underlay(lab: Lab) -> None:
         wait_for_rules(lab.sender, "0:1578")
         link(lab, "set eth0 mtu 1400")
         wait_for_rules(lab.sender, "0:1528")  # the pod's veth is the widest now
+
+
+def test_an_impatient_ctrl_c_does_not_hit_the_removal_of_the_rules(
+    lab: Lab, slow_iptables: list[str]
+) -> None:
+    shim = Service(lab.sender, prefix=["setsid", "--wait", *slow_iptables])
+    try:
+        shim.wait_for("ready")
+        pid = shim.process.command_pid()
+        assert pid
+        for _ in range(3):
+            os.killpg(pid, signal.SIGINT)  # as a terminal does
+            time.sleep(0.3)
+        assert shim.process.wait(10) == 0, shim.lines()
+        assert_no_rules(lab.sender)
+    finally:
+        shim.process.kill()
+        shim.log.unlink()
 
 
 # Service manager and logs
