@@ -3,9 +3,9 @@
 ``/metrics`` is for Prometheus, ``/healthz`` for whoever watches over the process. There is no
 password and no encryption: anybody who can reach the address may read, so let it be a local one.
 
-Slow clients can not do much harm: at most CONNECTIONS are served at a time, others are hung up on,
-and one that keeps silent for TIMEOUT seconds is, too. One that sends a byte now and then may hold
-its connection for hours.
+Slow clients can not do much harm: at most CONNECTIONS are served at a time. One that keeps silent
+for TIMEOUT seconds is hung up on, and when there are too many, the one that is there longest: if
+newcomers were, eight clients that send a byte now and then would keep out kubelet's probes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import socket
 import socketserver
 import threading
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
@@ -137,6 +138,7 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
     def __init__(self, address: tuple[str, int]) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._free = threading.BoundedSemaphore(CONNECTIONS)
+        self._served: list[socket.socket] = []  # the oldest first
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
@@ -146,22 +148,33 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
         self.setup_environ()
 
     def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread, or hang up if there are too many."""
+        """Answer in a thread; if there are too many, instead of the oldest."""
         if not self._free.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
+            self._hang_up_on_oldest()
+            if not self._free.acquire(timeout=POLL):
+                self.shutdown_request(request)
+                return
+        self._served.append(request)
         try:
             super().process_request(request, client_address)
         except RuntimeError:  # no thread to be had
-            self._free.release()
+            self._forget(request)
             raise
+
+    def _hang_up_on_oldest(self) -> None:
+        with suppress(IndexError, OSError):  # it may be leaving by itself
+            self._served[0].shutdown(socket.SHUT_RDWR)
+
+    def _forget(self, request: socket.socket) -> None:
+        self._served.remove(request)
+        self._free.release()
 
     def process_request_thread(self, request: Any, client_address: Any) -> None:
         """Answer, in the thread."""
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._free.release()
+            self._forget(request)
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """Keep quiet about clients that hang up or keep silent."""
