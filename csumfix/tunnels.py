@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from pyroute2 import AsyncIPRoute
-from pyroute2.netlink.exceptions import NetlinkDumpInterrupted
+from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
 
 from csumfix.errors import CsumfixError, Exit
 
@@ -105,6 +106,12 @@ async def _links(**wanted: str) -> list[Any]:
                 return [link async for link in await ip.get_links(**wanted)]
         except NetlinkDumpInterrupted:
             continue
+        except NetlinkError as error:
+            raise CsumfixError(
+                f"can not list the network devices: {os.strerror(error.code)}: "
+                "look for what it says in dmesg",
+                Exit.KERNEL,
+            ) from None
     raise CsumfixError(
         "can not list the network devices: they change faster than they can be read: "
         "look for a program that makes and deletes devices all the time",

@@ -1,12 +1,18 @@
 """Discovery from links that the kernel described (6.18), recorded byte by byte."""
 
+import asyncio
+import errno
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
+from pyroute2 import AsyncIPRoute
+from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
-from csumfix.tunnels import Tunnel, parse_link
+from csumfix.errors import CsumfixError, Exit
+from csumfix.tunnels import Tunnel, discover, parse_link
 
 RECORDED: dict[str, str] = json.loads((Path(__file__).parent / "data" / "links.json").read_text())
 EPHEMERAL = (32768, 60999)
@@ -44,3 +50,13 @@ def test_recorded_device(tunnel: Tunnel) -> None:
 )
 def test_longest_packet(tunnel: Tunnel, longest: int) -> None:
     assert tunnel.longest_packet(underlay_mtu=1500) == longest
+
+
+def test_what_the_kernel_refuses_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def refuse(*_: Any, **__: Any) -> None:
+        raise NetlinkError(errno.ENOMEM)
+
+    monkeypatch.setattr(AsyncIPRoute, "get_links", refuse)
+    with pytest.raises(CsumfixError, match="Cannot allocate memory") as caught:
+        asyncio.run(discover())
+    assert caught.value.code is Exit.KERNEL
