@@ -86,6 +86,7 @@ class Service:
         self._version = version("csumfix")  # what is installed may change while we run
         self._reload = {"ok": True, "time": self._started, "succeeded": 0, "failed": 0}
         self._due: set[Work] = set()
+        self._retries: dict[Work, asyncio.TimerHandle] = {}
         self._wake, self._stop, self._leave = asyncio.Event(), asyncio.Event(), asyncio.Event()
         self._lock = asyncio.Lock()
         self._loop = asyncio.get_running_loop()
@@ -213,7 +214,13 @@ class Service:
             log.error(
                 "%s failed, will try again: %s", what.value, error, extra={"event": "failed"}
             )
-            self._loop.call_later(RETRY, self._note, what)
+            self._plan_retry(what)
+
+    def _plan_retry(self, what: Work) -> None:
+        """One for each kind of work, however often events made it fail meanwhile."""
+        if what in self._retries:
+            self._retries[what].cancel()
+        self._retries[what] = self._loop.call_later(RETRY, self._note, what)
 
     async def _reconcile(self) -> None:
         if await self._diversion.reconcile():

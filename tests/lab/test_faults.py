@@ -170,6 +170,29 @@ def test_iptables_restore_fails_midway(
         load.assert_whole()
 
 
+def test_events_do_not_multiply_retries(lab: Lab, tmp_path: Path) -> None:
+    broken = tmp_path / "broken"
+    wrapper = tmp_path / "iptables-restore"
+    wrapper.write_text(f'#!/bin/sh\n[ ! -e {broken} ] && exec /usr/sbin/iptables-restore "$@"\n')
+    wrapper.chmod(0o755)
+    retry = "import sys; from csumfix import cli, service; service.RETRY = 1.0;"
+    prefix = ["env", f"PATH={tmp_path}:{os.environ['PATH']}", sys.executable, "-c"]
+    with service(lab.sender, prefix=[*prefix, f"{retry} del sys.argv[1:4]; cli.main()"]) as shim:
+
+        def failures() -> int:
+            return int(shim.status()["service"]["rule_failures"])
+
+        broken.touch()
+        for number in range(6):
+            link(lab, f"add late{number} type vxlan id {9 + number} dstport 4789 local 192.0.2.1")
+            time.sleep(0.5)
+        before = failures()
+        time.sleep(4)
+        assert failures() - before <= 5
+        broken.unlink()
+        shim.wait_for("changed")
+
+
 # Devices and verdicts
 
 
