@@ -29,7 +29,7 @@ class Pool:
         try:
             for number in new:
                 bound.append(Queue(number, self._policy))
-        except CsumfixError:
+        except BaseException:
             for queue in bound:
                 queue.stop()
             raise
