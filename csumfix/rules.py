@@ -71,7 +71,7 @@ def run(arguments: Sequence[str], *, capture: bool = True) -> subprocess.Complet
 
 
 def _execute(command: Sequence[str], *, capture: bool) -> subprocess.CompletedProcess[str]:
-    # A terminal sends Ctrl-C to a whole process group. Alone it is for us, who then need the script.
+    # A terminal sends Ctrl-C to a whole process group: the script must do its work to the end.
     group = 0 if capture else None
     try:
         return subprocess.run(

@@ -77,7 +77,7 @@ class Service:
 
 def failing(function: str) -> list[str]:
     """Return a prefix that has a function of ours fail, as if descriptors had run out."""
-    module = function.split(".")[0]
+    module = function.split(".", maxsplit=1)[0]
     code = (
         f"import errno, sys\nfrom csumfix import cli, {module}\n"
         "def fail(*_): raise OSError(errno.EMFILE, 'Too many open files')\n"

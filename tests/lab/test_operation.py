@@ -255,9 +255,7 @@ def test_status_tells_the_version_that_runs_not_the_installed_one(
         assert shim.status()["service"]["version"] == "9.8"
 
 
-def test_a_successor_is_not_misled_by_the_directory_it_starts_in(
-    lab: Lab, tmp_path: Path
-) -> None:
+def test_a_successor_is_not_misled_by_the_directory_it_starts_in(lab: Lab, tmp_path: Path) -> None:
     (tmp_path / "csumfix").mkdir()
     (tmp_path / "csumfix" / "__main__.py").write_text("print('somebody else')")
     start = (
