@@ -101,6 +101,8 @@ def _formatter(style: str) -> logging.Formatter:
 
 def _is_journal() -> bool:
     """Tell whether standard error goes to journald, which says so in JOURNAL_STREAM."""
+    if sys.stderr is None:  # closed from the start
+        return False
     try:
         seen = os.fstat(sys.stderr.fileno())
     except OSError:

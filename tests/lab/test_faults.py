@@ -119,6 +119,17 @@ def test_a_path_without_the_system_directories(lab: Lab) -> None:
         assert send(lab, 20, 512).whole
 
 
+def test_a_closed_standard_error(lab: Lab) -> None:
+    shim = Service(lab.sender, prefix=["sh", "-c", 'exec "$@" 2>&-', "sh"])
+    try:
+        wait_for_rules(lab.sender, "8472", timeout=10)
+        assert send(lab, 20, 512).whole
+        assert shim.stop() == 0
+    finally:
+        shim.process.kill()
+        shim.log.unlink()
+
+
 def test_a_read_only_run_directory(lab: Lab) -> None:
     read_only = 'mount -t tmpfs -o ro none /run; exec "$@"'
     with service(lab.sender, prefix=["unshare", "--mount", "sh", "-c", read_only, "sh"]):
