@@ -149,7 +149,7 @@ def read(file: Path) -> dict[str, Any]:
         document = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise _wrong(file, f"can not be read: {error.strerror}") from None
-    except ValueError as error:  # both TOML's and UTF-8's
+    except (ValueError, RecursionError) as error:  # TOML's, UTF-8's, and too many brackets
         raise _wrong(file, f"is not TOML: {error}") from None
     known = {_key(option): option for option in SETTINGS}
     for key, value in document.items():

@@ -75,6 +75,7 @@ def test_precedence(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
         ('divert = "some"', "divert: 'some' is not one of"),
         ('metrics = "9478"', "127.0.0.1:9478 or [::1]:9478"),
         ("divert", "is not TOML"),
+        ("port = " + "[" * 5000, "is not TOML"),
         ("queues = 2\nqueue-base = 65535", "no room for 2 queues"),
         (f"port = {list(range(1, 17))}", "more than 15 ports"),
     ],
