@@ -129,7 +129,7 @@ async def _answer(peer: Peer, handlers: Mapping[str, Handler]) -> None:
     if handler is None:
         await peer.send(error=f"no such request; known: {' '.join(handlers)}")
     elif not (handler.harmless or peer.trusted):
-        await peer.send(error="permission denied")
+        await peer.send(error="permission denied: run as root")
     else:
         await handler.answer(peer)
 
@@ -146,7 +146,10 @@ def _owner() -> str:
 
 
 def ask(request: str = "status") -> Message | None:
-    """Return the answer of the service in this network namespace; None if none runs."""
+    """Return the answer of the service in this network namespace; None if none runs.
+
+    Raises CsumfixError if it runs and does not answer.
+    """
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(TIMEOUT)
         try:
@@ -154,6 +157,13 @@ def ask(request: str = "status") -> Message | None:
             connection.sendall(encode({"request": request}))
             with connection.makefile("rb") as stream:
                 return decode(stream.readline(MAX_LINE))
+        except TimeoutError:
+            pid, uid = credentials(connection)
+            raise CsumfixError(
+                f"csumfix runs, but does not answer (process {pid} of user {uid}): "
+                "it was stopped or hangs: wake it with 'kill -CONT', or end it with 'kill -9'",
+                Exit.BROKEN,
+            ) from None
         except (OSError, ValueError):
             return None
 

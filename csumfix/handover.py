@@ -113,11 +113,13 @@ def restart() -> str:
         )
     if "error" in answer:
         raise CsumfixError(
-            f"can not restart: {answer['error']}: run as root, or see its log", Exit.PERMISSION
+            f"can not restart: {answer['error']}", Exit(answer.get("code", Exit.PERMISSION))
         )
     deadline = time.monotonic() + RESTART
     while time.monotonic() < deadline:
-        state = control.ask()
+        state = None
+        with contextlib.suppress(CsumfixError):  # busy: there is time
+            state = control.ask()
         if state and state["pid"] == answer["successor"]:
             return f"process {state['pid']}, version {state['version']}, has taken over"
         if state and state["successor"] != answer["successor"]:

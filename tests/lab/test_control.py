@@ -1,5 +1,6 @@
 """The service's side door, and who may do what there."""
 
+import signal
 import sys
 
 import pytest
@@ -25,7 +26,10 @@ door.listen()
 print("bound", flush=True)
 while True:
     peer, _ = door.accept()
-    peer.sendall(b"nonsense\\n")
+    try:
+        peer.sendall(b"nonsense\\n")
+    except BrokenPipeError:  # it only wanted to know who we are
+        pass
 """
 
 
@@ -64,6 +68,28 @@ def test_silent_peers_do_not_lock_others_out(lab: Lab) -> None:
         silent.wait(5)
         assert shim.status()["service"]
         assert send(lab, 20, 512).whole
+
+
+@pytest.mark.parametrize("command", ["top", "restart", "trace"])
+def test_who_is_frozen_is_not_said_to_be_gone(lab: Lab, command: str) -> None:
+    with service(lab.sender) as shim:
+        shim.process.send_signal(signal.SIGSTOP)
+        refused = lab.sender.run([*CSUMFIX, command], check=False)
+        status = lab.sender.run([*CSUMFIX, "status"], check=False)
+        shim.process.send_signal(signal.SIGCONT)
+        assert refused.returncode == Exit.BROKEN
+        assert "does not answer" in refused.stderr
+        assert status.returncode == Exit.NEGATIVE
+        assert "does not answer" in status.stdout
+        assert "not running" not in status.stdout
+
+
+def test_what_may_not_be_seen_is_not_said_to_be_absent(lab: Lab) -> None:
+    nobody = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"]
+    with service(lab.sender):
+        shown = lab.sender.run([*nobody, *CSUMFIX, "status"]).stdout
+        assert "not known; see below" in shown
+        assert "no permission: CAP_NET_ADMIN is needed, run as root\n" in shown
 
 
 def test_a_taken_name_is_told_with_its_owner(lab: Lab) -> None:
