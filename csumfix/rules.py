@@ -67,8 +67,16 @@ def run(arguments: Sequence[str], *, capture: bool = True) -> subprocess.Complet
 
 
 def _execute(command: Sequence[str], *, capture: bool) -> subprocess.CompletedProcess[str]:
+    # A user's PATH often lacks the directories of iptables.
+    path = f"{os.environ.get('PATH', os.defpath)}:/usr/sbin:/sbin"
     try:
-        return subprocess.run(command, check=False, text=True, capture_output=capture)
+        return subprocess.run(
+            command,
+            check=False,
+            text=True,
+            capture_output=capture,
+            env={**os.environ, "PATH": path},
+        )
     except OSError as error:
         raise CsumfixError(
             f"can not run {command[0]}: {error.strerror}: "

@@ -33,7 +33,7 @@ from csumfix import control, handover, logs, notify, preflight, rules
 from csumfix.control import Handler, Peer
 from csumfix.diversion import Diversion
 from csumfix.doorbell import LINKS, NFTABLES, Doorbell
-from csumfix.errors import CsumfixError
+from csumfix.errors import CsumfixError, Exit
 from csumfix.exporter import Exporter
 from csumfix.options import Options
 from csumfix.pool import free_numbers
@@ -336,9 +336,14 @@ class Service:
 
     async def _restart(self, peer: Peer) -> None:
         if handover.own_end_is_the_containers():
-            await peer.send(error="its end would end the container: roll out a new one")
+            await peer.send(
+                error="its end would end the container: roll out a new one", code=Exit.USAGE
+            )
         elif self._spawned:
-            await peer.send(error=f"process {self._spawned} is about to take over already")
+            await peer.send(
+                error=f"process {self._spawned} is about to take over already: wait for it",
+                code=Exit.IN_USE,
+            )
         else:
             successor = handover.spawn(self._command)
             descriptor = os.pidfd_open(successor)
