@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -24,6 +26,14 @@ Exit codes: 0 done; 1 answered with no (not running, not installed, wrong
 checksums found); 2 wrong usage; 3 a program is missing; 4 no permission;
 5 the kernel refused or lacks a feature; 6 in use by somebody else; 7 it
 worked and then broke."""
+
+TRACE_EXAMPLE = """\b
+14:03:22.118203 flannel.1 VNI 1 rewritten: repaired 0xa0e4 -> 0x8092 (recomputed)
+  192.0.2.1:50362 > 192.0.2.2:8472
+  outer 0xa0e4 should be 0x8092 (difference 8274) inner right, 128 bytes
+  Ether / IP / UDP 10.244.0.0:37012 > 10.244.1.10:domain / DNS Qry b'example.org.'"""
+
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 @click.group(
@@ -209,7 +219,7 @@ def check(file: Path, ports: tuple[int, ...], as_json: bool) -> None:
     sys.exit(Exit.NEGATIVE if capture.WRONG & counts.keys() else Exit.OK)
 
 
-@cli.command()
+@cli.command(epilog=TRACE_EXAMPLE)
 @click.option("--bad-only", is_flag=True, help="Show only packets whose outer checksum was wrong.")
 @click.option("--count", type=click.IntRange(1), help="Stop when that many have been shown.")
 @click.option(
@@ -234,17 +244,11 @@ def trace(
     ports: tuple[int, ...],
     queue: int | None,
 ) -> None:
-    r"""Show VXLAN packets that leave this host, before and after their repair, until Ctrl-C.
+    """Show VXLAN packets that leave this host, before and after their repair, until Ctrl-C.
 
     Repairs them itself, with or without the service, and loses none. At most 10,000 packets a
     second, and none longer than 3,840 bytes: the others take their usual way. Source NAT comes
     later: what it would damage is shown as right, and being traced is its cure.
-
-    \b
-    14:03:22.118203 flannel.1 VNI 1 rewritten: repaired 0xa0e4 -> 0x8092 (recomputed)
-      192.0.2.1:50362 > 192.0.2.2:8472
-      outer 0xa0e4 should be 0x8092 (difference 8274) inner right, 128 bytes
-      Ether / IP / UDP 10.244.0.0:37012 > 10.244.1.10:domain / DNS Qry b'example.org.'
 
     Example: csumfix trace --bad-only --count 10 --pcap wrong.pcapng
     """
@@ -287,11 +291,24 @@ def main() -> None:
         sys.exit(cli(prog_name="csumfix", standalone_mode=False) or Exit.OK)
     except CsumfixError as error:
         _fail(str(error), error.code)
+    except click.exceptions.NoArgsIsHelpError as error:
+        error.show()
+        sys.exit(Exit.USAGE)
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "csumfix"
-        _fail(f"{configuration.explain(error)} See '{where} --help'.", Exit.USAGE)
+        what = configuration.explain(error).rstrip(".")
+        _fail(f"{what}. See '{where} --help'.", Exit.USAGE)
     except (click.Abort, KeyboardInterrupt):
         _fail("interrupted", Exit.NEGATIVE)
+    except OSError as error:
+        if error.errno not in UNWRITABLE:
+            raise
+        # Python would try again on its way out.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _fail(
+            f"the output can not be written: {error.strerror}: see to the file or disk it goes to",
+            Exit.BROKEN,
+        )
 
 
 def _fail(message: str, code: Exit) -> None:

@@ -26,6 +26,7 @@ from csumfix.options import LAST_QUEUE, Options
 DEFAULT_FILE = Path("/etc/csumfix.toml")
 ENVIRONMENT = "CSUMFIX"
 PORT = click.IntRange(1, 65535)
+MAX_FILE = 1 << 20
 
 ARGUMENTS = f"{__name__}.arguments"
 """Key of the context's meta."""
@@ -146,7 +147,11 @@ class Configured(click.Command):
 def read(file: Path) -> dict[str, Any]:
     """Return the settings in a file by the name of their parameter; raise if one is wrong."""
     try:
-        document = tomllib.loads(file.read_text(encoding="utf-8"))
+        with file.open(encoding="utf-8") as stream:
+            text = stream.read(MAX_FILE + 1)
+        if len(text) > MAX_FILE:
+            raise _wrong(file, "is far too long for settings")
+        document = tomllib.loads(text)
     except OSError as error:
         raise _wrong(file, f"can not be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:  # TOML's, UTF-8's, and too many brackets
@@ -155,9 +160,8 @@ def read(file: Path) -> dict[str, Any]:
     for key, value in document.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
-            raise _wrong(
-                file, f"no such setting: {key}", f"did you mean {near[0]}?" if near else ""
-            )
+            remedy = f"did you mean {near[0]}?" if near else f"known are {' '.join(known)}"
+            raise _wrong(file, f"no such setting: {key}", remedy)
         _check(file, known[key], value)
     return {str(known[key].name): value for key, value in document.items()}
 

@@ -10,6 +10,7 @@ user.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import json
 import os
@@ -25,8 +26,13 @@ ADDRESS = "\0csumfix"
 TIMEOUT = 2.0
 MAX_PEERS = 16  # strangers may not keep the operator out: more of those we trust are served
 MAX_LINE = 1 << 20
-DENIED = "permission denied"
 UCRED = struct.Struct("3i")  # pid, uid, gid: see unix(7)
+
+EXPECTED = {
+    "status": {"version", "pid", "started", "config", "reload", "tunnels", "rules", "queues"},
+    "restart": {"successor"},
+}
+"""What the answer to a request has at least."""
 
 Message = dict[str, Any]
 Snapshot = dict[str, Any]
@@ -56,6 +62,16 @@ class Peer:
                 return decode(await self._reader.readline())
         except (TimeoutError, ConnectionError, ValueError):
             return None
+
+    async def hangs_up(self, timeout: float) -> bool:
+        """Wait for it to hang up; tell whether it did in so many seconds."""
+        with contextlib.suppress(ConnectionError):
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._reader.read()
+            except TimeoutError:
+                return False
+        return True
 
     def close(self) -> None:
         """Hang up."""
@@ -134,7 +150,7 @@ async def _answer(peer: Peer, handlers: Mapping[str, Handler]) -> None:
     if handler is None:
         await peer.send(error=f"no such request; known: {' '.join(handlers)}")
     elif not (handler.harmless or peer.trusted):
-        await peer.send(error=DENIED)
+        await peer.send(error="permission denied: run as root", code=Exit.PERMISSION)
     else:
         await handler.answer(peer)
 
@@ -154,16 +170,43 @@ def _owner() -> str:
 
 
 def ask(request: str = "status") -> Message | None:
-    """Return the answer of the service in this network namespace; None if none runs."""
+    """Return the answer of the service in this network namespace; None if none runs.
+
+    Raises CsumfixError if it runs and does not answer.
+    """
     with socket.socket(socket.AF_UNIX) as connection:
         connection.settimeout(TIMEOUT)
         try:
             connection.connect(ADDRESS)
             connection.sendall(encode({"request": request}))
             with connection.makefile("rb") as stream:
-                return decode(stream.readline(MAX_LINE))
-        except (OSError, ValueError):
+                line = stream.readline(MAX_LINE)
+            return _understood(line, request, connection) if line else None
+        except TimeoutError:
+            pid, uid = credentials(connection)
+            raise CsumfixError(
+                f"csumfix runs, but does not answer (process {pid} of user {uid}): "
+                "it was stopped or hangs: wake it with 'kill -CONT', or end it with 'kill -9'",
+                Exit.BROKEN,
+            ) from None
+        except OSError:
             return None
+
+
+def _understood(line: bytes, request: str, connection: socket.socket) -> Message:
+    """Return the answer in a line; raise unless it looks like one to this request."""
+    try:
+        answer = decode(line)
+    except ValueError:
+        answer = {}
+    if answer.keys() >= EXPECTED[request] or answer.keys() >= {"error", "code"}:
+        return answer
+    pid, uid = credentials(connection)
+    raise CsumfixError(
+        f"process {pid} of user {uid} has the name of csumfix's socket, but does not speak like "
+        "this version: an older or newer service, or a stranger: see what it is, and stop it",
+        Exit.IN_USE,
+    )
 
 
 async def connect() -> Peer | None:

@@ -8,6 +8,7 @@ keep the interpreter for 5 ms at a time, while packets wait.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -24,6 +25,8 @@ from csumfix.core import Policy
 from csumfix.describe import Capture, examine
 from csumfix.errors import CsumfixError, Exit
 from csumfix.tunnels import Tunnel
+
+NOBODY = 65534
 
 TIME = struct.Struct("d")  # in front of each packet, in seconds since the epoch
 MESSAGE_BYTES = 1 << 16
@@ -112,6 +115,14 @@ class Display:
             )
 
 
+def _become_nobody() -> None:
+    """Give up root: the bytes that scapy is about to decode are a pod's."""
+    with contextlib.suppress(OSError):  # not root, or root of a user namespace without others
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+
+
 def _cause(exit_code: int) -> str:
     return os.strerror(exit_code) if exit_code > 0 else f"killed by signal {-exit_code}"
 
@@ -120,6 +131,7 @@ def _main(screen: Screen, source: socket.socket, foreign: Sequence[socket.socket
     """Be the display's process; its exit code is 0 or an errno."""
     for each in foreign:
         each.close()
+    _become_nobody()
     logging.getLogger("scapy").setLevel(logging.CRITICAL)  # what it thinks of odd packets
     code = 0
     try:

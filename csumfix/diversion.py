@@ -73,7 +73,9 @@ class Diversion:
             return None
         differs = await asyncio.to_thread(rules.difference, self.rules)
         if differs:
+            self.doubt()
             await asyncio.to_thread(rules.apply, self.rules)
+            self._certain = True
             self.repairs += 1
         return differs
 
@@ -120,10 +122,10 @@ class Diversion:
         )
 
     def snapshot(self) -> dict[str, Any]:
-        """Return tunnels, rules and queues as plain data."""
+        """Return tunnels, rules that are surely loaded, and queues as plain data."""
         return {
             "tunnels": [asdict(tunnel) for tunnel in self._tunnels],
-            "rules": asdict(self.rules) if self.rules else None,
+            "rules": asdict(self.rules) if self.rules and self._certain else None,
             "rule_repairs": self.repairs,
             "queues": self.pool.snapshot(),
         }

@@ -16,7 +16,9 @@ the predecessor repairs before it goes:
     takes the name
 
 If either dies on the way, the other sees it hang up. A predecessor that is hung up on before
-"leave", or told to "go-on", loads its own rules again, so that all is as it was.
+"leave", told to "go-on", or kept waiting longer than HOLD, loads its own rules again, so that all
+is as it was. A successor that finds the name still taken after the predecessor hung up withdraws;
+one whose predecessor is just silent, because it was stopped, say, serves without it until then.
 """
 
 from __future__ import annotations
@@ -37,6 +39,9 @@ HOLD = 30.0
 LEAVE = 10.0
 """Seconds that a predecessor may take to answer or to go."""
 
+SECOND_LOOK = 0.1
+"""Seconds for an answer to be read that was there when HOLD had passed."""
+
 RESTART = 40.0
 POLL = 0.1
 
@@ -48,19 +53,21 @@ class Predecessor:
         self._peer = peer
         self.pid = peer.pid
 
-    async def leave(self) -> None:
-        """Our rules are loaded: have it go, and wait until it has."""
-        await self._tell("leave")
+    async def leave(self) -> bool:
+        """Our rules are loaded: have it go. Tell whether it hung up, which it does at last."""
+        return await self._tell("leave")
 
     async def go_on(self) -> None:
         """We can not take over: have it load its rules again, and wait until it has."""
         await self._tell("go-on")
 
-    async def _tell(self, request: str) -> None:
-        with contextlib.suppress(ConnectionError):  # it died meanwhile, and so has left
+    async def _tell(self, request: str) -> bool:
+        hung_up = True
+        with contextlib.suppress(ConnectionError):  # it died meanwhile
             await self._peer.send(request=request)
-            await self._peer.receive(LEAVE)
+            hung_up = await self._peer.hangs_up(LEAVE)
         self._peer.close()
+        return hung_up
 
 
 async def find_predecessor() -> Predecessor | None:
@@ -112,14 +119,12 @@ def restart() -> str:
             Exit.NEGATIVE,
         )
     if "error" in answer:
-        denied = answer["error"] == control.DENIED
-        raise CsumfixError(
-            f"can not restart: {answer['error']}: {'run as root' if denied else 'see its log'}",
-            Exit.PERMISSION if denied else Exit.BROKEN,
-        )
+        raise CsumfixError(f"can not restart: {answer['error']}", Exit(answer["code"]))
     deadline = time.monotonic() + RESTART
     while time.monotonic() < deadline:
-        state = control.ask()
+        state = None
+        with contextlib.suppress(CsumfixError):  # busy: there is time
+            state = control.ask()
         if state and state["pid"] == answer["successor"]:
             return f"process {state['pid']}, version {state['version']}, has taken over"
         if state and state["successor"] != answer["successor"]:

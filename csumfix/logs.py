@@ -8,6 +8,9 @@ import os
 import sys
 import time
 from collections.abc import Callable
+from pathlib import Path
+
+STDERR = 2
 
 BURST, PERIOD = 5, 60.0
 """So many lines of one kind are let through in so many seconds."""
@@ -87,10 +90,19 @@ class RateLimit(logging.Filter):
 
 def set_up(style: str) -> None:
     """Log to standard error from now on; style is "text" or "json"."""
+    _replace_closed_stderr()
     handler = logging.StreamHandler()
     handler.setFormatter(_formatter(style))
     handler.addFilter(RateLimit())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+def _replace_closed_stderr() -> None:
+    """Log to nowhere if standard error was closed: no other file may get its number."""
+    if sys.stderr is None:
+        sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
+        os.dup2(sys.stderr.fileno(), STDERR)
+        os.set_inheritable(STDERR, True)
 
 
 def _formatter(style: str) -> logging.Formatter:
@@ -101,8 +113,6 @@ def _formatter(style: str) -> logging.Formatter:
 
 def _is_journal() -> bool:
     """Tell whether standard error goes to journald, which says so in JOURNAL_STREAM."""
-    if sys.stderr is None:  # closed from the start
-        return False
     try:
         seen = os.fstat(sys.stderr.fileno())
     except OSError:

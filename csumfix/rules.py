@@ -8,7 +8,6 @@ from __future__ import annotations
 import errno
 import os
 import re
-import shutil
 import subprocess
 import sysconfig
 from collections import Counter
@@ -73,9 +72,15 @@ def run(arguments: Sequence[str], *, capture: bool = True) -> subprocess.Complet
 def _execute(command: Sequence[str], *, capture: bool) -> subprocess.CompletedProcess[str]:
     # A terminal sends Ctrl-C to a whole process group: the script must do its work to the end.
     group = 0 if capture else None
+    path = f"{os.environ.get('PATH', os.defpath)}:{SYSTEM_PATH}"
     try:
         return subprocess.run(
-            command, check=False, text=True, capture_output=capture, process_group=group
+            command,
+            check=False,
+            text=True,
+            capture_output=capture,
+            process_group=group,
+            env={**os.environ, "PATH": path},
         )
     except OSError as error:
         raise CsumfixError(
@@ -132,9 +137,7 @@ def packets(*, trace: bool = False) -> Counter[str]:
 def ring_on_change() -> bool:
     """Tell whether changes of rules ring doorbell.NFTABLES: legacy iptables is silent."""
     program = os.environ.get("CSUMFIX_IPTABLES", "iptables")
-    path = f"{os.environ.get('PATH', os.defpath)}:{SYSTEM_PATH}"
-    found = shutil.which(program, path=path) or program
-    return "nf_tables" in _execute([found, "--version"], capture=True).stdout
+    return "nf_tables" in _execute([program, "--version"], capture=True).stdout
 
 
 def _whose(trace: bool) -> list[str]:

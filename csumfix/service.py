@@ -34,7 +34,7 @@ from csumfix import control, handover, logs, notify, preflight, rules
 from csumfix.control import Handler, Message, Peer
 from csumfix.diversion import Diversion
 from csumfix.doorbell import LINKS, NFTABLES, Doorbell
-from csumfix.errors import CsumfixError
+from csumfix.errors import CsumfixError, Exit
 from csumfix.exporter import Exporter
 from csumfix.options import Options
 from csumfix.pool import free_numbers
@@ -62,6 +62,7 @@ class Work(enum.Enum):
     RULES = "mending of rules"
     RELOAD = "reload"
     METRICS = "serving metrics"
+    DOOR = "opening of the control socket"
 
 
 class Service:
@@ -148,8 +149,15 @@ class Service:
             await predecessor.go_on()
             return
         self._owns_rules = True
-        await predecessor.leave()
-        await self._open_door()
+        hung_up = await predecessor.leave()
+        try:
+            await self._open_door()
+        except CsumfixError:
+            if hung_up:  # it has waited for us too long, and loaded its rules again
+                self._owns_rules = False
+                raise
+            log.warning("process %d does not answer; it leaves when it can", predecessor.pid)
+            self._plan_retry(Work.DOOR)
         self._note(Work.METRICS)  # the address was the predecessor's until now
         log.info("taken over from process %d", predecessor.pid, extra={"event": "taken_over"})
 
@@ -206,11 +214,12 @@ class Service:
             Work.RULES: self._mend,
             Work.RELOAD: self._reread,
             Work.METRICS: self._serve_metrics,
+            Work.DOOR: self._open_door,
         }
         try:
             await steps[what]()
         except (CsumfixError, OSError) as error:
-            self._rule_failures += what is not Work.METRICS
+            self._rule_failures += what in (Work.TUNNELS, Work.RULES)
             log.error(
                 "%s failed, will try again: %s", what.value, error, extra={"event": "failed"}
             )
@@ -290,6 +299,9 @@ class Service:
 
     def _on_stop(self) -> None:
         self._stop.set()
+        if self._spawned and self._successor is None:  # it would go on in our place
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self._spawned, signal.SIGTERM)
         self._leave_now()
 
     def _leave_now(self) -> None:
@@ -334,6 +346,8 @@ class Service:
                 return
             await peer.send(pid=os.getpid())
             answer = await peer.receive(handover.HOLD)
+            # If we were stopped meanwhile, time is up though the answer has come.
+            answer = answer or await peer.receive(handover.SECOND_LOOK)
             if answer and answer.get("request") == "leave":
                 self._owns_rules = False
                 self._successor = peer.pid
@@ -354,9 +368,14 @@ class Service:
 
     async def _restart(self, peer: Peer) -> None:
         if handover.own_end_is_the_containers():
-            await peer.send(error="its end would end the container: roll out a new one")
+            await peer.send(
+                error="its end would end the container: roll out a new one", code=Exit.USAGE
+            )
         elif self._spawned:
-            await peer.send(error=f"process {self._spawned} is about to take over already")
+            await peer.send(
+                error=f"process {self._spawned} is about to take over already: wait for it",
+                code=Exit.IN_USE,
+            )
         else:
             await peer.send(**self._start_successor())
 
@@ -367,7 +386,10 @@ class Service:
             descriptor = os.pidfd_open(successor)
         except (OSError, SubprocessError) as error:  # no process to be had, or gone already
             log.error("no successor could be started: %s", error)
-            return {"error": "no successor could be started"}
+            return {
+                "error": f"no successor could be started: {error}: see its log",
+                "code": Exit.BROKEN,
+            }
         self._spawned = successor
         self._loop.add_reader(descriptor, self._on_successor_exit, descriptor)
         return {"successor": successor}
@@ -375,7 +397,8 @@ class Service:
     def _on_successor_exit(self, descriptor: int) -> None:
         self._loop.remove_reader(descriptor)
         os.close(descriptor)
-        log.error("process %d did not take over", self._spawned)
+        if self._successor is None:
+            log.error("process %d did not take over", self._spawned)
         self._spawned = None
 
     def _trouble(self) -> str | None:

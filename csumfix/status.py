@@ -20,13 +20,16 @@ from csumfix.tunnels import Tunnel
 class State:
     """Everything there is to see in the current network namespace.
 
+    rules: empty if they may not be seen; trouble says why.
     queues: None if they may not be seen, or the kernel has none; trouble says why.
+    service: None if none runs, or it is silent; trouble says why.
     """
 
     tunnels: list[Tunnel]
     rules: list[str]
     queues: list[KernelQueue] | None
     service: control.Snapshot | None
+    silent: bool
     trouble: list[str]
 
     def as_json(self) -> dict[str, Any]:
@@ -45,16 +48,22 @@ def gather() -> State:
     except CsumfixError as error:
         queues = None
         trouble.append(str(error))
-    return State(
-        asyncio.run(tunnels.discover()), shown.stdout.splitlines(), queues, control.ask(), trouble
-    )
+    service: control.Snapshot | None = None
+    silent = False
+    try:
+        service = control.ask()
+    except CsumfixError as error:
+        silent = True
+        trouble.append(str(error))
+    found = asyncio.run(tunnels.discover())
+    return State(found, shown.stdout.splitlines(), queues, service, silent, trouble)
 
 
 def show(state: State, console: Console) -> None:
     """Print the state for people."""
     console.print(tunnel_table(state.tunnels))
     console.print("[bold]rules[/bold]")
-    for line in state.rules or ["not installed"]:
+    for line in state.rules or ["not known; see below"]:
         console.print("  " + line, markup=False, highlight=False)
     if state.queues is not None:
         console.print(_queue_table(state.queues))
@@ -62,10 +71,10 @@ def show(state: State, console: Console) -> None:
         console.print(_counter_table(state.service))
         for line in _service_lines(state.service):
             console.print(line, markup=False, highlight=False)
-    else:
+    elif not state.silent:
         console.print("[bold]service[/bold] not running in this network namespace")
     for line in state.trouble:
-        console.print(f"note: {line}", markup=False, highlight=False)
+        console.print(f"note: {line}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _table(title: str, *columns: str) -> Table:

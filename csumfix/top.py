@@ -172,7 +172,10 @@ def _must_ask() -> Sample:
 def _follow(first: Sample, interval: float, keys: int | None, live: Live) -> None:
     before: Sample | None = first
     while not _quits(keys, interval):
-        after = _ask()
+        try:
+            after = _ask()
+        except CsumfixError:  # it may be woken
+            after = None
         live.update(_view(before, after), refresh=True)
         before = after
 
@@ -205,7 +208,7 @@ def _quits(keys: int | None, seconds: float) -> bool:
 def _view(before: Sample | None, after: Sample | None) -> RenderableType:
     """Draw what happened between two samples, in 80 columns."""
     if not after:
-        return Text("no service runs in this network namespace; waiting for one")
+        return Text("no service answers in this network namespace; waiting for one")
     tunnels = [Tunnel(**tunnel) for tunnel in after.snapshot["tunnels"]]
     shown: list[RenderableType] = [_headline(after.snapshot), tunnel_table(tunnels)]
     if before:

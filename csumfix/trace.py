@@ -220,12 +220,7 @@ def _trace(wanted: RuleSet, policy: Policy, trace: Trace, display: Display) -> s
             )
         met = rules.packets(trace=True)
     finally:
-        try:
-            rules.remove(trace=True)
-            asyncio.run(wait_until_empty([queue.number]))
-            let_through = queue.stats().overruns  # its stop sends a message more
-        finally:
-            queue.stop()
+        let_through = _end(queue)
     seen = ", ".join(f"{number} {reason}" for reason, number in trace.reasons.most_common())
     return (
         f"traced {trace.reasons.total()} packets ({seen or 'none came'}): {trace.shown} handed on "
@@ -233,6 +228,19 @@ def _trace(wanted: RuleSet, policy: Policy, trace: Trace, display: Display) -> s
         f"{met['jump'] - met[f'queue-{queue.number}']} passed by, "
         f"{let_through} let through"
     )
+
+
+def _end(queue: Queue) -> int:
+    """Remove the rules, empty and unbind the queue; return what the kernel let through."""
+    try:
+        rules.remove(trace=True)
+    finally:  # also if the rules could not be removed, what is queued must not be dropped
+        try:
+            asyncio.run(wait_until_empty([queue.number]))
+            let_through = queue.stats().overruns  # stopping it sends a message more
+        finally:
+            queue.stop()
+    return let_through
 
 
 def _say(line: str) -> None:

@@ -88,6 +88,14 @@ def test_uninstall_leaves_nothing(copy: Path) -> None:
     assert sorted(str(path.relative_to(copy)) for path in copy.rglob("*")) == kept
 
 
+def test_uninstall_leaves_no_prefix_of_our_own(tmp_path: Path) -> None:
+    where = (f"DESTDIR={tmp_path}", "PREFIX=/opt/csumfix")
+    make("install", *where)
+    make("uninstall", *where)
+    assert files(tmp_path) == set()
+    assert sorted(path.name for path in (tmp_path / "opt").iterdir()) == []
+
+
 def test_uninstall_keeps_what_the_operator_wrote_and_says_so(copy: Path) -> None:
     (copy / "etc/csumfix.toml").write_text("queues = 2\n")
     override = copy / "etc/systemd/system/csumfix.service.d/override.conf"

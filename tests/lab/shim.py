@@ -87,14 +87,17 @@ def failing(function: str) -> list[str]:
 
 
 @contextmanager
-def service(node: Node, *options: str, prefix: Sequence[str] = ()) -> Iterator[Service]:
+def service(
+    node: Node, *options: str, prefix: Sequence[str] = (), ready: float = READY_TIMEOUT
+) -> Iterator[Service]:
     """Run the service; on leaving it must stop with 0 and leave no rule behind.
 
     prefix: a command that executes it.
+    ready: seconds that it may take to become so.
     """
     shim = Service(node, *options, prefix=prefix)
     try:
-        shim.wait_for("ready")
+        shim.wait_for("ready", ready)
         yield shim
         if shim.process.poll() is None:
             assert shim.stop() == 0, shim.lines()

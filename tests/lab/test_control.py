@@ -1,5 +1,6 @@
 """The service's side door, and who may do what there."""
 
+import signal
 import sys
 
 import pytest
@@ -7,7 +8,8 @@ import pytest
 from csumfix import control
 from csumfix.errors import Exit
 from csumfix.lab import Lab
-from tests.lab.shim import CSUMFIX, send, service
+from csumfix.lab.process import Process
+from tests.lab.shim import CSUMFIX, Service, send, service, until
 
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 
@@ -27,7 +29,10 @@ door.listen()
 print("bound", flush=True)
 while True:
     peer, _ = door.accept()
-    peer.sendall(b"nonsense\\n")
+    try:
+        peer.sendall(b"nonsense\\n")
+    except BrokenPipeError:  # it only wanted to know who we are
+        pass
 """
 
 
@@ -95,6 +100,28 @@ def test_strangers_do_not_lock_the_operator_out(lab: Lab) -> None:
         strangers.wait(5)
 
 
+@pytest.mark.parametrize("command", ["top", "restart", "trace"])
+def test_who_is_frozen_is_not_said_to_be_gone(lab: Lab, command: str) -> None:
+    with service(lab.sender) as shim:
+        shim.process.send_signal(signal.SIGSTOP)
+        refused = lab.sender.run([*CSUMFIX, command], check=False)
+        status = lab.sender.run([*CSUMFIX, "status"], check=False)
+        shim.process.send_signal(signal.SIGCONT)
+        assert refused.returncode == Exit.BROKEN
+        assert "does not answer" in refused.stderr
+        assert status.returncode == Exit.NEGATIVE
+        assert "does not answer" in status.stdout
+        assert "not running" not in status.stdout
+
+
+def test_what_may_not_be_seen_is_not_said_to_be_absent(lab: Lab) -> None:
+    nobody = ["setpriv", "--bounding-set=-net_admin", "--inh-caps=-net_admin"]
+    with service(lab.sender):
+        shown = lab.sender.run([*nobody, *CSUMFIX, "status"]).stdout
+        assert "not known; see below" in shown
+        assert "no permission: CAP_NET_ADMIN is needed, run as root\n" in shown
+
+
 def test_a_taken_name_is_told_with_its_owner(lab: Lab) -> None:
     squatter = lab.sender.popen([sys.executable, "-c", SQUATTER], stdout=-1)
     assert squatter.stdout
@@ -107,3 +134,62 @@ def test_a_taken_name_is_told_with_its_owner(lab: Lab) -> None:
     squatter.kill()
     squatter.wait(5)
     assert control.ask() is None
+
+
+FAKE_PREDECESSOR = """
+import json, socket, sys, time
+door = socket.socket(socket.AF_UNIX)
+door.bind("\\0csumfix")
+door.listen()
+print("bound", flush=True)
+peer, _ = door.accept()
+peer.recv(999)
+peer.sendall(b'{"pid": 1}\\n')
+while b"leave" not in peer.recv(999):
+    pass
+if sys.argv[1] == "hangs up":
+    peer.close()
+time.sleep(60)
+"""
+
+
+def fake_predecessor(lab: Lab, behaviour: str) -> Process:
+    fake = lab.sender.popen([sys.executable, "-c", FAKE_PREDECESSOR, behaviour], stdout=-1)
+    assert fake.stdout
+    assert fake.stdout.readline() == "bound\n"
+    return fake
+
+
+def test_a_predecessor_that_falls_silent_does_not_hold_up_its_successor(lab: Lab) -> None:
+    fake = fake_predecessor(lab, "falls silent")
+    with service(lab.sender, "--take-over", ready=20) as shim:
+        assert "does not answer" in shim.lines()[0]
+        assert send(lab, 20, 512).whole
+        fake.kill()
+        fake.wait(5)
+        until(lambda: known_status(shim), 10, lambda: str(shim.lines()))
+
+
+def known_status(shim: Service) -> bool | None:
+    return shim.status()["service"] is not None or None
+
+
+def test_a_successor_withdraws_before_a_predecessor_that_has_gone_on(lab: Lab) -> None:
+    fake = fake_predecessor(lab, "hangs up")
+    refused = lab.sender.run([*CSUMFIX, "run", "--take-over"], check=False, timeout=20)
+    assert refused.returncode == Exit.IN_USE
+    assert "runs already" in refused.stderr
+    fake.kill()
+    fake.wait(5)
+
+
+@pytest.mark.parametrize("command", ["status", "top", "restart", "trace"])
+def test_a_stranger_behind_the_name_is_told(lab: Lab, command: str) -> None:
+    stranger = lab.sender.popen([sys.executable, "-c", SQUATTER], stdout=-1)
+    assert stranger.stdout
+    assert stranger.stdout.readline() == "bound\n"
+    said = lab.sender.run([*CSUMFIX, command], check=False, timeout=20)
+    assert "has the name of csumfix's socket" in said.stdout + said.stderr
+    assert "Traceback" not in said.stderr
+    stranger.kill()
+    stranger.wait(5)

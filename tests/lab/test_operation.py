@@ -228,6 +228,36 @@ def test_a_service_that_hangs_for_long_is_told_as_such(lab: Lab) -> None:
         shim.process.send_signal(signal.SIGCONT)
 
 
+def test_only_one_restart_at_a_time(lab: Lab) -> None:
+    with service(lab.sender) as shim:
+        both = [lab.sender.popen([*CSUMFIX, "restart"], stdout=-1, stderr=-1) for _ in "12"]
+        said = "".join("".join(each.communicate(timeout=60)) for each in both)
+        assert sorted(each.returncode for each in both) == [Exit.OK, Exit.IN_USE], said
+        assert "about to take over already: wait for it" in said
+        assert shim.process.wait(10) == 0
+        lab.sender.run(["kill", str(shim.status()["service"]["pid"])])
+        until(lambda: shim.status()["service"] is None or None, 5, lambda: str(shim.lines()))
+
+
+def test_takes_over_without_sbin_in_the_path(lab: Lab) -> None:
+    with (
+        service(lab.sender) as old,
+        service(lab.sender, "--take-over", prefix=["env", "PATH=/usr/bin:/bin"]),
+    ):
+        assert old.process.wait(10) == 0
+        assert send(lab, 20, 512).whole
+
+
+def test_closed_standard_error_is_no_reason_not_to_work(lab: Lab) -> None:
+    mute = ["sh", "-c", 'exec "$@" 2>&-', "sh"]
+    process = lab.sender.popen([*mute, *CSUMFIX, "run"])
+    wait_for_rules(lab.sender, "queue-0", timeout=10)
+    said = lab.sender.run([*CSUMFIX, "restart"]).stdout
+    assert process.wait(10) == 0
+    lab.sender.run(["kill", said.split()[1].rstrip(",")])
+    until(lambda: "CSUMFIX" not in rules_text(lab.sender) or None, 10, str)
+
+
 def test_restart_under_load_loses_nothing(lab: Lab) -> None:
     with service(lab.sender) as shim:
         load = Load(lab)

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +27,7 @@ def test_help_has_an_example(command: str) -> None:
     result = csumfix(command, "--help")
     assert result.returncode == Exit.OK
     assert "Example: " in result.stdout
+    assert "\\b" not in result.stdout  # click's mark for lines that stay as they are
 
 
 def test_help_lists_the_commands_and_exit_codes() -> None:
@@ -45,6 +47,7 @@ def test_help_lists_the_commands_and_exit_codes() -> None:
         ("nonsense",),
         ("check",),
         ("check", "/nonexistent"),
+        ("config", "check", "one", "two"),
         ("trace", "--count", "0"),
         ("trace", "--queue", "65536"),
         ("trace", "--divert", "all"),
@@ -59,6 +62,24 @@ def test_wrong_usage_is_one_line(arguments: tuple[str, ...]) -> None:
     result = csumfix(*arguments)
     assert result.returncode == Exit.USAGE
     assert result.stdout == ""
+    assert len(result.stderr.splitlines()) == 1, result.stderr
+    assert ") See" not in result.stderr
+
+
+@pytest.mark.parametrize("group", [(), ("config",)], ids=str)
+def test_a_group_alone_shows_its_help(group: tuple[str, ...]) -> None:
+    result = csumfix(*group)
+    assert result.returncode == Exit.USAGE
+    assert result.stderr == csumfix(*group, "--help").stdout
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("config", "show")], ids=" ".join)
+def test_a_full_disk_is_one_line(arguments: tuple[str, ...]) -> None:
+    command = [sys.executable, "-m", "csumfix", *arguments]
+    with Path("/dev/full").open("w") as full:
+        result = subprocess.run(command, check=False, stdout=full, stderr=-1, text=True)
+    assert result.returncode == Exit.BROKEN
+    assert "No space left on device" in result.stderr
     assert len(result.stderr.splitlines()) == 1, result.stderr
 
 

@@ -65,7 +65,8 @@ def test_precedence(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
     ("text", "says"),
     [
         ("quues = 2", "quues: did you mean queues?"),
-        ("config = 2", "no such setting: config"),
+        ("config = 2", "no such setting: config: known are divert port "),
+        ("#" * (config.MAX_FILE + 1), "is far too long"),
         ('queues = "2"', 'queues = "2": wants a whole number'),
         ("queues = true", "wants a whole number"),
         ("queues = 65", "queues: 65 is not in the range"),

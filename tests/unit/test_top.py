@@ -155,4 +155,4 @@ def test_what_should_be_0_is_not_rounded_down_to_it() -> None:
 
 
 def test_no_service() -> None:
-    assert drawn(None, None) == ["no service runs in this network namespace; waiting for one"]
+    assert drawn(None, None) == ["no service answers in this network namespace; waiting for one"]
