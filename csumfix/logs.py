@@ -88,12 +88,15 @@ class RateLimit(logging.Filter):
         return True
 
 
+_limit = RateLimit()  # one for ever, or each reload would let a new burst through
+
+
 def set_up(style: str) -> None:
     """Log to standard error from now on; style is "text" or "json"."""
     _replace_closed_stderr()
     handler = logging.StreamHandler()
     handler.setFormatter(_formatter(style))
-    handler.addFilter(RateLimit())
+    handler.addFilter(_limit)
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
 
 

@@ -61,5 +61,6 @@ def _ports(options: Options, found: Sequence[Tunnel]) -> tuple[int, ...]:
             "too many ports: one rule names at most %d: not repaired: %s",
             rules.MAX_PORTS,
             " ".join(map(str, wanted[rules.MAX_PORTS :])),
+            extra={"event": "too_many_ports"},
         )
     return tuple(sorted(wanted[: rules.MAX_PORTS]))

@@ -101,6 +101,7 @@ class Service:
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._on_stop)
         self._loop.add_signal_handler(signal.SIGHUP, self._note, Work.RELOAD)
+        signal.signal(signal.SIGTSTP, signal.SIG_IGN)  # Ctrl-Z would stop those who send, too
         try:
             async with self._lock:  # nobody can take over what is half begun
                 await self._begin()
@@ -156,7 +157,11 @@ class Service:
             if hung_up:  # it has waited for us too long, and loaded its rules again
                 self._owns_rules = False
                 raise
-            log.warning("process %d does not answer; it leaves when it can", predecessor.pid)
+            log.warning(
+                "process %d does not answer; it leaves when it can",
+                predecessor.pid,
+                extra={"event": "predecessor_silent"},
+            )
             self._plan_retry(Work.DOOR)
         self._note(Work.METRICS)  # the address was the predecessor's until now
         log.info("taken over from process %d", predecessor.pid, extra={"event": "taken_over"})
@@ -241,7 +246,11 @@ class Service:
         self._plan_check(self._check_every)
         differs = await self._diversion.mend()
         if differs:
-            log.warning("rules were changed by others and are mended: %s", differs)
+            log.warning(
+                "rules were changed by others and are mended: %s",
+                differs,
+                extra={"event": "rules_mended"},
+            )
 
     async def _serve_metrics(self) -> None:
         await self._exporter.move(self._options.metrics)
@@ -256,7 +265,9 @@ class Service:
         except (CsumfixError, OSError) as error:
             self._note(Work.METRICS)  # back to where they were
             self._reload["failed"] += 1
-            log.error("reload failed, all stays as it was: %s", error)
+            log.error(
+                "reload failed, all stays as it was: %s", error, extra={"event": "reload_failed"}
+            )
             ok = False
         else:
             self._options = options
@@ -321,10 +332,12 @@ class Service:
             self._leave_now()
             return
         except OSError as error:  # too many open files, say: no reason to be killed
-            log.error("can not look at the queues: %s", error)
+            log.error("can not look at the queues: %s", error, extra={"event": "health_unknown"})
             complaint = self._complaint
         if complaint:
-            log.error("%s; the watchdog may kill this process", complaint)
+            log.error(
+                "%s; the watchdog may kill this process", complaint, extra={"event": "queue_stuck"}
+            )
         else:
             notify.notify(notify.ALIVE)
         self._complaint = complaint
@@ -342,7 +355,7 @@ class Service:
         """Keep our hands off the rules until the successor has its own, then go."""
         async with self._lock:
             if self._leave.is_set():
-                await peer.send(error="it is stopping")
+                await peer.send(error="it is stopping: try again", code=Exit.IN_USE)
                 return
             await peer.send(pid=os.getpid())
             answer = await peer.receive(handover.HOLD)
@@ -357,7 +370,11 @@ class Service:
                     self._announce(peer.pid)
                     self._leave_now()
             else:
-                log.warning("process %d failed to take over: loading our rules again", peer.pid)
+                log.warning(
+                    "process %d failed to take over: loading our rules again",
+                    peer.pid,
+                    extra={"event": "take_over_failed"},
+                )
                 self._diversion.doubt()
                 await self._do(Work.TUNNELS)
 
@@ -385,7 +402,9 @@ class Service:
             successor = handover.spawn(self._command)
             descriptor = os.pidfd_open(successor)
         except (OSError, SubprocessError) as error:  # no process to be had, or gone already
-            log.error("no successor could be started: %s", error)
+            log.error(
+                "no successor could be started: %s", error, extra={"event": "successor_failed"}
+            )
             return {
                 "error": f"no successor could be started: {error}: see its log",
                 "code": Exit.BROKEN,
@@ -398,7 +417,9 @@ class Service:
         self._loop.remove_reader(descriptor)
         os.close(descriptor)
         if self._successor is None:
-            log.error("process %d did not take over", self._spawned)
+            log.error(
+                "process %d did not take over", self._spawned, extra={"event": "successor_failed"}
+            )
         self._spawned = None
 
     def _trouble(self) -> str | None:
