@@ -23,15 +23,21 @@ one whose predecessor is just silent, because it was stopped, say, serves withou
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
 import os
+import signal
 import subprocess
 import time
 from collections.abc import Sequence
 
 from csumfix import control, notify
-from csumfix.control import Peer
+from csumfix.control import Message, Peer
 from csumfix.errors import CsumfixError, Exit
+
+log = logging.getLogger("csumfix")
+FAILED = {"event": "successor_failed"}
 
 HOLD = 30.0
 """Seconds that a successor may take to load its rules."""
@@ -91,7 +97,54 @@ async def find_predecessor() -> Predecessor | None:
     return Predecessor(peer)
 
 
-def spawn(command: Sequence[str]) -> int:
+class Heir:
+    """The process that this one starts to have itself replaced.
+
+    pid: None while there is none.
+    """
+
+    def __init__(self, command: Sequence[str]) -> None:
+        self.pid: int | None = None
+        self._command = command
+
+    def start(self) -> Message:
+        """Start it, and return what to answer to whoever wanted that."""
+        if os.getpid() == 1:
+            return _refusal("its end would end the container: roll out a new one", Exit.USAGE)
+        if self.pid:
+            return _refusal(
+                f"process {self.pid} is about to take over already: wait for it", Exit.IN_USE
+            )
+        try:
+            self.pid = _spawn(self._command)
+            self._watch(self.pid)
+        except (OSError, subprocess.SubprocessError) as error:  # no process, or gone already
+            self.pid = None
+            log.error("no successor could be started: %s", error, extra=FAILED)
+            return _refusal(f"no successor could be started: {error}: see its log", Exit.BROKEN)
+        return {"successor": self.pid}
+
+    def stop(self) -> None:
+        """Have it stop, if there is one."""
+        if self.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGTERM)
+
+    def _watch(self, pid: int) -> None:
+        """Notice its end: while we are there to see it, it has not replaced us."""
+        loop = asyncio.get_running_loop()
+        descriptor = os.pidfd_open(pid)
+
+        def on_exit() -> None:
+            loop.remove_reader(descriptor)
+            os.close(descriptor)
+            log.error("process %d, started to take over, has ended", pid, extra=FAILED)
+            self.pid = None
+
+        loop.add_reader(descriptor, on_exit)
+
+
+def _spawn(command: Sequence[str]) -> int:
     """Start a successor of this process, and return its process id.
 
     It is not our child but that of process 1, by way of a shell that ends at once: systemd does
@@ -104,9 +157,8 @@ def spawn(command: Sequence[str]) -> int:
     return int(result.stdout)
 
 
-def own_end_is_the_containers() -> bool:
-    """Tell whether the end of this process would end a container."""
-    return os.getpid() == 1
+def _refusal(reason: str, code: Exit) -> Message:
+    return {"error": reason, "code": code}
 
 
 def restart() -> str:

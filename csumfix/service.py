@@ -12,15 +12,14 @@ Losing a packet is worse than not repairing it, and the order of every step foll
 - Stop: remove the rules, let the queues run empty, then unbind; unbinding drops what is left.
 
 The event loop does no packet work: each queue has a thread that is in C all the time. Signals,
-doorbells and timers only note what is due; one coroutine does it, piece by piece, and holds the
-lock meanwhile, as whoever hands over to a successor does.
+doorbells and timers only note what is due in the agenda; one coroutine does it, piece by piece,
+and holds the lock meanwhile, as whoever hands over to a successor does.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import enum
 import logging
 import os
 import signal
@@ -28,10 +27,10 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
-from subprocess import SubprocessError
 
 from csumfix import control, handover, logs, notify, preflight, rules
-from csumfix.control import Handler, Message, Peer
+from csumfix.agenda import Agenda, Work
+from csumfix.control import Handler, Peer
 from csumfix.diversion import Diversion
 from csumfix.doorbell import LINKS, NFTABLES, Doorbell
 from csumfix.errors import CsumfixError, Exit
@@ -42,27 +41,11 @@ from csumfix.queue import require_free
 
 log = logging.getLogger("csumfix")
 
-SETTLE = 0.2
-"""Seconds to wait after an event: a CNI plugin makes many at once."""
-
-RETRY = 5.0
-"""Seconds until work that failed is tried again."""
-
 CHECK_PAUSE, CHECK_SILENT, CHECK_RINGING = 4.0, 7.0, 60.0
 """Seconds between two looks at our rules: at least; at most if changes do not ring; if they do."""
 
 HEALTH = 5.0
 """Seconds between two looks at the queues, unless the watchdog wants more."""
-
-
-class Work(enum.Enum):
-    """What there may be to do."""
-
-    TUNNELS = "rules for changed devices"
-    RULES = "mending of rules"
-    RELOAD = "reload"
-    METRICS = "serving metrics"
-    DOOR = "opening of the control socket"
 
 
 class Service:
@@ -73,23 +56,28 @@ class Service:
     """
 
     def __init__(self, load: Callable[[], Options], command: Sequence[str]) -> None:
-        self._load, self._command = load, command
+        self._load = load
         self._options = load()
         self._diversion = Diversion(self._options, self._on_queue_failure)
         self._exporter = Exporter(self.snapshot, self._trouble, self._diversion.pool.probe)
         self._server: asyncio.Server | None = None
-        self._spawned: int | None = None
+        self._heir = handover.Heir(command)
         self._successor: int | None = None
         self._failure: CsumfixError | None = None
         self._owns_rules = False
-        self._rule_failures = 0
         self._started = time.time()
         self._version = version("csumfix")  # what is installed may change while we run
         self._reload = {"ok": True, "time": self._started, "succeeded": 0, "failed": 0}
-        self._due: set[Work] = set()
-        self._retries: dict[Work, asyncio.TimerHandle] = {}
-        self._wake, self._stop, self._leave = asyncio.Event(), asyncio.Event(), asyncio.Event()
-        self._lock = asyncio.Lock()
+        self._stop = asyncio.Event()
+        self._agenda = Agenda(
+            {
+                Work.TUNNELS: self._reconcile,
+                Work.RULES: self._mend,
+                Work.RELOAD: self._reread,
+                Work.METRICS: self._serve_metrics,
+                Work.DOOR: self._open_door,
+            }
+        )
         self._loop = asyncio.get_running_loop()
         self._check_timer = self._health_timer = self._loop.call_later(0, int)
         self._check_every, self._checked = CHECK_SILENT, 0.0
@@ -100,15 +88,15 @@ class Service:
         preflight.require_net_admin()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._on_stop)
-        self._loop.add_signal_handler(signal.SIGHUP, self._note, Work.RELOAD)
+        self._loop.add_signal_handler(signal.SIGHUP, self._agenda.note, Work.RELOAD)
         signal.signal(signal.SIGTSTP, signal.SIG_IGN)  # Ctrl-Z would stop those who send, too
         try:
-            async with self._lock:  # nobody can take over what is half begun
+            async with self._agenda.lock:  # nobody can take over what is half begun
                 await self._begin()
             with self._hearing(LINKS, self._on_link), self._hearing(NFTABLES, self._on_rules):
                 for what in (Work.TUNNELS, Work.RULES):  # what has changed before we heard it
-                    self._note(what)
-                await self._work()
+                    self._agenda.note(what)
+                await self._agenda.work()
         finally:
             await self._end()
         if self._failure:
@@ -131,7 +119,7 @@ class Service:
             await asyncio.to_thread(rules.remove)
             self._owns_rules = True
             await self._diversion.open(self._options.queue_numbers)
-        if self._leave.is_set():
+        if self._agenda.leaving.is_set():
             return
         ringing = await asyncio.to_thread(rules.ring_on_change)
         self._check_every = CHECK_RINGING if ringing else CHECK_SILENT
@@ -146,7 +134,7 @@ class Service:
         except BaseException:
             await predecessor.go_on()
             raise
-        if self._leave.is_set():  # told to stop meanwhile: then nobody would be left
+        if self._agenda.leaving.is_set():  # told to stop meanwhile: then nobody would be left
             await predecessor.go_on()
             return
         self._owns_rules = True
@@ -162,8 +150,8 @@ class Service:
                 predecessor.pid,
                 extra={"event": "predecessor_silent"},
             )
-            self._plan_retry(Work.DOOR)
-        self._note(Work.METRICS)  # the address was the predecessor's until now
+            self._agenda.retry(Work.DOOR)
+        self._agenda.note(Work.METRICS)  # the address was the predecessor's until now
         log.info("taken over from process %d", predecessor.pid, extra={"event": "taken_over"})
 
     async def _open_door(self) -> None:
@@ -181,7 +169,7 @@ class Service:
             log.info(
                 "stopping: removing rules, then emptying the queues", extra={"event": "stopping"}
             )
-        async with self._lock:
+        async with self._agenda.lock:
             await self._close()
 
     async def _close(self) -> None:
@@ -195,46 +183,6 @@ class Service:
                 self._server.close()
 
     # What is due
-
-    def _note(self, what: Work) -> None:
-        self._due.add(what)
-        self._wake.set()
-
-    async def _work(self) -> None:
-        """Do what is due until it is time to leave."""
-        while not self._leave.is_set():
-            await self._wake.wait()
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._leave.wait(), SETTLE)
-            async with self._lock:
-                self._wake.clear()
-                due, self._due = self._due, set()
-                for what in due:
-                    if not self._leave.is_set():
-                        await self._do(what)
-
-    async def _do(self, what: Work) -> None:
-        steps = {
-            Work.TUNNELS: self._reconcile,
-            Work.RULES: self._mend,
-            Work.RELOAD: self._reread,
-            Work.METRICS: self._serve_metrics,
-            Work.DOOR: self._open_door,
-        }
-        try:
-            await steps[what]()
-        except (CsumfixError, OSError) as error:
-            self._rule_failures += what in (Work.TUNNELS, Work.RULES)
-            log.error(
-                "%s failed, will try again: %s", what.value, error, extra={"event": "failed"}
-            )
-            self._plan_retry(what)
-
-    def _plan_retry(self, what: Work) -> None:
-        """One for each kind of work, however often events made it fail meanwhile."""
-        if what in self._retries:
-            self._retries[what].cancel()
-        self._retries[what] = self._loop.call_later(RETRY, self._note, what)
 
     async def _reconcile(self) -> None:
         if await self._diversion.reconcile():
@@ -263,7 +211,7 @@ class Service:
             await self._exporter.move(options.metrics)
             await self._diversion.reconfigure(options)
         except (CsumfixError, OSError) as error:
-            self._note(Work.METRICS)  # back to where they were
+            self._agenda.note(Work.METRICS)  # back to where they were
             self._reload["failed"] += 1
             log.error(
                 "reload failed, all stays as it was: %s", error, extra={"event": "reload_failed"}
@@ -296,7 +244,7 @@ class Service:
             bell.close()
 
     def _on_link(self) -> None:
-        self._note(Work.TUNNELS)
+        self._agenda.note(Work.TUNNELS)
 
     def _on_rules(self) -> None:
         """Look soon, but not again and again: others may change rules all the time."""
@@ -306,18 +254,13 @@ class Service:
 
     def _plan_check(self, seconds: float) -> None:
         self._check_timer.cancel()
-        self._check_timer = self._loop.call_later(seconds, self._note, Work.RULES)
+        self._check_timer = self._loop.call_later(seconds, self._agenda.note, Work.RULES)
 
     def _on_stop(self) -> None:
         self._stop.set()
-        if self._spawned and self._successor is None:  # it would go on in our place
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(self._spawned, signal.SIGTERM)
-        self._leave_now()
-
-    def _leave_now(self) -> None:
-        self._leave.set()
-        self._wake.set()
+        if self._successor is None:
+            self._heir.stop()  # or it would go on in our place
+        self._agenda.leave()
 
     def _on_queue_failure(self) -> None:
         """Be called in the thread of a queue."""
@@ -329,7 +272,7 @@ class Service:
             complaint = self._diversion.pool.complaint()
         except CsumfixError as error:
             self._failure = error
-            self._leave_now()
+            self._agenda.leave()
             return
         except OSError as error:  # too many open files, say: no reason to be killed
             log.error("can not look at the queues: %s", error, extra={"event": "health_unknown"})
@@ -353,8 +296,8 @@ class Service:
 
     async def _hand_over(self, peer: Peer) -> None:
         """Keep our hands off the rules until the successor has its own, then go."""
-        async with self._lock:
-            if self._leave.is_set():
+        async with self._agenda.lock:
+            if self._agenda.leaving.is_set():
                 await peer.send(error="it is stopping: try again", code=Exit.IN_USE)
                 return
             await peer.send(pid=os.getpid())
@@ -368,7 +311,7 @@ class Service:
                     await self._close()
                 finally:  # whatever failed: the rules are another's now
                     self._announce(peer.pid)
-                    self._leave_now()
+                    self._agenda.leave()
             else:
                 log.warning(
                     "process %d failed to take over: loading our rules again",
@@ -376,51 +319,15 @@ class Service:
                     extra={"event": "take_over_failed"},
                 )
                 self._diversion.doubt()
-                await self._do(Work.TUNNELS)
+                await self._agenda.do(Work.TUNNELS)
 
     def _announce(self, successor: int) -> None:
         log.info("superseded by process %d", successor, extra={"event": "superseded"})
-        if self._spawned == successor:
+        if self._heir.pid == successor:
             notify.notify(f"MAINPID={successor}")
 
     async def _restart(self, peer: Peer) -> None:
-        if handover.own_end_is_the_containers():
-            await peer.send(
-                error="its end would end the container: roll out a new one", code=Exit.USAGE
-            )
-        elif self._spawned:
-            await peer.send(
-                error=f"process {self._spawned} is about to take over already: wait for it",
-                code=Exit.IN_USE,
-            )
-        else:
-            await peer.send(**self._start_successor())
-
-    def _start_successor(self) -> Message:
-        """Start it, watch for its end, and return what to answer."""
-        try:
-            successor = handover.spawn(self._command)
-            descriptor = os.pidfd_open(successor)
-        except (OSError, SubprocessError) as error:  # no process to be had, or gone already
-            log.error(
-                "no successor could be started: %s", error, extra={"event": "successor_failed"}
-            )
-            return {
-                "error": f"no successor could be started: {error}: see its log",
-                "code": Exit.BROKEN,
-            }
-        self._spawned = successor
-        self._loop.add_reader(descriptor, self._on_successor_exit, descriptor)
-        return {"successor": successor}
-
-    def _on_successor_exit(self, descriptor: int) -> None:
-        self._loop.remove_reader(descriptor)
-        os.close(descriptor)
-        if self._successor is None:
-            log.error(
-                "process %d did not take over", self._spawned, extra={"event": "successor_failed"}
-            )
-        self._spawned = None
+        await peer.send(**self._heir.start())
 
     def _trouble(self) -> str | None:
         return self._complaint
@@ -433,9 +340,9 @@ class Service:
             "started": self._started,
             "config": asdict(self._options),
             "reload": self._reload,
-            "successor": self._spawned,
+            "successor": self._heir.pid,
             "complaint": self._complaint,
-            "rule_failures": self._rule_failures,
+            "rule_failures": self._agenda.rule_failures,
             **self._diversion.snapshot(),
         }
 

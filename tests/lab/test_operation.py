@@ -300,7 +300,7 @@ def test_a_successor_is_not_misled_by_the_directory_it_starts_in(lab: Lab, tmp_p
 
 
 def test_a_successor_that_can_not_be_started_is_told_as_such(lab: Lab) -> None:
-    with service(lab.sender, prefix=failing("handover.spawn")) as shim:
+    with service(lab.sender, prefix=failing("handover._spawn")) as shim:
         failed = lab.sender.run([*CSUMFIX, "restart"], check=False)
         assert failed.returncode == Exit.BROKEN
         assert "no successor could be started" in failed.stderr
