@@ -210,17 +210,17 @@ def test_events_do_not_multiply_retries(lab: Lab, tmp_path: Path) -> None:
 def test_the_device_is_deleted_at_full_rate(lab: Lab) -> None:
     with service(lab.sender) as shim:
         link(lab, f"add other0 {VXLAN}")
-        wait_for_rules(lab.sender, "4789,8472")
+        wait_for_rules(lab.sender, "4789,8472", timeout=5)
         load = sender(lab, 150_000, 512, flows=8)
         until(lambda: packets(shim) > 10_000 or None, 30, lambda: str(shim.status()))
         link(lab, f"del {lab.device}")
-        wait_for_rules(lab.sender, "8472", present=False)
+        wait_for_rules(lab.sender, "8472", present=False, timeout=5)
         link(lab, "del other0")
-        wait_for_rules(lab.sender, "4789", present=False)
+        wait_for_rules(lab.sender, "4789", present=False, timeout=5)
         load.kill()
         load.wait(5)
         link(lab, f"add late0 {VXLAN}")
-        wait_for_rules(lab.sender, "4789")
+        wait_for_rules(lab.sender, "4789", timeout=5)
         assert shim.status()["service"]["complaint"] is None
 
 

@@ -123,9 +123,9 @@ def test_devices_come_and_go_under_load(lab: Lab) -> None:
         load = Load(lab)
         for _ in range(4):
             link(lab, "add other0 type vxlan id 9 dstport 4789 dev eth0")
-            wait_for_rules(lab.sender, "4789,8472")
+            wait_for_rules(lab.sender, "4789,8472", timeout=5)
             link(lab, "del other0")
-            wait_for_rules(lab.sender, "4789,8472", present=False)
+            wait_for_rules(lab.sender, "4789,8472", present=False, timeout=5)
         load.assert_whole()
 
 
