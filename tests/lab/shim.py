@@ -211,6 +211,18 @@ def send(lab: Lab, count: int, size: int, *, flows: int = 1, rate: float = 0) ->
     return sink.delivery()
 
 
+def send_while_stopped(lab: Lab, process: Process, count: int, size: int, rate: float) -> Delivery:
+    """Send datagrams while a process is stopped, more than its socket holds; then let it go on."""
+    # Many sockets: a packet in the queue counts against its socket's send buffer, so that one
+    # socket alone would block long before the queue is full.
+    sink = Sink(lab, count)
+    process.send_signal(signal.SIGSTOP)
+    assert sender(lab, count, size, flows=400, rate=rate).wait(30) == 0
+    wait_for_datagrams(lab, 10_000)
+    process.send_signal(signal.SIGCONT)
+    return sink.delivery()
+
+
 def tcp_arrives(lab: Lab, size: int) -> bool:
     """Transfer `size` bytes over TCP; tell whether they arrived whole."""
     sink = _sink(lab, "tcp-sink")

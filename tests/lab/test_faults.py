@@ -13,11 +13,11 @@ from tests.lab.shim import (
     HEALTHY,
     Load,
     Service,
-    Sink,
     checksum_errors,
     link,
     rules_text,
     send,
+    send_while_stopped,
     sender,
     service,
     until,
@@ -59,11 +59,7 @@ def test_a_full_queue_lets_packets_through(lab: Lab) -> None:
         "del sys.argv[1:4]; cli.main()"
     )
     with service(lab.sender, prefix=[sys.executable, "-c", small_queue]) as shim:
-        sink = Sink(lab, 20_000)
-        shim.process.send_signal(signal.SIGSTOP)
-        assert sender(lab, 20_000, 512, flows=400, rate=20_000).wait(30) == 0
-        shim.process.send_signal(signal.SIGCONT)
-        assert sink.delivery().whole
+        assert send_while_stopped(lab, shim.process, 20_000, 512, 20_000).whole
         (queue,) = shim.status()["service"]["queues"].values()
         assert queue["packets"] < 100
         assert queue["kernel"]["queue_dropped"] == 0

@@ -13,16 +13,14 @@ from tests.lab.shim import (
     HEALTHY,
     Load,
     Service,
-    Sink,
     assert_no_rules,
     checksum_errors,
     foreign_queue,
     link,
     rules_text,
     send,
-    sender,
+    send_while_stopped,
     service,
-    wait_for_datagrams,
     wait_for_rules,
 )
 
@@ -96,15 +94,8 @@ def test_traffic_goes_on_after_kill_9(lab: Lab) -> None:
 
 @HEALTHY
 def test_a_frozen_service_lets_through_what_its_socket_can_not_hold(lab: Lab) -> None:
-    # Many sockets: a packet in the queue counts against its socket's send buffer, so that one
-    # socket alone would block long before the queue is full.
     with service(lab.sender) as shim:
-        sink = Sink(lab, 20_000)
-        shim.process.send_signal(signal.SIGSTOP)
-        assert sender(lab, 20_000, 1400, flows=400, rate=20_000).wait(30) == 0
-        wait_for_datagrams(lab, 10_000)
-        shim.process.send_signal(signal.SIGCONT)
-        assert sink.delivery().whole
+        assert send_while_stopped(lab, shim.process, 20_000, 1400, 20_000).whole
         (queue,) = shim.status()["service"]["queues"].values()
         assert queue["overruns"] + queue["packets"] == 20_000
 

@@ -22,6 +22,7 @@ from tests.lab.shim import (
     READY_TIMEOUT,
     Sink,
     send,
+    send_while_stopped,
     sender,
     service,
     until,
@@ -329,17 +330,20 @@ def test_a_flood_loses_nothing(lab: Lab, tmp_path: Path, options: tuple[str, ...
     assert trace.summary("# handed on") == len(trace.blocks())
 
 
+def test_what_pods_have_written_is_decoded_without_root(lab: Lab, tmp_path: Path) -> None:
+    with tracer(lab, tmp_path) as trace:
+        children = Path(f"/proc/{trace.process.command_pid()}/task").glob("*/children")
+        (display,) = "".join(each.read_text() for each in children).split()
+        status = Path(f"/proc/{display}/status").read_text()
+        assert "CapEff:\t0000000000000000\n" in status
+        assert send(lab, 1, 64).whole
+
+
 def test_a_frozen_trace_lets_through_what_its_socket_can_not_hold(
     lab: Lab, tmp_path: Path
 ) -> None:
-    # Many sockets: see the same test of the service.
     with tracer(lab, tmp_path, "--bad-only") as trace:
-        sink = Sink(lab, 30_000)
-        trace.process.send_signal(signal.SIGSTOP)
-        assert sender(lab, 30_000, 1400, flows=400, rate=9_000).wait(30) == 0
-        wait_for_datagrams(lab, 10_000)
-        trace.process.send_signal(signal.SIGCONT)
-        assert sink.delivery().whole
+        assert send_while_stopped(lab, trace.process, 30_000, 1400, 9_000).whole
     assert trace.summary("# let through") > 10_000
     assert trace.summary("traced #") + trace.summary("# let through") == 30_000 - trace.summary(
         "# passed by"
