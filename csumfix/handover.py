@@ -9,7 +9,7 @@ the predecessor repairs before it goes:
     successor                                predecessor
     binds queues
     "take-over"                 ->           stops touching the rules
-                                <-           its state
+                                <-           its process id
     loads its rules
     "leave"                     ->           empties its queues, unbinds, gives up its name
                                 <-           hangs up

@@ -89,7 +89,7 @@ class Pool:
         except (CsumfixError, OSError):
             kernel = {}
         result = {}
-        for number, queue in list(self._queues.items()):
+        for number, queue in self._queues.items():
             stats = queue.stats()
             result[str(number)] = {
                 **asdict(stats),
