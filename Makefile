@@ -30,7 +30,7 @@ IMAGE_PACKAGES := $(DEV_PACKAGES) buildah crun mmdebstrap debian-archive-keyring
 BENCH_PACKAGES := $(PACKAGES) iperf3 sockperf
 CORE_PACKAGES := $(BENCH_PACKAGES) libdpdk-dev pkg-config valgrind
 
-SOURCES := pyproject.toml setup.py iptables/csumfix-rules csumfix/_build_core.py \
+SOURCES := pyproject.toml setup.py iptables/csumfix-rules csumfix/core/build.py \
 	$(wildcard csrc/*.c csrc/*.h)
 
 .PHONY: help
@@ -71,7 +71,7 @@ uninstall: ## Stop the service and remove what install has put anywhere
 
 .PHONY: demo
 demo: build ## See a kernel bug eat DNS over VXLAN, and csumfix cure it
-	@$(BIN)/python -m csumfix.lab.demo
+	@$(BIN)/python -m csumfix_lab.demo
 
 .PHONY: test
 test: $(DEV) ## Run every test: C under sanitizers, units, and the lab
@@ -112,6 +112,7 @@ lint: $(DEV) ## Check style, types and compiler warnings
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
+	$(BIN)/lint-imports
 	shellcheck iptables/csumfix-rules tools/install-packages tools/install-service \
 		tools/unpack-package .ci/run deploy/container/iptables-host
 	$(MAKE) -C csrc lint
@@ -146,5 +147,5 @@ image: ## Build the container image
 
 .PHONY: clean
 clean: ## Remove everything that was built
-	rm -rf $(VENV) build *.egg-info csumfix/_core*.so csumfix/_core.c
+	rm -rf $(VENV) build *.egg-info csumfix/core/_core*.so csumfix/core/_core.c
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -2,4 +2,4 @@
 
 from setuptools import setup
 
-setup(cffi_modules=["csumfix/_build_core.py:ffi"])
+setup(cffi_modules=["csumfix/core/build.py:ffi"])

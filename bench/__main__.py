@@ -24,7 +24,7 @@ from rich.progress import (
 
 from bench import chart, cures, loads, measure, plan, report, targets
 from bench.stats import Key, Sample, summarise
-from csumfix.lab import LabError
+from csumfix_lab import LabError
 
 _DEFAULTS = (report.LATEST, report.RESULTS / "quick.json")
 COLUMNS = 120  # of what is printed to a file

@@ -20,9 +20,9 @@ from typing import Any
 
 from bench.clock import Window, busy_share
 from bench.stats import Sample
-from csumfix.lab import Lab
-from csumfix.lab.process import Process
-from csumfix.lab.sandbox import require
+from csumfix_lab import Lab
+from csumfix_lab.process import Process
+from csumfix_lab.sandbox import require
 
 WARM_UP = 0.25
 """Seconds of traffic before anything is counted: ARP, conntrack, caches, TCP's slow start."""

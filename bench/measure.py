@@ -19,8 +19,8 @@ from dataclasses import dataclass
 from bench import clock, cures, loads
 from bench.plan import station
 from bench.stats import Key, Round, Sample
-from csumfix.lab import Lab
-from csumfix.lab.process import Process
+from csumfix_lab import Lab
+from csumfix_lab.process import Process
 
 IDLE_SECONDS = 1.0
 DRAIN_LIMIT = 10.0  # seconds for a slow shim to empty its queue

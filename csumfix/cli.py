@@ -12,14 +12,16 @@ from typing import Any
 import click
 from rich.console import Console
 
-from csumfix import config as configuration
-from csumfix import rules as rule_script
+from csumfix import config
 from csumfix.config import PORT, Configured
 from csumfix.errors import CsumfixError, Exit
-from csumfix.lab.causes import CAUSES
+from csumfix.host import rules
 from csumfix.options import LAST_QUEUE
 
 DEFAULT_PORTS = (8472, 4789)
+
+LAB_CAUSES = ("none", "kube-proxy", "snat", "dnat", "nic", "forwarded")
+"""The causes of csumfix_lab, which is imported only by the command that needs it."""
 
 EXIT_CODES = """\b
 Exit codes: 0 done; 1 answered with no (not running, not installed, wrong
@@ -45,9 +47,9 @@ def cli() -> None:
     """Repair wrong outer UDP checksums of VXLAN packets; NIC settings stay as they are."""
 
 
-@cli.command(cls=Configured)
+@cli.command("run", cls=Configured)
 @click.pass_context
-def run(ctx: click.Context, /, **_: Any) -> None:
+def run_command(ctx: click.Context, /, **_: Any) -> None:
     """Find this namespace's vxlan devices and repair their packets, in the foreground.
 
     Waits for devices that do not exist yet. SIGTERM and SIGINT remove the rules, empty the
@@ -58,23 +60,24 @@ def run(ctx: click.Context, /, **_: Any) -> None:
 
     Example: csumfix run --divert nat --queues 2
     """
-    from csumfix import logs, service
+    from csumfix import logs
+    from csumfix.service import service
 
-    arguments = ctx.meta[configuration.ARGUMENTS]
-    logs.set_up(configuration.options(ctx).log_format)
+    arguments = ctx.meta[config.ARGUMENTS]
+    logs.set_up(config.options(ctx).log_format)
     service.run(
-        lambda: configuration.load(run, arguments),
+        lambda: config.load(run_command, arguments),
         # -P: never import from the directory that this happens to run in.
         [sys.executable, "-P", "-m", "csumfix", "run", *arguments],
     )
 
 
-@cli.group()
-def config() -> None:
+@cli.group("config")
+def config_group() -> None:
     """Check and show the settings of the service."""
 
 
-@config.command("check")
+@config_group.command("check")
 @click.argument("file", required=False)
 def config_check(file: str | None) -> None:
     """Tell whether the service could run by this FILE, or by the one that it reads by itself.
@@ -84,25 +87,25 @@ def config_check(file: str | None) -> None:
     Example: csumfix config check /etc/csumfix.toml && systemctl reload csumfix
     """
     parent = click.get_current_context().find_root()
-    with run.make_context("run", ["--config", file] if file else [], parent) as ctx:
-        configuration.options(ctx)
+    with run_command.make_context("run", ["--config", file] if file else [], parent) as ctx:
+        config.options(ctx)
         click.echo(f"{ctx.params['config'] or 'no file, all defaults'}: good")
 
 
-@config.command("show", cls=Configured)
+@config_group.command("show", cls=Configured)
 @click.pass_context
 def config_show(ctx: click.Context, /, **_: Any) -> None:
     """Print the settings that 'run' would have with these flags, and where each comes from.
 
     Example: csumfix config show --queues 2
     """
-    configuration.options(ctx)
-    for line in configuration.describe(ctx):
+    config.options(ctx)
+    for line in config.describe(ctx):
         click.echo(line)
 
 
-@cli.command()
-def restart() -> None:
+@cli.command("restart")
+def restart_command() -> None:
     """Replace the running service by a new process, losing no packet.
 
     The new process is of the version that is installed now and reads its settings afresh. It
@@ -110,25 +113,26 @@ def restart() -> None:
 
     Example: make install && csumfix restart
     """
-    from csumfix import handover
+    from csumfix.service import handover
 
     click.echo(handover.restart())
 
 
 @cli.command(
+    "rules",
     context_settings={"ignore_unknown_options": True, "help_option_names": []},
     add_help_option=False,
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
-def rules(as_json: bool, arguments: tuple[str, ...]) -> None:
+def rules_command(as_json: bool, arguments: tuple[str, ...]) -> None:
     """Show, apply, remove or check the iptables rules by hand.
 
     Passes everything to csumfix-rules; see its --help.
 
     Example: csumfix rules show --port 8472 --divert nat
     """
-    result = rule_script.run(arguments or ("--help",), capture=as_json)
+    result = rules.run(arguments or ("--help",), capture=as_json)
     if as_json:
         _print_json(
             {
@@ -140,26 +144,26 @@ def rules(as_json: bool, arguments: tuple[str, ...]) -> None:
     sys.exit(result.returncode)
 
 
-@cli.command()
+@cli.command("status")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def status(as_json: bool) -> None:
+def status_command(as_json: bool) -> None:
     """Show tunnels, rules, queues, and the counters of the service if it runs.
 
     Exits with 1 if no service runs in this network namespace.
 
     Example: csumfix status --json | jq .service.queues
     """
-    from csumfix import status as status_
+    from csumfix.views import status
 
-    state = status_.gather()
+    state = status.gather()
     if as_json:
         _print_json(state.as_json())
     else:
-        status_.show(state, Console())
+        status.show(state, Console())
     sys.exit(Exit.OK if state.service else Exit.NEGATIVE)
 
 
-@cli.command()
+@cli.command("top")
 @click.option(
     "--interval",
     type=click.FloatRange(min=0.1),
@@ -168,7 +172,7 @@ def status(as_json: bool) -> None:
     help="Seconds between two looks.",
 )
 @click.option("--once", is_flag=True, help="Print the rates over one interval, as plain text.")
-def top(interval: float, once: bool) -> None:
+def top_command(interval: float, once: bool) -> None:
     """Watch the running service: tunnels, and what each queue does in a second.
 
     q or Ctrl-C ends it. Exits with 1 if no service runs in this network
@@ -176,12 +180,12 @@ def top(interval: float, once: bool) -> None:
 
     Example: csumfix top --interval 5
     """
-    from csumfix import top as top_
+    from csumfix.views import top
 
-    top_.run(interval, once=once)
+    top.run(interval, once=once)
 
 
-@cli.command()
+@cli.command("check")
 @click.argument("file", type=click.Path(path_type=Path))
 @click.option(
     "--port",
@@ -193,7 +197,7 @@ def top(interval: float, once: bool) -> None:
     help="UDP destination port that carries VXLAN.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def check(file: Path, ports: tuple[int, ...], as_json: bool) -> None:
+def check_command(file: Path, ports: tuple[int, ...], as_json: bool) -> None:
     """Tell for each VXLAN packet of a capture whether outer and inner checksums are right.
 
     Exits with 1 if an outer checksum is wrong. Capture where the packets arrive: on the sender
@@ -201,10 +205,10 @@ def check(file: Path, ports: tuple[int, ...], as_json: bool) -> None:
 
     Example: tcpdump -i eth0 -w bad.pcap udp port 8472; csumfix check bad.pcap
     """
-    from csumfix import capture
+    from csumfix.evidence import captures
 
-    findings = list(capture.read(file, ports))
-    counts = capture.summary(findings)
+    findings = list(captures.read(file, ports))
+    counts = captures.summary(findings)
     if as_json:
         _print_json(
             {"packets": [finding.as_json() for finding in findings], "summary": dict(counts)}
@@ -213,13 +217,13 @@ def check(file: Path, ports: tuple[int, ...], as_json: bool) -> None:
         for finding in findings:
             click.echo(finding.line())
         for diagnosis, number in counts.most_common():
-            click.echo(f"{number:8} {capture.MEANINGS[diagnosis]}")
+            click.echo(f"{number:8} {captures.MEANINGS[diagnosis]}")
         if not findings:
             click.echo(f"no VXLAN packets to port {' or '.join(map(str, ports))}")
-    sys.exit(Exit.NEGATIVE if capture.WRONG & counts.keys() else Exit.OK)
+    sys.exit(Exit.NEGATIVE if captures.WRONG & counts.keys() else Exit.OK)
 
 
-@cli.command(epilog=TRACE_EXAMPLE)
+@cli.command("trace", epilog=TRACE_EXAMPLE)
 @click.option("--bad-only", is_flag=True, help="Show only packets whose outer checksum was wrong.")
 @click.option("--count", type=click.IntRange(1), help="Stop when that many have been shown.")
 @click.option(
@@ -236,7 +240,7 @@ def check(file: Path, ports: tuple[int, ...], as_json: bool) -> None:
 @click.option(
     "--queue", type=click.IntRange(0, LAST_QUEUE), help="Netfilter queue. Default: the last free."
 )
-def trace(
+def trace_command(
     bad_only: bool,
     count: int | None,
     pcap: Path | None,
@@ -252,15 +256,15 @@ def trace(
 
     Example: csumfix trace --bad-only --count 10 --pcap wrong.pcapng
     """
-    from csumfix import trace as trace_
+    from csumfix.views import trace
 
-    trace_.run(trace_.Options(bad_only, count or 0, pcap, divert, tuple(set(ports)), queue))
+    trace.run(trace.Options(bad_only, count or 0, pcap, divert, tuple(set(ports)), queue))
 
 
-@cli.command()
+@cli.command("lab")
 @click.option(
     "--cause",
-    type=click.Choice(CAUSES),
+    type=click.Choice(LAB_CAUSES),
     default="kube-proxy",
     show_default=True,
     help="The bug to reproduce.",
@@ -269,14 +273,14 @@ def trace(
 @click.option("--mtu", type=click.IntRange(1280, 9000), default=1500, show_default=True)
 @click.option("--port", type=PORT, default=8472, show_default=True)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
-def lab(cause: str, ipv6: bool, mtu: int, port: int, command: tuple[str, ...]) -> None:
+def lab_command(cause: str, ipv6: bool, mtu: int, port: int, command: tuple[str, ...]) -> None:
     """Run a command, or a shell, on a node of a throwaway two-node VXLAN lab.
 
     Needs no root, except for cause nic where /dev/net/tun is root's.
 
     Example: csumfix lab --cause snat -- csumfix run
     """
-    from csumfix.lab.session import run_session
+    from csumfix_lab.session import run_session
 
     sys.exit(run_session(cause, ipv6, mtu, port, command))
 
@@ -296,7 +300,7 @@ def main() -> None:
         sys.exit(Exit.USAGE)
     except click.UsageError as error:
         where = error.ctx.command_path if error.ctx else "csumfix"
-        what = configuration.explain(error).rstrip(".")
+        what = config.explain(error).rstrip(".")
         _fail(f"{what}. See '{where} --help'.", Exit.USAGE)
     except (click.Abort, KeyboardInterrupt):
         _fail("interrupted", Exit.NEGATIVE)

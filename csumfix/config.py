@@ -19,8 +19,8 @@ from urllib.parse import urlsplit
 import click
 from click.core import ParameterSource
 
-from csumfix import rules
 from csumfix.errors import CsumfixError, Exit
+from csumfix.host import rules
 from csumfix.options import LAST_QUEUE, Options
 
 DEFAULT_FILE = Path("/etc/csumfix.toml")

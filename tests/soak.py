@@ -23,7 +23,7 @@ from typing import Any
 
 from bench import loads
 from bench.clock import Window
-from csumfix.lab import Lab
+from csumfix_lab import Lab
 from tests.lab.shim import Service, checksum_errors, link, service
 
 SIZE, FLOWS = 512, 8

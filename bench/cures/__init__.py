@@ -8,8 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from csumfix.lab import Lab, LabError
-from csumfix.lab.process import Process
+from csumfix_lab import Lab, LabError
+from csumfix_lab.process import Process
 
 QUEUES = 2
 """Queues of csumfix and of the floor. A flow uses one of them, whatever their number."""

@@ -12,7 +12,7 @@ import sys
 import threading
 
 from csumfix.core import Policy
-from csumfix.queue import Queue
+from csumfix.host.queues import Queue
 
 NO_TUNNEL = Policy(ports=(1,))
 

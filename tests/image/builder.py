@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from csumfix.lab.sandbox import search_path
+from csumfix_lab.sandbox import search_path
 
 REPOSITORY = Path(__file__).parents[2]
 BASE = "localhost/debian:bookworm-slim"

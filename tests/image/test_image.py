@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from csumfix.errors import Exit
-from csumfix.lab import Lab
-from csumfix.lab.node import Node
+from csumfix_lab import Lab
+from csumfix_lab.node import Node
 from tests.image.pod import Image, Pod, pod
 from tests.kubernetes import PROBES, render
 from tests.lab.shim import Load, assert_no_rules, checksum_errors, link, send

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from csumfix.lab import Lab
+from csumfix_lab import Lab
 from tests.install.machine import Machine
 from tests.install.tree import make
 

@@ -22,8 +22,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from csumfix.lab import Lab
-from csumfix.lab.process import Process, only_child
+from csumfix_lab import Lab
+from csumfix_lab.process import Process, only_child
 from tests.lab.shim import until
 
 PATIENCE = 20.0

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from csumfix.lab import Lab
+from csumfix_lab import Lab
 
 
 @pytest.fixture

@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 import pytest
 
-from csumfix.lab import Lab
-from csumfix.lab.node import Node
-from csumfix.lab.process import Process
+from csumfix_lab import Lab
+from csumfix_lab.node import Node
+from csumfix_lab.process import Process
 from tests.lab import peer
 
 CSUMFIX = [sys.executable, "-m", "csumfix"]
@@ -79,7 +79,7 @@ def failing(function: str) -> list[str]:
     """Return a prefix that has a function of ours fail, as if descriptors had run out."""
     module = function.split(".", maxsplit=1)[0]
     code = (
-        f"import errno, sys\nfrom csumfix import cli, {module}\n"
+        f"import errno, sys\nfrom csumfix import cli\nfrom csumfix.service import {module}\n"
         "def fail(*_): raise OSError(errno.EMFILE, 'Too many open files')\n"
         f"{function} = fail; del sys.argv[1:4]; cli.main()"
     )

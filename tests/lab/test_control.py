@@ -5,10 +5,10 @@ import sys
 
 import pytest
 
-from csumfix import control
 from csumfix.errors import Exit
-from csumfix.lab import Lab
-from csumfix.lab.process import Process
+from csumfix.service import control
+from csumfix_lab import Lab
+from csumfix_lab.process import Process
 from tests.lab.shim import CSUMFIX, Service, send, service, until
 
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from csumfix.lab import CAUSES, Lab
+from csumfix_lab import CAUSES, Lab
 from tests.lab.shim import checksum_errors, send, service, tcp_arrives
 
 SIZES = (64, 1400, 8000)

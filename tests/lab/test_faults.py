@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from csumfix.lab import Lab
+from csumfix_lab import Lab
 from tests.lab.shim import (
     HEALTHY,
     Load,

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from csumfix.lab import CAUSES, Lab, LabError, Node
-from csumfix.lab.demo import main as demo
-from csumfix.lab.session import run_session
+from csumfix_lab import CAUSES, Lab, LabError, Node
+from csumfix_lab.demo import main as demo
+from csumfix_lab.session import run_session
 
 ROOT = Path(__file__).resolve().parents[2]
 SYSTEM_PYTHON = (
@@ -279,7 +279,7 @@ def test_run(healthy: Lab) -> None:
     )
     with pytest.raises(subprocess.TimeoutExpired):
         node.run(["sleep", "9"], timeout=0.1)
-    assert node.run([sys.executable, "-c", "import csumfix.lab"], check=False).returncode == 0
+    assert node.run([sys.executable, "-c", "import csumfix_lab"], check=False).returncode == 0
 
 
 REPORT = """
@@ -349,7 +349,7 @@ def test_nothing_is_left_after_the_block() -> None:
 
 HOLD = """
 import signal, sys, time
-from csumfix.lab import Lab
+from csumfix_lab import Lab
 lab = Lab(sys.argv[1])
 lab.__enter__()
 lab.start_dns()
@@ -379,7 +379,7 @@ def test_nothing_is_left_after_kill_9() -> None:
 
 ASK = """
 import sys
-from csumfix.lab import Lab, LabError
+from csumfix_lab import Lab, LabError
 try:
     with Lab(sys.argv[1]) as lab:
         lab.start_dns()
@@ -446,8 +446,8 @@ def test_session_runs_a_command(capfd: pytest.CaptureFixture[str]) -> None:
 
 SESSION = """
 import sys
-from csumfix.lab.demo import main as demo
-from csumfix.lab.session import run_session
+from csumfix_lab.demo import main as demo
+from csumfix_lab.session import run_session
 sys.exit(run_session("none", False, 1500, 8472, sys.argv[1:]))
 """
 

@@ -13,8 +13,8 @@ from urllib.parse import urlencode
 import pytest
 
 from csumfix.errors import Exit
-from csumfix.lab import Lab
-from csumfix.lab.node import Node
+from csumfix_lab import Lab
+from csumfix_lab.node import Node
 from tests.lab.shim import Sink, assert_no_rules, send, sender, service, until
 from tests.prometheus import PROMETHEUS, dashboard_expressions, promtool
 

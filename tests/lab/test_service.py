@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from csumfix.errors import Exit
-from csumfix.lab import Lab
+from csumfix_lab import Lab
 from tests.lab.shim import (
     CSUMFIX,
     HEALTHY,

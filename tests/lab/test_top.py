@@ -14,7 +14,7 @@ from subprocess import DEVNULL, PIPE
 import pytest
 
 from csumfix.errors import Exit
-from csumfix.lab import Lab
+from csumfix_lab import Lab
 from tests.lab.shim import sender, service
 
 TOP = [sys.executable, "-m", "csumfix", "top"]

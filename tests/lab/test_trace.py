@@ -15,9 +15,9 @@ from scapy.layers.inet import IP
 from scapy.utils import PcapNgReader
 
 from csumfix.errors import Exit
-from csumfix.lab import Lab
-from csumfix.lab.node import Node
-from csumfix.queue import PROC_QUEUES
+from csumfix.host.queues import PROC_QUEUES
+from csumfix_lab import Lab
+from csumfix_lab.node import Node
 from tests.lab.shim import (
     READY_TIMEOUT,
     Sink,

@@ -3,7 +3,7 @@
 from typing import Any
 
 from csumfix import core
-from csumfix.control import Snapshot
+from csumfix.service.control import Snapshot
 
 STARTED = 1_700_000_000.0
 

@@ -12,7 +12,8 @@ from grafana_foundation_sdk.cog.encoder import JSONEncoder
 from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
-from csumfix import core, metrics
+from csumfix import core
+from csumfix.service import metrics
 from tests.prometheus import dashboard, dashboard_expressions, promtool
 from tests.unit.snapshots import snapshot
 

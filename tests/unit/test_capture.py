@@ -1,4 +1,4 @@
-"""``csumfix check``: what it says of each packet of a capture."""
+"""``csumfix check``: what it says of each packet of a captures."""
 
 import json
 from pathlib import Path
@@ -12,10 +12,10 @@ from scapy.layers.vxlan import VXLAN
 from scapy.packet import Packet, Raw
 from scapy.utils import PcapNgWriter, wrpcap
 
-from csumfix import capture
-from csumfix.capture import MEANINGS
 from csumfix.cli import cli
 from csumfix.errors import CsumfixError
+from csumfix.evidence import captures
+from csumfix.evidence.captures import MEANINGS
 
 INNER_CHECK = 14 + 20 + 8 + 8 + 14 + 20 + 6  # offset of the inner checksum in a packet()
 OUTER_CHECK = 14 + 20 + 6
@@ -75,13 +75,13 @@ def run(*arguments: str) -> Any:
 
 
 def test_each_diagnosis(pcap: Path) -> None:
-    found = {finding.number: finding.diagnosis for finding in capture.read(pcap, (8472,))}
+    found = {finding.number: finding.diagnosis for finding in captures.read(pcap, (8472,))}
     assert found == dict(enumerate(CASES, start=1))
     assert CASES.keys() | {"wrong"} == MEANINGS.keys()
 
 
 def test_the_difference_names_the_rewritten_port(pcap: Path) -> None:
-    (finding,) = [f for f in capture.read(pcap, (8472,)) if f.diagnosis == "rewritten"]
+    (finding,) = [f for f in captures.read(pcap, (8472,)) if f.diagnosis == "rewritten"]
     assert finding.difference == 1234
     assert "difference 1234" in finding.line()
 
@@ -125,7 +125,7 @@ def test_pcapng_and_raw_ip(tmp_path: Path) -> None:
     path = tmp_path / "some.pcapng"
     with PcapNgWriter(str(path)) as writer:
         writer.write(IP(packet()[14:]))
-    assert [finding.diagnosis for finding in capture.read(path, (8472,))] == ["right"]
+    assert [finding.diagnosis for finding in captures.read(path, (8472,))] == ["right"]
 
 
 def test_a_capture_that_was_cut_short_is_not_judged(tmp_path: Path) -> None:
@@ -133,7 +133,7 @@ def test_a_capture_that_was_cut_short_is_not_judged(tmp_path: Path) -> None:
     short = Ether(packet()[:60])
     short.wirelen = len(packet())
     wrpcap(str(path), [short])
-    assert [finding.diagnosis for finding in capture.read(path, (8472,))] == ["unjudged"]
+    assert [finding.diagnosis for finding in captures.read(path, (8472,))] == ["unjudged"]
 
 
 @pytest.mark.parametrize("content", [None, b"", b"not a capture"])
@@ -142,6 +142,6 @@ def test_unreadable_files(tmp_path: Path, content: bytes | None) -> None:
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(CsumfixError) as caught:
-        list(capture.read(path, (8472,)))
+        list(captures.read(path, (8472,)))
     assert "\n" not in str(caught.value)
     assert str(path) in str(caught.value)

@@ -6,7 +6,7 @@ import click
 import pytest
 
 from csumfix import config
-from csumfix.cli import run
+from csumfix.cli import run_command
 from csumfix.errors import CsumfixError, Exit
 from csumfix.options import Options
 
@@ -18,7 +18,7 @@ def file(tmp_path: Path) -> Path:
 
 def test_defaults(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
     monkeypatch.setattr(config, "DEFAULT_FILE", file)
-    assert config.load(run, []) == Options()
+    assert config.load(run_command, []) == Options()
 
 
 def test_every_setting_can_stand_in_the_file(file: Path) -> None:
@@ -35,7 +35,7 @@ def test_every_setting_can_stand_in_the_file(file: Path) -> None:
         superseded = "wait"
         """
     )
-    read = config.load(run, [f"--config={file}"])
+    read = config.load(run_command, [f"--config={file}"])
     assert read == Options(
         "nat", (4789, 9999), 2, 7, "fill", "[::1]:9478", "json", True, superseded="wait"
     )
@@ -47,7 +47,7 @@ def test_the_default_file_is_read_if_there_is_one(
 ) -> None:
     file.write_text("queues = 3")
     monkeypatch.setattr(config, "DEFAULT_FILE", file)
-    assert config.load(run, []).queues == 3
+    assert config.load(run_command, []).queues == 3
 
 
 def test_precedence(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
@@ -56,7 +56,7 @@ def test_precedence(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
     monkeypatch.setenv("CSUMFIX_QUEUES", "2")
     monkeypatch.setenv("CSUMFIX_QUEUE_BASE", "2")
     monkeypatch.setenv("CSUMFIX_PORT", "4789 9999")
-    read = config.load(run, ["--queues=1"])
+    read = config.load(run_command, ["--queues=1"])
     assert (read.queues, read.queue_base, read.divert) == (1, 2, "nat")
     assert read.ports == (4789, 9999)
 
@@ -84,7 +84,7 @@ def test_precedence(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
 def test_mistakes_in_the_file(file: Path, text: str, says: str) -> None:
     file.write_text(text)
     with pytest.raises(CsumfixError) as caught:
-        config.load(run, [f"--config={file}"])
+        config.load(run_command, [f"--config={file}"])
     assert caught.value.code is Exit.USAGE
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
@@ -92,16 +92,16 @@ def test_mistakes_in_the_file(file: Path, text: str, says: str) -> None:
 
 def test_a_file_that_can_not_be_read(file: Path) -> None:
     with pytest.raises(CsumfixError, match="No such file"):
-        config.load(run, [f"--config={file}"])
+        config.load(run_command, [f"--config={file}"])
     file.write_bytes(b"\xff")
     with pytest.raises(CsumfixError, match="is not TOML"):
-        config.load(run, [f"--config={file}"])
+        config.load(run_command, [f"--config={file}"])
 
 
 def test_a_mistake_in_the_environment_names_the_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CSUMFIX_QUEUES", "many")
     with pytest.raises(CsumfixError, match="CSUMFIX_QUEUES"):
-        config.load(run, [])
+        config.load(run_command, [])
 
 
 @pytest.mark.parametrize(
@@ -127,7 +127,7 @@ def test_wrong_addresses(address: str) -> None:
 def test_what_is_shown_can_be_read_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CSUMFIX_ZERO", "fill")
     file.write_text("port = [9999]")
-    with run.make_context("run", [f"--config={file}", "--queues=2"]) as ctx:
+    with run_command.make_context("run", [f"--config={file}", "--queues=2"]) as ctx:
         wanted, lines = config.options(ctx), config.describe(ctx)
     sources = {line.split()[0]: line.rpartition("# ")[2] for line in lines}
     assert sources["port"] == str(file)
@@ -136,4 +136,4 @@ def test_what_is_shown_can_be_read_again(file: Path, monkeypatch: pytest.MonkeyP
     assert sources["divert"] == "default"
     monkeypatch.delenv("CSUMFIX_ZERO")
     file.write_text("\n".join(lines))
-    assert config.load(run, [f"--config={file}"]) == wanted
+    assert config.load(run_command, [f"--config={file}"]) == wanted

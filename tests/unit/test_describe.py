@@ -6,9 +6,9 @@ import pytest
 from scapy.utils import PcapNgReader
 
 from csumfix.core import Policy
-from csumfix.describe import Capture, Traced, examine
 from csumfix.errors import CsumfixError, Exit
-from csumfix.tunnels import Tunnel
+from csumfix.host.tunnels import Tunnel
+from csumfix.views.describe import Capture, Traced, examine
 from tests.packets import PORT, VNI, Shape, Transport, build
 
 POLICY = Policy((PORT,))

@@ -11,8 +11,8 @@ from typing import Any, TypeVar
 
 import pytest
 
-from csumfix import exporter
 from csumfix.errors import CsumfixError, Exit
+from csumfix.service import exporter
 from tests.unit.snapshots import snapshot
 
 T = TypeVar("T")

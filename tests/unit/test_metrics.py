@@ -8,8 +8,9 @@ import pytest
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
 
-from csumfix import core, metrics
-from csumfix.control import Snapshot
+from csumfix import core
+from csumfix.service import metrics
+from csumfix.service.control import Snapshot
 from tests.prometheus import promtool
 from tests.unit.snapshots import STARTED, queue, snapshot, tunnel
 

@@ -4,10 +4,10 @@ import logging
 
 import pytest
 
+from csumfix.host.rules import RuleSet
+from csumfix.host.tunnels import Tunnel, local_port_range
 from csumfix.options import Options
-from csumfix.plan import needs_underlay_mtu, plan
-from csumfix.rules import RuleSet
-from csumfix.tunnels import Tunnel, local_port_range
+from csumfix.service.plan import needs_underlay_mtu, plan
 
 QUEUE_0 = range(1)
 FLANNEL = Tunnel("flannel.1", 8472, "4", 1450, source_ports=(32768, 60999))

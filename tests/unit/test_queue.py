@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from csumfix import queue
 from csumfix.errors import CsumfixError, Exit
+from csumfix.host import queues
 
 SHOWN = """\
     0  16251     0 2 65531     0     0    30391  1
@@ -16,29 +16,29 @@ SHOWN = """\
 @pytest.fixture
 def proc(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     path = tmp_path / "nfnetlink_queue"
-    monkeypatch.setattr(queue, "PROC_QUEUES", path)
+    monkeypatch.setattr(queues, "PROC_QUEUES", path)
     return path
 
 
 def test_bound_queues(proc: Path) -> None:
     proc.write_text(SHOWN)
-    assert queue.kernel_queues() == {
-        0: queue.KernelQueue(0, 16251, 0, 2, 65531, 0, 0, 30391),
-        7: queue.KernelQueue(7, 99999, 3, 1, 64, 5, 6, 8),
+    assert queues.kernel_queues() == {
+        0: queues.KernelQueue(0, 16251, 0, 2, 65531, 0, 0, 30391),
+        7: queues.KernelQueue(7, 99999, 3, 1, 64, 5, 6, 8),
     }
 
 
 def test_a_kernel_without_nfqueue(proc: Path) -> None:
     with pytest.raises(CsumfixError, match="CONFIG_NETFILTER_NETLINK_QUEUE") as caught:
-        queue.kernel_queues()
+        queues.kernel_queues()
     assert caught.value.code is Exit.KERNEL
     # The module may be loaded on demand, so this alone is no reason to refuse.
-    queue.require_free([0])
+    queues.require_free([0])
 
 
 def test_a_free_and_a_taken_queue(proc: Path) -> None:
     proc.write_text(SHOWN)
-    queue.require_free([1, 2])
+    queues.require_free([1, 2])
     with pytest.raises(CsumfixError, match=r"queue 7 is already bound .* port 99999") as caught:
-        queue.require_free([6, 7])
+        queues.require_free([6, 7])
     assert caught.value.code is Exit.IN_USE

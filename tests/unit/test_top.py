@@ -7,9 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rich.console import Console
 
-from csumfix import core, top
-from csumfix.control import Snapshot
-from csumfix.top import Sample, quantile, rates
+from csumfix import core
+from csumfix.service.control import Snapshot
+from csumfix.views import top
+from csumfix.views.top import Sample, quantile, rates
 from tests.unit.snapshots import STARTED, queue, snapshot, tunnel
 
 KERNEL = {"waiting": 4, "queue_dropped": 10, "user_dropped": 20}

@@ -12,7 +12,7 @@ from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from csumfix.errors import CsumfixError, Exit
-from csumfix.tunnels import Tunnel, discover, parse_link
+from csumfix.host.tunnels import Tunnel, discover, parse_link
 
 RECORDED: dict[str, str] = json.loads((Path(__file__).parent / "data" / "links.json").read_text())
 EPHEMERAL = (32768, 60999)

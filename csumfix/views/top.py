@@ -18,11 +18,12 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
-from csumfix import control, core
-from csumfix.control import Snapshot
+from csumfix import core
 from csumfix.errors import CsumfixError, Exit
-from csumfix.status import tunnel_table
-from csumfix.tunnels import Tunnel
+from csumfix.host.tunnels import Tunnel
+from csumfix.service import control
+from csumfix.service.control import Snapshot
+from csumfix.views.status import tunnel_table
 
 KEYS_AT_ONCE = 64
 QUIT = b"q"

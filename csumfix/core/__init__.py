@@ -11,7 +11,7 @@ import os
 from dataclasses import dataclass, fields
 from typing import Any
 
-from csumfix._core import ffi, lib
+from csumfix.core._core import ffi, lib
 
 MAX_PORTS: int = lib.OUTER_PORTS_MAX
 COPY_WHOLE: int = lib.DRAIN_COPY_WHOLE

@@ -17,10 +17,10 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 from scapy.utils import PcapNgWriter
 
-from csumfix.capture import comparison, diagnose
 from csumfix.core import Inspection, Outer, Policy, Repair, Status, inspect, repair
 from csumfix.errors import CsumfixError, Exit
-from csumfix.tunnels import Tunnel
+from csumfix.evidence.captures import comparison, diagnose
+from csumfix.host.tunnels import Tunnel
 
 WIDTH = 98  # of a decoded packet: what terminals show, less the indentation
 HEADERS = 8 + 8  # UDP and VXLAN, in front of the inner frame

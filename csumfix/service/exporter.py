@@ -25,9 +25,9 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from prometheus_client import make_wsgi_app
 
-from csumfix import metrics
-from csumfix.control import Snapshot
 from csumfix.errors import CsumfixError, Exit
+from csumfix.service import metrics
+from csumfix.service.control import Snapshot
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

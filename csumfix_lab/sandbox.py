@@ -26,9 +26,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from csumfix.lab import waiter
-from csumfix.lab.errors import LabError
-from csumfix.lab.process import Process, only_child
+from csumfix_lab import waiter
+from csumfix_lab.errors import LabError
+from csumfix_lab.process import Process, only_child
 
 _SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # ordinary users may lack these in PATH
 _SETUP = """

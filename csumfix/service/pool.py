@@ -8,8 +8,8 @@ from typing import Any
 
 from csumfix.core import Policy
 from csumfix.errors import CsumfixError, Exit
+from csumfix.host.queues import Queue, kernel_queues, require_free, wait_until_empty
 from csumfix.options import LAST_QUEUE
-from csumfix.queue import Queue, kernel_queues, require_free, wait_until_empty
 
 
 class Pool:

@@ -15,10 +15,10 @@ from collections.abc import Iterator
 
 from rich.console import Console
 
-from csumfix.lab.errors import LabError
-from csumfix.lab.lab import Lab
-from csumfix.lab.process import Process
-from csumfix.lab.sandbox import require, search_path
+from csumfix_lab.errors import LabError
+from csumfix_lab.lab import Lab
+from csumfix_lab.process import Process
+from csumfix_lab.sandbox import require, search_path
 
 _CAUSES = ("kube-proxy", "dnat")
 _SERVICE = [sys.executable, "-m", "csumfix", "run"]
@@ -173,7 +173,7 @@ class _Demo:
     def _capture(self) -> Iterator[_Output]:
         """Capture on the receiver, and give what tcpdump, run outside, makes of it."""
         frames = self._lab.receiver.popen(
-            [sys.executable, "-m", "csumfix.lab.capture", "eth0"],
+            [sys.executable, "-m", "csumfix_lab.capture", "eth0"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
         )

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 
-from csumfix import rules, tunnels
+from csumfix.host import rules, tunnels
+from csumfix.host.rules import RuleSet
+from csumfix.host.tunnels import Tunnel
 from csumfix.options import Options
-from csumfix.rules import RuleSet
-from csumfix.tunnels import Tunnel
 
 log = logging.getLogger("csumfix")
 

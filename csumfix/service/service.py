@@ -28,16 +28,18 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 
-from csumfix import control, handover, logs, notify, preflight, rules
-from csumfix.agenda import Agenda, Work
-from csumfix.control import Handler, Peer
-from csumfix.diversion import Diversion
-from csumfix.doorbell import LINKS, NFTABLES, Doorbell
+from csumfix import logs
 from csumfix.errors import CsumfixError, Exit
-from csumfix.exporter import Exporter
+from csumfix.host import privileges, rules
+from csumfix.host.events import LINKS, NFTABLES, Doorbell
+from csumfix.host.queues import require_free
 from csumfix.options import Options
-from csumfix.pool import free_numbers
-from csumfix.queue import require_free
+from csumfix.service import control, handover, notify
+from csumfix.service.agenda import Agenda, Work
+from csumfix.service.control import Handler, Peer
+from csumfix.service.datapath import Diversion
+from csumfix.service.exporter import Exporter
+from csumfix.service.pool import free_numbers
 
 log = logging.getLogger("csumfix")
 
@@ -85,7 +87,7 @@ class Service:
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT; raise CsumfixError if it can not start or go on."""
-        preflight.require_net_admin()
+        privileges.require_net_admin()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._on_stop)
         self._loop.add_signal_handler(signal.SIGHUP, self._agenda.note, Work.RELOAD)

@@ -12,7 +12,7 @@ receiver gets is complete, and it verifies it.
 Each function returns a script for ``sh -eu`` in the network namespace it is named after.
 """
 
-from csumfix.lab.plan import (
+from csumfix_lab.plan import (
     DEVICE,
     GATEWAY,
     GUEST,

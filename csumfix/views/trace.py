@@ -35,17 +35,18 @@ from typing import Any
 
 import click
 
-from csumfix import control, preflight, rules, tunnels
 from csumfix.core import LEFT_WRONG, REPAIRED, Policy, repair
-from csumfix.describe import Capture
-from csumfix.display import Display, Screen
 from csumfix.errors import CsumfixError, Exit
+from csumfix.host import privileges, rules, tunnels
+from csumfix.host.queues import PROC_QUEUES, Queue, kernel_queues, require_free, wait_until_empty
+from csumfix.host.rules import RuleSet
+from csumfix.host.tunnels import Tunnel
 from csumfix.options import LAST_QUEUE
 from csumfix.options import Options as ServiceOptions
-from csumfix.plan import needs_underlay_mtu, plan
-from csumfix.queue import PROC_QUEUES, Queue, kernel_queues, require_free, wait_until_empty
-from csumfix.rules import RuleSet
-from csumfix.tunnels import Tunnel
+from csumfix.service import control
+from csumfix.service.plan import needs_underlay_mtu, plan
+from csumfix.views.describe import Capture
+from csumfix.views.display import Display, Screen
 
 ADDRESS = "\0csumfix-trace"
 """Abstract socket that only one trace in a network namespace can have."""
@@ -137,7 +138,7 @@ class Trace:
 
 def run(options: Options) -> None:
     """Trace the tunnels of the current network namespace in the foreground."""
-    preflight.require_net_admin()
+    privileges.require_net_admin()
     signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
     running = (control.ask() or {}).get("config", {})
     found = asyncio.run(tunnels.discover())

@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from csumfix.errors import CsumfixError, Exit
-from csumfix.tunnels import Family
+from csumfix.host.tunnels import Family
 
 SCRIPT = Path(sysconfig.get_path("scripts")) / "csumfix-rules"
 SYSTEM_PATH = "/usr/sbin:/sbin"

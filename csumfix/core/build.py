@@ -1,4 +1,4 @@
-"""Builds csumfix._core, the cffi extension around the C core in csrc/ (API mode)."""
+"""Builds csumfix.core._core, the cffi extension around the C core in csrc/ (API mode)."""
 
 from pathlib import Path
 
@@ -82,7 +82,7 @@ CSRC = Path("csrc")
 ffi = FFI()
 ffi.cdef(DECLARATIONS)
 ffi.set_source(
-    "csumfix._core",
+    "csumfix.core._core",
     HEADERS,
     sources=[str(CSRC / f"{name}.c") for name in SOURCES],
     depends=[str(path) for path in CSRC.glob("*.h")],

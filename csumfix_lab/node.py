@@ -5,8 +5,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from csumfix.lab.process import Process
-from csumfix.lab.sandbox import Sandbox
+from csumfix_lab.process import Process
+from csumfix_lab.sandbox import Sandbox
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class Node:
         """Start a command and return at once; it is killed with the lab at the latest.
 
         Options are Popen's, but `env` is added to the environment, and streams are text by
-        default. Signals reach exactly the command: see csumfix.lab.process.
+        default. Signals reach exactly the command: see csumfix_lab.process.
         """
         return self._sandbox.popen(self.name, argv, **options)
 

@@ -8,13 +8,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from csumfix.lab import drawing, forwarder, plan, topology
-from csumfix.lab.causes import BY_NAME, CAUSES
-from csumfix.lab.errors import LabError
-from csumfix.lab.node import Node
-from csumfix.lab.plan import Plan
-from csumfix.lab.process import Process
-from csumfix.lab.sandbox import Sandbox, require
+from csumfix_lab import drawing, forwarder, plan, topology
+from csumfix_lab.causes import BY_NAME, CAUSES
+from csumfix_lab.errors import LabError
+from csumfix_lab.node import Node
+from csumfix_lab.plan import Plan
+from csumfix_lab.process import Process
+from csumfix_lab.sandbox import Sandbox, require
 
 _TUN = Path("/dev/net/tun")
 _PATIENCE = 5.0  # seconds for anything in the lab to start

@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from csumfix.lab.lab import Lab
+from csumfix_lab.lab import Lab
 
 _SIGNAL_EXIT = 128  # what shells add to the number of the signal that ended a command
 
@@ -26,8 +26,8 @@ def _capture(receiver: str, csumfix: str, port: int) -> list[tuple[str, str]]:
         tcpdump = f"tcpdump -Z root -Q in -nvvi eth0 udp port {port}"
         return [("see it arrive", f"{receiver} {tcpdump} &")]
     file = "/tmp/lab.pcap"  # noqa: S108 - a proposal; the user types it
-    return [  # see csumfix.lab.capture
-        ("capture", f"{receiver} {sys.executable} -m csumfix.lab.capture eth0 >{file} &"),
+    return [  # see csumfix_lab.capture
+        ("capture", f"{receiver} {sys.executable} -m csumfix_lab.capture eth0 >{file} &"),
         ("see what arrived", f"{csumfix} check {file}"),
     ]
 

@@ -1,4 +1,4 @@
-"""Runs a command as its child and hands on how it ended; see csumfix.lab.process for why.
+"""Runs a command as its child and hands on how it ended; see csumfix_lab.process for why.
 
     python waiter.py DIRECTORY COMMAND [ARGUMENT...]
 

@@ -32,9 +32,9 @@ import subprocess
 import time
 from collections.abc import Sequence
 
-from csumfix import control, notify
-from csumfix.control import Message, Peer
 from csumfix.errors import CsumfixError, Exit
+from csumfix.service import control, notify
+from csumfix.service.control import Message, Peer
 
 log = logging.getLogger("csumfix")
 FAILED = {"event": "successor_failed"}

@@ -1,8 +1,8 @@
 """A two-node VXLAN lab in throwaway namespaces, with one real cause of wrong outer checksums."""
 
-from csumfix.lab.causes import CAUSES
-from csumfix.lab.errors import LabError
-from csumfix.lab.lab import Lab
-from csumfix.lab.node import Counters, Node
+from csumfix_lab.causes import CAUSES
+from csumfix_lab.errors import LabError
+from csumfix_lab.lab import Lab
+from csumfix_lab.node import Counters, Node
 
 __all__ = ["CAUSES", "Counters", "Lab", "LabError", "Node"]

@@ -10,10 +10,12 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from csumfix import control, core, rules, tunnels
+from csumfix import core
 from csumfix.errors import CsumfixError
-from csumfix.queue import KernelQueue, kernel_queues
-from csumfix.tunnels import Tunnel
+from csumfix.host import rules, tunnels
+from csumfix.host.queues import KernelQueue, kernel_queues
+from csumfix.host.tunnels import Tunnel
+from csumfix.service import control
 
 
 @dataclass(frozen=True)

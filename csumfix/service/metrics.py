@@ -20,7 +20,7 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from csumfix import core
-from csumfix.control import Snapshot
+from csumfix.service.control import Snapshot
 
 Queues = dict[str, dict[str, Any]]
 

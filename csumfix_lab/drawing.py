@@ -2,8 +2,8 @@
 
 import textwrap
 
-from csumfix.lab.causes import Cause
-from csumfix.lab.plan import (
+from csumfix_lab.causes import Cause
+from csumfix_lab.plan import (
     DEVICE,
     GUEST_GATEWAY,
     RECEIVER,

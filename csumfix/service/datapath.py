@@ -11,13 +11,13 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from csumfix import rules, tunnels
 from csumfix.core import MAX_PORTS, Policy
+from csumfix.host import rules, tunnels
+from csumfix.host.rules import RuleSet
+from csumfix.host.tunnels import Tunnel
 from csumfix.options import Options
-from csumfix.plan import needs_underlay_mtu, plan
-from csumfix.pool import Pool
-from csumfix.rules import RuleSet
-from csumfix.tunnels import Tunnel
+from csumfix.service.plan import needs_underlay_mtu, plan
+from csumfix.service.pool import Pool
 
 
 class Diversion:

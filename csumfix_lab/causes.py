@@ -12,7 +12,7 @@ itself, but leaves the outer one to the NIC instead. Pings are lost for the same
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from csumfix.lab.plan import POD_CIDR, POD_IP, RECEIVER, SERVICE_IP, VIRTUAL_VTEP, Plan
+from csumfix_lab.plan import POD_CIDR, POD_IP, RECEIVER, SERVICE_IP, VIRTUAL_VTEP, Plan
 
 Rules = dict[str, str]  # "iptables" or "ip6tables" -> input of its -restore
 

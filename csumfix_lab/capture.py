@@ -1,6 +1,6 @@
 """Writes the frames that arrive at a device to standard output, as a pcap stream.
 
-    python -m csumfix.lab.capture DEVICE >FILE
+    python -m csumfix_lab.capture DEVICE >FILE
 
 For tcpdump, which cannot capture in an ordinary user's lab itself: started as root it insists on
 giving up its groups, and a user namespace forbids that. It can read the stream outside, where the
@@ -12,7 +12,7 @@ import struct
 import sys
 import time
 
-from csumfix.lab.forwarder import Cable
+from csumfix_lab.forwarder import Cable
 
 _HEADER = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 1 << 18, 1)  # microseconds, Ethernet
 

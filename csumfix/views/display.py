@@ -22,9 +22,9 @@ from multiprocessing import get_context
 from typing import TextIO
 
 from csumfix.core import Policy
-from csumfix.describe import Capture, examine
 from csumfix.errors import CsumfixError, Exit
-from csumfix.tunnels import Tunnel
+from csumfix.host.tunnels import Tunnel
+from csumfix.views.describe import Capture, examine
 
 NOBODY = 65534
 
