@@ -16,7 +16,6 @@ from csumfix import config
 from csumfix.config import PORT, Configured
 from csumfix.errors import CsumfixError, Exit
 from csumfix.host import rules
-from csumfix.options import LAST_QUEUE
 
 DEFAULT_PORTS = (8472, 4789)
 
@@ -29,11 +28,12 @@ checksums found); 2 wrong usage; 3 a program is missing; 4 no permission;
 5 the kernel refused or lacks a feature; 6 in use by somebody else; 7 it
 worked and then broke."""
 
-TRACE_EXAMPLE = """\b
-14:03:22.118203 flannel.1 VNI 1 rewritten: repaired 0xa0e4 -> 0x8092 (recomputed)
-  192.0.2.1:50362 > 192.0.2.2:8472
-  outer 0xa0e4 should be 0x8092 (difference 8274) inner right, 128 bytes
-  Ether / IP / UDP 10.244.0.0:37012 > 10.244.1.10:domain / DNS Qry b'example.org.'"""
+TRACE_EXAMPLE = """\
+\b
+14:03:22.118203 flannel.1 VNI 1 WRONG: off by 8274
+  192.0.2.1:50362 > 192.0.2.2:8472 by eth0, 128 bytes
+  outer 0xa0e4, complete 0x8092, inner partial
+  IP / UDP 10.244.0.0:37012 > 10.244.1.10:domain / DNS Qry b'example.org.'"""
 
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
@@ -58,7 +58,7 @@ def run_command(ctx: click.Context, /, **_: Any) -> None:
     Every setting may also stand in /etc/csumfix.toml (queue-base = 4), or in the environment
     (CSUMFIX_QUEUE_BASE=4), which wins over the file; the command line wins over both.
 
-    Example: csumfix run --divert nat --queues 2
+    Example: csumfix run --lane auto --metrics 127.0.0.1:9478
     """
     from csumfix import logs
     from csumfix.service import service
@@ -130,7 +130,7 @@ def rules_command(as_json: bool, arguments: tuple[str, ...]) -> None:
 
     Passes everything to csumfix-rules; see its --help.
 
-    Example: csumfix rules show --port 8472 --divert nat
+    Example: csumfix rules show --lane both --port 8472
     """
     result = rules.run(arguments or ("--help",), capture=as_json)
     if as_json:
@@ -224,41 +224,27 @@ def check_command(file: Path, ports: tuple[int, ...], as_json: bool) -> None:
 
 
 @cli.command("trace", epilog=TRACE_EXAMPLE)
-@click.option("--bad-only", is_flag=True, help="Show only packets whose outer checksum was wrong.")
+@click.option("--bad-only", is_flag=True, help="Show only packets whose outer checksum is wrong.")
 @click.option("--count", type=click.IntRange(1), help="Stop when that many have been shown.")
 @click.option(
     "--pcap",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Also write them to this file, for Wireshark: as they came, and as they went on.",
-)
-@click.option(
-    "--divert",
-    type=click.Choice(["nat", "packets"]),
-    help="See run. Default: as the service does if it runs, else packets.",
+    help="Also write them to this file, for Wireshark.",
 )
 @click.option("--port", "ports", type=PORT, multiple=True, help="UDP port that no device shows.")
-@click.option(
-    "--queue", type=click.IntRange(0, LAST_QUEUE), help="Netfilter queue. Default: the last free."
-)
 def trace_command(
-    bad_only: bool,
-    count: int | None,
-    pcap: Path | None,
-    divert: str | None,
-    ports: tuple[int, ...],
-    queue: int | None,
+    bad_only: bool, count: int | None, pcap: Path | None, ports: tuple[int, ...]
 ) -> None:
-    """Show VXLAN packets that leave this host, before and after their repair, until Ctrl-C.
+    """Show the VXLAN packets that leave this host, until Ctrl-C; touch none.
 
-    Repairs them itself, with or without the service, and loses none. At most 10,000 packets a
-    second, and none longer than 3,840 bytes: the others take their usual way. Source NAT comes
-    later: what it would damage is shown as right, and being traced is its cure.
+    A packet is shown as the network device gets it, after all NAT. One that is
+    "partial" is completed by the device.
 
     Example: csumfix trace --bad-only --count 10 --pcap wrong.pcapng
     """
     from csumfix.views import trace
 
-    trace.run(trace.Options(bad_only, count or 0, pcap, divert, tuple(set(ports)), queue))
+    trace.run(trace.TraceOptions(bad_only, count or 0, pcap, ports))
 
 
 @cli.command("lab")
@@ -310,7 +296,7 @@ def main() -> None:
         # Python would try again on its way out.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _fail(
-            f"the output can not be written: {error.strerror}: see to the file or disk it goes to",
+            f"the output cannot be written: {error.strerror}: see to the file or disk it goes to",
             Exit.BROKEN,
         )
 

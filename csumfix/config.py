@@ -1,7 +1,7 @@
 """The settings of ``csumfix run``: each described once, and read from three places.
 
 The command line wins over the environment (``CSUMFIX_QUEUE_BASE``), which wins over the file
-(``queue-base``). click does the merging; here is what it can not know: how the file is written,
+(``queue-base``). click does the merging; here is what it cannot know: how the file is written,
 and that a mistake in it should be told by the file's words.
 """
 
@@ -20,8 +20,7 @@ import click
 from click.core import ParameterSource
 
 from csumfix.errors import CsumfixError, Exit
-from csumfix.host import rules
-from csumfix.options import LAST_QUEUE, Options
+from csumfix.options import LAST_QUEUE, LaneSetting, Options
 
 DEFAULT_FILE = Path("/etc/csumfix.toml")
 ENVIRONMENT = "CSUMFIX"
@@ -69,12 +68,28 @@ FILE = click.Option(
 
 SETTINGS = (
     click.Option(
-        ["--divert"],
-        type=click.Choice(["nat", "packets", "all"]),
-        default="packets",
+        ["--lane"],
+        type=click.Choice([str(setting) for setting in LaneSetting]),
+        default=str(Options.lane),
         show_default=True,
-        help="Which packets to look at: those of flows that NAT touches, all but super-packets "
-        "(GSO), or all, for NICs that lie about offload.",
+        help="Where checksums are put right: by the kernel before NAT, by csumfix in a queue, or "
+        "as what leaves this host shows to be necessary.",
+    ),
+    click.Option(
+        ["--hold"],
+        type=click.IntRange(1, 7 * 24 * 3600),
+        default=Options.hold,
+        show_default=True,
+        metavar="SECONDS",
+        help="With lane auto: how long nothing must be wrong until a port leaves the queue lane.",
+    ),
+    click.Option(
+        ["--tap-pause"],
+        type=click.FloatRange(0, 3600),
+        default=Options.tap_pause,
+        show_default=True,
+        metavar="SECONDS",
+        help="Pause between two looks at the packets that leave. 0: never look.",
     ),
     click.Option(
         ["--port"], type=PORT, multiple=True, help="UDP port that no device shows; repeatable."
@@ -153,7 +168,7 @@ def read(file: Path) -> dict[str, Any]:
             raise _wrong(file, "is far too long for settings")
         document = tomllib.loads(text)
     except OSError as error:
-        raise _wrong(file, f"can not be read: {error.strerror}") from None
+        raise _wrong(file, f"cannot be read: {error.strerror}") from None
     except (ValueError, RecursionError) as error:  # TOML's, UTF-8's, and too many brackets
         raise _wrong(file, f"is not TOML: {error}") from None
     known = {_key(option): option for option in SETTINGS}
@@ -168,10 +183,9 @@ def read(file: Path) -> dict[str, Any]:
 
 def _check(file: Path, option: click.Option, value: Any) -> None:
     """Raise unless the value is of the option's type and range."""
-    kind = bool if option.is_flag else int if isinstance(option.type, click.IntRange) else str
+    kinds, wanted = _wanted(option)
     values = value if option.multiple else [value]
-    if not isinstance(values, list) or any(type(each) is not kind for each in values):
-        wanted = {bool: "true or false", int: "a whole number", str: "a text in quotes"}[kind]
+    if not isinstance(values, list) or any(type(each) not in kinds for each in values):
         wanted = f"a list, each of it {wanted}" if option.multiple else wanted
         raise _wrong(file, f"{_key(option)} = {json.dumps(value, default=str)}: wants {wanted}")
     try:
@@ -179,6 +193,17 @@ def _check(file: Path, option: click.Option, value: Any) -> None:
             option.type.convert(each, option, None)
     except click.BadParameter as error:
         raise _wrong(file, f"{_key(option)}: {error.message}") from None
+
+
+def _wanted(option: click.Option) -> tuple[tuple[type, ...], str]:
+    """Return the types that a value in the file may have, and what to call them."""
+    if option.is_flag:
+        return (bool,), "true or false"
+    if isinstance(option.type, click.IntRange):
+        return (int,), "a whole number"
+    if isinstance(option.type, click.FloatRange):
+        return (int, float), "a number"
+    return (str,), "a text in quotes"
 
 
 def _wrong(
@@ -195,13 +220,12 @@ def options(ctx: click.Context) -> Options:
     """Return the settings of a parsed command; raise if they do not go together."""
     values = {str(setting.name): ctx.params[str(setting.name)] for setting in SETTINGS}
     ports = tuple(sorted(set(values.pop("port"))))
-    result = Options(ports=ports, **values)
+    lane = LaneSetting(values.pop("lane"))
+    result = Options(ports=ports, lane=lane, **values)
     if result.queue_numbers[-1] > LAST_QUEUE:
         raise click.UsageError(
             f"--queue-base {result.queue_base} leaves no room for {result.queues} queues", ctx
         )
-    if len(ports) > rules.MAX_PORTS:
-        raise click.UsageError(f"more than {rules.MAX_PORTS} ports do not fit into a rule", ctx)
     return result
 
 

@@ -2,21 +2,34 @@
 
 from __future__ import annotations
 
+import enum
 from dataclasses import dataclass
 
 LAST_QUEUE = 65535
 """Highest number that a netfilter queue can have."""
 
 
+class LaneSetting(enum.StrEnum):
+    """Which lane the operator wants for all tunnels; service/lanes.py explains them."""
+
+    AUTO = "auto"
+    KERNEL = "kernel"
+    QUEUE = "queue"
+
+
 @dataclass(frozen=True)
 class Options:
     """The settings of ``csumfix run``; ``csumfix.config`` reads them and describes each.
 
-    ports: UDP ports to divert beside those of the devices.
+    ports: UDP ports of tunnels besides those of the devices.
+    hold: seconds without evidence after which a port leaves the queue lane.
+    tap_pause: seconds between two looks at what leaves; 0 for no look at all.
     metrics: ADDRESS:PORT to serve metrics at.
     """
 
-    divert: str = "packets"
+    lane: LaneSetting = LaneSetting.AUTO
+    hold: int = 600
+    tap_pause: float = 1.0
     ports: tuple[int, ...] = ()
     queues: int = 1
     queue_base: int = 0

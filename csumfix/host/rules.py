@@ -1,6 +1,6 @@
 """Runs ``csumfix-rules``, the one implementation of the iptables rules.
 
-The only module that executes anything, but for handover.py, which starts a successor.
+The only module that executes anything, except handover.py, which starts a successor.
 """
 
 from __future__ import annotations
@@ -14,53 +14,107 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 from csumfix.errors import CsumfixError, Exit
 from csumfix.host.tunnels import Family
 
 SCRIPT = Path(sysconfig.get_path("scripts")) / "csumfix-rules"
 SYSTEM_PATH = "/usr/sbin:/sbin"
-"""Where iptables is, and a user's PATH often does not lead: csumfix-rules adds it, too."""
+"""Where iptables is. A user's PATH often lacks these; csumfix-rules adds them, too."""
 
-MAX_PORTS = 15
-"""How many ports one rule can name (iptables' multiport match)."""
+CONNTRACK_COUNT = Path("/proc/sys/net/netfilter/nf_conntrack_count")
+"""How many connections conntrack follows in this network namespace."""
+
+Gate = Literal["conntrack", "none"]
+
+_RULE = re.compile(
+    r"^family=(?P<family>\d) lane=(?P<lane>\S+) rule=(?P<role>\S+) "
+    r"packets=(?P<packets>\d+) bytes=(?P<bytes>\d+) text=(?P<text>.*)",
+    re.MULTILINE,
+)
+_STATE = re.compile(
+    r"^family=(?P<family>\d) lane=(?P<lane>\S+) state=(?P<state>\S+)", re.MULTILINE
+)
+_REFUSED = re.compile(r"^refused family=\d lane=(\w+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class RuleSet:
-    """What the rules divert; the arguments of ``csumfix-rules apply``.
+    """The rules that should be loaded; the arguments of ``csumfix-rules apply``.
 
-    ports: UDP destination ports, sorted.
+    kernel_ports, queue_ports: UDP destination ports of each lane, sorted.
+    leaving_ports: ports of the queue lane whose flows leave it as they fall idle.
+    recording: the first step of leaving: flows are recorded, and all are still queued.
+    gate: whether the kernel lane spares flows that conntrack knows NAT does not touch.
     source_ports: range that is split over the queues.
-    max_length: longest IP packet in bytes that is no super-packet.
-    trace: those of ``csumfix trace``, which are beside the service's.
-    limit: packets a second to divert at most; 0 for any number.
     """
 
-    ports: tuple[int, ...]
+    kernel_ports: tuple[int, ...]
+    queue_ports: tuple[int, ...]
     queue_base: int
     queues: int
     family: Family
-    divert: str
-    max_length: int
     source_ports: tuple[int, int]
-    trace: bool = False
-    limit: int = 0
+    gate: Gate = "none"
+    leaving_ports: tuple[int, ...] = ()
+    recording: bool = False
+
+    @property
+    def queued_ports(self) -> tuple[int, ...]:
+        """Ports of which any packet may be queued."""
+        return tuple(sorted({*self.queue_ports, *self.leaving_ports}))
 
     def arguments(self) -> list[str]:
         """Return the options of the script."""
         low, high = self.source_ports
         return [
-            *(f"--port={port}" for port in self.ports),
+            *(f"--kernel-port={port}" for port in self.kernel_ports),
+            *(f"--queue-port={port}" for port in self.queue_ports),
+            *(f"--leaving-port={port}" for port in self.leaving_ports),
+            *(["--record"] if self.recording else []),
+            f"--gate={self.gate}",
             f"--queue-base={self.queue_base}",
             f"--queues={self.queues}",
-            f"--family={self.family}",
-            f"--divert={self.divert}",
-            f"--max-length={self.max_length}",
             f"--sport-range={low}:{high}",
-            *([f"--limit={self.limit}"] if self.limit else []),
-            *_whose(self.trace),
+            f"--family={self.family}",
         ]
+
+
+@dataclass(frozen=True)
+class LoadedRule:
+    """A rule of ours, or one in our chains, as csumfix-rules reads it back.
+
+    role: what it is for, such as "gate", "fill-8472" or "queue-0".
+    """
+
+    family: str
+    lane: str
+    role: str
+    packets: int
+    bytes: int
+    text: str
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What is loaded.
+
+    states: by family and lane: present, incomplete or absent.
+    trouble: why it could not be read; None if it could.
+    """
+
+    states: dict[tuple[str, str], str]
+    rules: tuple[LoadedRule, ...]
+    trouble: str | None
+
+
+class LanesRefusedError(CsumfixError):
+    """The kernel refused the rules of these lanes."""
+
+    def __init__(self, message: str, lanes: frozenset[str]) -> None:
+        super().__init__(message, Exit.KERNEL)
+        self.lanes = lanes
 
 
 def run(arguments: Sequence[str], *, capture: bool = True) -> subprocess.CompletedProcess[str]:
@@ -78,31 +132,32 @@ def _execute(command: Sequence[str], *, capture: bool) -> subprocess.CompletedPr
             command,
             check=False,
             text=True,
+            errors="backslashreplace",
             capture_output=capture,
             process_group=group,
             env={**os.environ, "PATH": path},
         )
     except OSError as error:
         raise CsumfixError(
-            f"can not run {command[0]}: {error.strerror}: "
+            f"cannot run {command[0]}: {error.strerror}: "
             "too many open files or processes on this host, or it is not installed",
             Exit.MISSING if error.errno == errno.ENOENT else Exit.KERNEL,
         ) from None
 
 
-def _last_line(result: subprocess.CompletedProcess[str]) -> str:
-    lines = result.stderr.strip().splitlines() or ["csumfix-rules failed without a word"]
-    return lines[-1]
-
-
 def _must(arguments: Sequence[str]) -> None:
     result = run(arguments)
     if result.returncode:
-        raise CsumfixError(_last_line(result), _exit_code(result.returncode))
+        raise _failure(result)
 
 
-def _exit_code(code: int) -> Exit:
-    return Exit(code) if code in Exit.__members__.values() else Exit.KERNEL
+def _failure(result: subprocess.CompletedProcess[str]) -> CsumfixError:
+    lines = result.stderr.strip().splitlines() or ["csumfix-rules failed without a message"]
+    refused = frozenset(_REFUSED.findall(result.stdout))
+    if refused:
+        return LanesRefusedError(lines[-1], refused)
+    known = result.returncode in Exit.__members__.values()
+    return CsumfixError(lines[-1], Exit(result.returncode) if known else Exit.KERNEL)
 
 
 def apply(rules: RuleSet) -> None:
@@ -110,35 +165,60 @@ def apply(rules: RuleSet) -> None:
     _must(["apply", *rules.arguments()])
 
 
-def difference(rules: RuleSet) -> str | None:
-    """Say how the loaded rules differ from these; None if they do not."""
+def differences(rules: RuleSet) -> tuple[str, ...]:
+    """Return how the loaded rules differ from these, a line for each difference."""
     result = run(["check", *rules.arguments()])
-    if result.returncode == Exit.NEGATIVE:
-        return _last_line(result).removeprefix("csumfix-rules: check: ").split(": run apply")[0]
-    if result.returncode:
-        raise CsumfixError(_last_line(result), _exit_code(result.returncode))
-    return None
+    if result.returncode not in (Exit.OK, Exit.NEGATIVE):
+        raise _failure(result)
+    lines = result.stdout.splitlines()
+    return tuple(line.removeprefix("difference ") for line in lines)
 
 
-def remove(*, trace: bool = False) -> None:
-    """Remove the service's rules, or those of trace; nothing happens if there are none."""
-    _must(["remove", *_whose(trace)])
+def remove() -> None:
+    """Remove our rules; nothing happens if there are none."""
+    _must(["remove"])
 
 
-def packets(*, trace: bool = False) -> Counter[str]:
-    """Count the packets that met our rules, by the rule's role ("jump", "queue-0")."""
-    shown = run(["status", *_whose(trace)]).stdout
+def packets() -> Counter[str]:
+    """Count the packets that met our rules, by the rule's role ("fill-8472", "queue-0")."""
     found: Counter[str] = Counter()
-    for role, number in re.findall(r" rule=(\S+) packets=(\d+) ", shown):
-        found[role] += int(number)
+    for rule in loaded().rules:
+        found[rule.role] += rule.packets
     return found
 
 
-def ring_on_change() -> bool:
-    """Tell whether changes of rules ring doorbell.NFTABLES: legacy iptables is silent."""
+def loaded() -> Loaded:
+    """Return what is loaded."""
+    result = run(["status"])
+    trouble = result.stderr.strip().splitlines()
+    return parse(result.stdout, trouble[-1] if trouble else None)
+
+
+def parse(text: str, trouble: str | None = None) -> Loaded:
+    """Read what ``csumfix-rules status`` printed."""
+    states = {(m["family"], m["lane"]): m["state"] for m in _STATE.finditer(text)}
+    found = (
+        LoadedRule(
+            m["family"], m["lane"], m["role"], int(m["packets"]), int(m["bytes"]), m["text"]
+        )
+        for m in _RULE.finditer(text)
+    )
+    return Loaded(states, tuple(found), trouble)
+
+
+def conntrack_is_on() -> bool:
+    """Tell whether conntrack surely follows connections in this network namespace.
+
+    An entry proves it. A namespace may have conntrack and no entry yet; nothing else is read,
+    because listing the rules of a legacy table would create that table, and with it conntrack.
+    """
+    try:
+        return int(CONNTRACK_COUNT.read_text()) > 0
+    except (OSError, ValueError):
+        return False
+
+
+def changes_are_announced() -> bool:
+    """Tell whether changes of rules are netlink events: legacy iptables makes none."""
     program = os.environ.get("CSUMFIX_IPTABLES", "iptables")
     return "nf_tables" in _execute([program, "--version"], capture=True).stdout
-
-
-def _whose(trace: bool) -> list[str]:
-    return ["--trace"] if trace else []

@@ -14,25 +14,24 @@ from csumfix.errors import CsumfixError, Exit
 
 Family = Literal["4", "6", "both"]
 
-VLAN_TAGS = 8  # two tags may lengthen a frame beyond the device's MTU
-ETHERNET, UDP, VXLAN = 14, 8, 8
-IP_HEADER: dict[Family, int] = {"4": 20, "6": 40, "both": 40}
-
 LOCAL_PORT_RANGE = Path("/proc/sys/net/ipv4/ip_local_port_range")
 LIST_ATTEMPTS = 20
 
 
 @dataclass(frozen=True)
 class Tunnel:
-    """One vxlan device, or a port that the operator named.
+    """One vxlan device.
 
     port: UDP destination port.
-    family: of the underlay.
+    family: of the underlay; both if the device does not tell.
     mtu: of the device, bytes.
     checksum: whether it computes outer checksums over IPv4 (``udpcsum``).
     checksum6: the same over IPv6 (no ``udp6zerocsumtx``).
-    metadata: a collect-metadata (``external``) device, whose MTU says nothing about packets.
+    metadata: a collect-metadata (``external``) device, which serves any VNI.
     source_ports: lowest and highest outer source port.
+    index: number of the device.
+    underlay: number of the device that it is bound to; 0 if routes decide.
+    remote: address of its only or default remote end; empty if it has none.
     """
 
     name: str
@@ -44,11 +43,9 @@ class Tunnel:
     checksum6: bool = True
     metadata: bool = False
     source_ports: tuple[int, int] = (1, 65535)
-
-    def longest_packet(self, underlay_mtu: int) -> int:
-        """Return the length in bytes of the longest outer IP packet that is no super-packet."""
-        mtu = min(self.mtu, underlay_mtu) if self.metadata else self.mtu
-        return mtu + ETHERNET + VLAN_TAGS + VXLAN + UDP + IP_HEADER[self.family]
+    index: int = 0
+    underlay: int = 0
+    remote: str = ""
 
 
 def local_port_range() -> tuple[int, int]:
@@ -58,10 +55,16 @@ def local_port_range() -> tuple[int, int]:
 
 
 def _family(data: Any) -> Family:
-    if data.get("IFLA_VXLAN_COLLECT_METADATA"):
-        return "both"
-    ipv6 = data.get("IFLA_VXLAN_LOCAL6") or data.get("IFLA_VXLAN_GROUP6")
-    return "6" if ipv6 else "4"
+    """Return the underlay's family.
+
+    A device without a local or remote address has its remotes in the forwarding table only, as
+    Calico and Cilium make it: they may be of either family.
+    """
+    if data.get("IFLA_VXLAN_LOCAL6") or data.get("IFLA_VXLAN_GROUP6"):
+        return "6"
+    if data.get("IFLA_VXLAN_LOCAL") or data.get("IFLA_VXLAN_GROUP"):
+        return "4"
+    return "both"
 
 
 def parse_link(link: Any, default_ports: tuple[int, int]) -> Tunnel:
@@ -82,6 +85,9 @@ def parse_link(link: Any, default_ports: tuple[int, int]) -> Tunnel:
         checksum6=not data.get("IFLA_VXLAN_UDP_ZERO_CSUM6_TX"),
         metadata=bool(data.get("IFLA_VXLAN_COLLECT_METADATA")),
         source_ports=own if own[0] < own[1] else default_ports,
+        index=link.get("index") or 0,
+        underlay=data.get("IFLA_VXLAN_LINK") or 0,
+        remote=data.get("IFLA_VXLAN_GROUP") or data.get("IFLA_VXLAN_GROUP6") or "",
     )
 
 
@@ -89,13 +95,6 @@ async def discover() -> list[Tunnel]:
     """Return the vxlan devices of the current network namespace."""
     default_ports = local_port_range()
     return [parse_link(link, default_ports) for link in await _links(kind="vxlan")]
-
-
-async def underlay_mtu() -> int:
-    """Return the largest MTU in bytes of any device that could carry a tunnel."""
-    return max(
-        (link.get("mtu") for link in await _links() if _carries_tunnels(link)), default=1500
-    )
 
 
 async def _links(**wanted: str) -> list[Any]:
@@ -108,16 +107,12 @@ async def _links(**wanted: str) -> list[Any]:
             continue
         except NetlinkError as error:
             raise CsumfixError(
-                f"can not list the network devices: {os.strerror(error.code)}: "
+                f"cannot list the network devices: {os.strerror(error.code)}: "
                 "look for what it says in dmesg",
                 Exit.KERNEL,
             ) from None
     raise CsumfixError(
-        "can not list the network devices: they change faster than they can be read: "
+        "cannot list the network devices: they change faster than they can be read: "
         "look for a program that makes and deletes devices all the time",
         Exit.KERNEL,
     )
-
-
-def _carries_tunnels(link: Any) -> bool:
-    return bool(link.get("ifname") != "lo" and link.get(("linkinfo", "kind")) != "vxlan")

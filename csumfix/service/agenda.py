@@ -20,13 +20,14 @@ RETRY = 5.0
 
 
 class Work(enum.Enum):
-    """What there may be to do."""
+    """What there may be to do, in the order in which it is done."""
 
-    TUNNELS = "rules for changed devices"
-    RULES = "mending of rules"
     RELOAD = "reload"
+    TUNNELS = "updating the rules for changed devices"
+    LANES = "changing lanes"
+    RULES = "restoring the rules"
     METRICS = "serving metrics"
-    DOOR = "opening of the control socket"
+    CONTROL = "opening the control socket"
 
 
 class Agenda:
@@ -35,7 +36,7 @@ class Agenda:
     steps: what does each kind of work.
     lock: held while any is done; whoever must not be disturbed by it takes it, too.
     leaving: set when it is time to go; what is due then stays undone.
-    rule_failures: how often rules could not be loaded or looked at.
+    rule_failures: how often rules could not be loaded or checked.
     """
 
     def __init__(self, steps: Mapping[Work, Callable[[], Awaitable[None]]]) -> None:
@@ -45,16 +46,20 @@ class Agenda:
         self._steps = steps
         self._due: set[Work] = set()
         self._wake = asyncio.Event()
-        self._retries: dict[Work, asyncio.TimerHandle] = {}
+        self._hurry = asyncio.Event()
+        self._timers: dict[Work, asyncio.TimerHandle] = {}
 
-    def note(self, what: Work) -> None:
-        """Have this done soon."""
+    def note(self, what: Work, *, at_once: bool = False) -> None:
+        """Have this done soon; at_once: without waiting for further events."""
         self._due.add(what)
+        if at_once:
+            self._hurry.set()
         self._wake.set()
 
     def leave(self) -> None:
         """Have work() return."""
         self.leaving.set()
+        self._hurry.set()
         self._wake.set()
 
     async def work(self) -> None:
@@ -62,12 +67,13 @@ class Agenda:
         while not self.leaving.is_set():
             await self._wake.wait()
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self.leaving.wait(), SETTLE)
+                await asyncio.wait_for(self._hurry.wait(), SETTLE)
             async with self.lock:
                 self._wake.clear()
+                self._hurry.clear()
                 due, self._due = self._due, set()
-                for what in due:
-                    if not self.leaving.is_set():
+                for what in Work:
+                    if what in due and not self.leaving.is_set():
                         await self.do(what)
 
     async def do(self, what: Work) -> None:
@@ -75,15 +81,19 @@ class Agenda:
         try:
             await self._steps[what]()
         except (CsumfixError, OSError) as error:
-            self.rule_failures += what in (Work.TUNNELS, Work.RULES)
+            self.rule_failures += what in (Work.TUNNELS, Work.LANES, Work.RULES)
             log.error(
-                "%s failed, will try again: %s", what.value, error, extra={"event": "failed"}
+                "%s failed, retrying in %.0f s: %s",
+                what.value,
+                RETRY,
+                error,
+                extra={"event": "failed"},
             )
-            self.retry(what)
+            self.later(what, RETRY)
 
-    def retry(self, what: Work) -> None:
-        """Have this done after a while; once, however often events made it fail meanwhile."""
-        if what in self._retries:
-            self._retries[what].cancel()
+    def later(self, what: Work, seconds: float) -> None:
+        """Have this done after so many seconds, whatever time was set for it before."""
+        if what in self._timers:
+            self._timers[what].cancel()
         loop = asyncio.get_running_loop()
-        self._retries[what] = loop.call_later(RETRY, self.note, what)
+        self._timers[what] = loop.call_later(seconds, self.note, what)

@@ -1,4 +1,4 @@
-"""What the service has in the kernel: queues, and the rules that divert tunnel packets to them.
+"""What the service has in the kernel: queues, rules, and the lane of each tunnel port.
 
 Its methods run one at a time; the service sees to that. Each either does all it says, or raises
 CsumfixError and leaves what was there.
@@ -7,39 +7,78 @@ CsumfixError and leaves what was there.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+import logging
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
-from csumfix.core import MAX_PORTS, Policy
-from csumfix.host import rules, tunnels
-from csumfix.host.rules import RuleSet
+from csumfix.core import Policy
+from csumfix.errors import CsumfixError, Exit
+from csumfix.evidence.tap import PortTraffic, Tap
+from csumfix.host import flows, rules, tunnels, underlays
+from csumfix.host.rules import Gate, LanesRefusedError, RuleSet
 from csumfix.host.tunnels import Tunnel
-from csumfix.options import Options
-from csumfix.service.plan import needs_underlay_mtu, plan
+from csumfix.options import LaneSetting, Options
+from csumfix.service.lanes import Evidence, Lane, PortLane, Terms, decide
+from csumfix.service.plan import plan, tunnel_ports
 from csumfix.service.pool import Pool
 
+log = logging.getLogger("csumfix")
 
-class Diversion:
+RECORDING = 0.5
+"""Seconds that flows are recorded before they may leave the queue lane one by one."""
+
+NAMED = 8
+"""How many ports a line names; a host can have a thousand."""
+
+Lanes = Mapping[int, PortLane]
+
+
+class Datapath:
     """The queues and rules for the tunnels of the current network namespace.
 
-    repairs: how often rules that others had changed were loaded again.
+    lanes: of each tunnel port, as the rules have them.
+    rules: that were loaded last; None if there is no tunnel.
+    restored: how often rules that another program had changed were loaded again.
+    lane_changes: how often a port changed its lane.
     """
 
-    def __init__(self, options: Options, on_queue_failure: Callable[[], None]) -> None:
+    def __init__(self, options: Options, tap: Tap, on_queue_failure: Callable[[], None]) -> None:
         self.pool = Pool(on_queue_failure)
+        self.lanes: dict[int, PortLane] = {}
         self.rules: RuleSet | None = None
-        self.repairs = 0
+        self.restored = self.lane_changes = 0
+        self._tap = tap
         self._options = options
         self._numbers = options.queue_numbers
         self._tunnels: list[Tunnel] = []
-        self._certain = False
+        self._in_sync = False
+        self._kernel_fault: str | None = None
+        self._kernel_since: dict[int, float] = {}
+        self._leaving: dict[int, float] = {}
+        self._repaired: dict[int, tuple[int, float | None]] = {}
+        self._met_before: Counter[str] = Counter()
+        self._met: Counter[str] = Counter()
+        self._irreparable: tuple[str, ...] = ()
 
-    async def open(self, numbers: range) -> None:
-        """Bind these queues and load the rules that lead to them."""
+    async def open(self, numbers: range, lanes: Lanes | None = None) -> None:
+        """Bind these queues and load the rules; lanes: those of a predecessor."""
         self._numbers = numbers
-        self.pool.bind(numbers)
+        self.lanes = dict(lanes or {})
+        self._bind(numbers)
         await self.reconcile()
+
+    def _bind(self, numbers: range) -> None:
+        """Bind the queues; without any if the kernel has none and the kernel lane will do."""
+        try:
+            self.pool.bind(numbers)
+        except CsumfixError as error:
+            if error.code is not Exit.KERNEL or self._options.lane is LaneSetting.QUEUE:
+                raise
+            log.warning("there is no queue lane: %s", error, extra={"event": "no_queue_lane"})
 
     async def close(self, *, remove_rules: bool) -> None:
         """Let the queues run empty and unbind them; rules may have been exchanged by another."""
@@ -48,84 +87,264 @@ class Diversion:
                 await asyncio.to_thread(rules.remove)
         finally:
             await self.pool.release_all_but(())
+            if remove_rules:
+                await asyncio.to_thread(flows.destroy)
 
-    def doubt(self) -> None:
+    def invalidate(self) -> None:
         """Have the next reconcile() load the rules whatever was loaded before."""
-        self._certain = False
+        self._in_sync = False
+
+    # What changes the rules
 
     async def reconcile(self) -> bool:
-        """Make the rules fit the devices that are there now; tell whether that changed them."""
+        """Make everything fit the devices that are there now; tell whether that changed rules."""
         found = await tunnels.discover()
-        vague = needs_underlay_mtu(self._options, found)
-        underlay_mtu = await tunnels.underlay_mtu() if vague else 0
-        wanted = plan(self._options, self._numbers, found, underlay_mtu)
-        changes = wanted != self.rules
-        if changes or not self._certain:
-            self.doubt()
-            await self._load(wanted)
-            self._certain = True
-        self._tunnels, self.rules = found, wanted
-        return changes
+        ports = tunnel_ports(self._options, found)
+        devices = await underlays.find(found, named=bool(self._options.ports))
+        self._tap.watch(devices, ports, self._options.tap_pause)
+        before, self._tunnels = self._tunnels, found
+        try:
+            return await self._load(ports)
+        except BaseException:
+            self._tunnels = before
+            raise
 
-    async def mend(self) -> str | None:
-        """Load the rules again if others have changed them; say what they had changed."""
+    async def redecide(self) -> bool:
+        """Make the lanes fit the evidence that is there now; tell whether that changed rules."""
+        return await self._load(frozenset(self.lanes))
+
+    def wants_another_lane(self) -> bool:
+        """Tell whether redecide() would change a lane."""
+        return any(self._decide(port) is not one for port, one in self.lanes.items())
+
+    def is_waiting_for_quiet(self) -> bool:
+        """Tell whether lanes may change without further evidence, by the passing of time."""
+        held = any(one.lane is Lane.QUEUE and one.by_evidence for one in self.lanes.values())
+        return held or bool(self._leaving)
+
+    async def restore(self) -> tuple[str, ...]:
+        """Load the rules again if another program has changed them; return what differed."""
         if self.rules is None:
-            return None
-        differs = await asyncio.to_thread(rules.difference, self.rules)
-        if differs:
-            self.doubt()
-            await asyncio.to_thread(rules.apply, self.rules)
-            self._certain = True
-            self.repairs += 1
+            return ()
+        await self._count()
+        if self.rules.gate != self._gate():
+            await self._load(frozenset(self.lanes))
+        differs = await asyncio.to_thread(rules.differences, self.rules)
+        if not differs or differs == self._irreparable:
+            return ()
+        await self._apply(self.rules)
+        self._irreparable = await asyncio.to_thread(rules.differences, self.rules)
+        self.restored += 1
         return differs
 
     async def reconfigure(self, options: Options) -> None:
         """Do as these options say from now on; no packet is lost on the way."""
-        before = self._options, self._numbers
+        before = self._options, self._numbers, self._kernel_fault
         numbers = self._numbers
         if options.queue_numbers != self._options.queue_numbers:
             numbers = options.queue_numbers
         self.pool.bind(numbers)
-        self._options, self._numbers = options, numbers
+        self._options, self._numbers, self._kernel_fault = options, numbers, None
         try:
             await self.reconcile()
         except BaseException:
-            self._options, self._numbers = before
+            self._options, self._numbers, self._kernel_fault = before
             raise
         finally:
-            self._set_ports(self.rules.ports if self.rules else ())
+            self._set_ports(self.rules)
             await self.pool.release_all_but(self._numbers)
 
-    async def _load(self, wanted: RuleSet | None) -> None:
-        if not wanted:
-            await asyncio.to_thread(rules.remove)
-            return
-        previous = self.rules.ports if self.rules else ()
-        # While the rules are exchanged, packets of both may be on their way.
-        self._set_ports(tuple(sorted({*previous, *wanted.ports})))
-        await asyncio.to_thread(rules.apply, wanted)
-        self._set_ports(wanted.ports)
+    async def _load(self, ports: frozenset[int]) -> bool:
+        """Decide the lanes of these ports and load the rules that they need."""
+        try:
+            return await self._load_once(ports)
+        except LanesRefusedError as error:
+            if Lane.KERNEL not in error.lanes or self._kernel_fault:
+                raise
+            # The queue lane does the kernel lane's work, too.
+            self._kernel_fault = "the kernel lane's rules were refused"
+            log.warning(
+                "the kernel lane cannot be used here, so all tunnels take the queue lane: %s",
+                error,
+                extra={"event": "no_kernel_lane"},
+            )
+            return await self._load_once(ports)
 
-    def _set_ports(self, ports: tuple[int, ...]) -> None:
-        known = ports if len(ports) <= MAX_PORTS else ()
-        self.pool.set_policy(Policy(known, self._options.fill_zero))
+    async def _load_once(self, ports: frozenset[int]) -> bool:
+        lanes = {port: self._decide(port) for port in sorted(ports)}
+        await self._follow_leaving(lanes)
+        wanted = self._plan(lanes)
+        changes = wanted != self.rules
+        if changes or not self._in_sync:
+            self._in_sync = False
+            await self._apply(wanted)
+            self._in_sync = True
+        self._tell_changes(lanes)
+        self.lanes = lanes
+        return changes
 
-    def describe(self) -> str:
-        """Say in one line what is diverted."""
-        if not self.rules:
-            return "no vxlan device yet; waiting for one"
-        named = ", ".join(f"{t.name} port {t.port} MTU {t.mtu}" for t in self._tunnels)
-        return (
-            f"ports {' '.join(map(str, self.rules.ports))} ({named or 'named by --port'}), "
-            f"divert {self.rules.divert} up to {self.rules.max_length} bytes, "
-            f"queues {self._numbers.start}-{self._numbers.stop - 1}"
+    def _plan(self, lanes: Lanes) -> RuleSet | None:
+        now = time.monotonic()
+        return plan(
+            self._options,
+            self._numbers,
+            self._tunnels,
+            lanes,
+            tuple(self._leaving),
+            recording=any(now - since < RECORDING for since in self._leaving.values()),
+            kernel_works=not self._kernel_fault,
+            gate=self._gate(),
         )
 
+    def _gate(self) -> Gate:
+        """Return the kernel lane's gate: conntrack is used where it is on, and never turned on."""
+        stays = self.rules is not None and self.rules.gate == "conntrack"
+        return "conntrack" if stays or rules.conntrack_is_on() else "none"
+
+    async def _apply(self, wanted: RuleSet | None) -> None:
+        if self.rules is not None:
+            await self._count()
+        if wanted is None:
+            await asyncio.to_thread(rules.remove)
+        else:
+            # While the rules are exchanged, packets of both may be on their way.
+            self._set_ports(self.rules, wanted)
+            await asyncio.to_thread(rules.apply, wanted)
+        if self.rules and self.rules.leaving_ports and not (wanted and wanted.leaving_ports):
+            await asyncio.to_thread(flows.destroy)
+        self._met_before += self._met
+        self._met = Counter()
+        self.rules = wanted
+        self._set_ports(wanted)
+        self._note_kernel_since(wanted)
+
+    def _note_kernel_since(self, wanted: RuleSet | None) -> None:
+        now = time.monotonic()
+        ports = wanted.kernel_ports if wanted else ()
+        self._kernel_since = {port: self._kernel_since.get(port, now) for port in ports}
+
+    def _set_ports(self, *sets: RuleSet | None) -> None:
+        ports = {port for one in sets if one for port in one.queued_ports}
+        # No port at all would mean any; what no rule queues cannot come.
+        policy = Policy(tuple(sorted(ports)) or (0,), self._options.fill_zero)
+        self.pool.set_policy(policy)
+
+    # Lanes
+
+    def _decide(self, port: int) -> PortLane:
+        options = self._options
+        terms = Terms(options.lane, options.hold, self._kernel_fault, self.pool.is_bound)
+        return decide(terms, self.lanes.get(port), self._evidence(port), time.monotonic())
+
+    def _evidence(self, port: int) -> Evidence:
+        seen = self._tap.traffic().ports.get(port, PortTraffic())
+        return Evidence(
+            seen.wrong_at, seen.wrong, self._repaired_at(port), self._kernel_since.get(port)
+        )
+
+    def _repaired_at(self, port: int) -> float | None:
+        """Return when the queue lane was last found to have repaired a packet of this port."""
+        now = self.pool.repaired(port)
+        count, at = self._repaired.get(port, (0, None))
+        if now > count:
+            at = time.monotonic()
+        self._repaired[port] = now, at
+        return at
+
+    async def _follow_leaving(self, lanes: Lanes) -> None:
+        """Note which ports leave the queue lane, and which have left it."""
+        self._leaving = {port: at for port, at in self._leaving.items() if port in lanes}
+        if self._leaving and await self._have_left():
+            self._leaving = {}
+        for port, lane in lanes.items():
+            before = self.lanes.get(port)
+            if lane.lane is Lane.QUEUE:
+                self._leaving.pop(port, None)
+            elif before and before.lane is Lane.QUEUE and port not in self._leaving:
+                await self._leave(port)
+
+    async def _leave(self, port: int) -> None:
+        if not self._leaving:
+            try:
+                await asyncio.to_thread(flows.create)
+            except CsumfixError as error:
+                log.warning(
+                    "port %d leaves the queue lane at once, which may reorder packets: %s",
+                    port,
+                    error,
+                    extra={"event": "no_flows"},
+                )
+                return
+        self._leaving[port] = time.monotonic()
+
+    async def _have_left(self) -> bool:
+        recent = any(time.monotonic() - t < RECORDING for t in self._leaving.values())
+        return not recent and not await asyncio.to_thread(flows.are_left)
+
+    def _tell_changes(self, lanes: Lanes) -> None:
+        for port, lane in lanes.items():
+            before = self.lanes.get(port)
+            if before and before.lane is not lane.lane:
+                self.lane_changes += 1
+                log.warning(
+                    "port %d: now in the %s lane: %s",
+                    port,
+                    lane.lane,
+                    lane.why,
+                    extra={"event": "lane_changed", "port": port, "lane": lane.lane},
+                )
+
+    # What is told of it
+
+    async def _count(self) -> None:
+        """Read the packet counters of the rules."""
+        with suppress(CsumfixError):
+            self._met = await asyncio.to_thread(rules.packets)
+
+    def met(self, role: str) -> int:
+        """Return how many packets the rules of this role had met when they were last read."""
+        return self._met_before[role] + self._met[role]
+
+    def describe(self) -> str:
+        """Say in one line, of bounded length, what is done to which tunnels."""
+        if not self.lanes:
+            return "no vxlan device yet; waiting for one"
+        shown = [self._describe_port(port, one) for port, one in list(self.lanes.items())[:NAMED]]
+        if len(self.lanes) > NAMED:
+            shown.append(f"and {len(self.lanes) - NAMED} more ports")
+        return ", ".join(shown)
+
+    def _describe_port(self, port: int, lane: PortLane) -> str:
+        names = [tunnel.name for tunnel in self._tunnels if tunnel.port == port]
+        more = f" and {len(names) - 1} more devices" if len(names) > 1 else ""
+        who = f"{names[0]}{more}" if names else "no device here"
+        return f"port {port} ({who}) in the {lane.lane} lane"
+
     def snapshot(self) -> dict[str, Any]:
-        """Return tunnels, rules that are surely loaded, and queues as plain data."""
+        """Return tunnels, lanes, rules that are surely loaded, and queues as plain data."""
+        traffic = self._tap.traffic()
         return {
             "tunnels": [asdict(tunnel) for tunnel in self._tunnels],
-            "rules": asdict(self.rules) if self.rules and self._certain else None,
-            "rule_repairs": self.repairs,
+            "lanes": [self._lane_snapshot(port) for port in self.lanes],
+            "lane_changes": self.lane_changes,
+            "kernel_fault": self._kernel_fault,
+            "nat_packets": self.met("nat"),
+            "tap_fault": traffic.fault,
+            "rules": asdict(self.rules) if self.rules and self._in_sync else None,
+            "rule_repairs": self.restored,
             "queues": self.pool.snapshot(),
+        }
+
+    def _lane_snapshot(self, port: int) -> dict[str, Any]:
+        lane = self.lanes[port]
+        seen = self._tap.traffic().ports.get(port, PortTraffic())
+        return {
+            "port": port,
+            "lane": str(lane.lane),
+            "why": lane.why,
+            "seconds": time.monotonic() - lane.since,
+            "leaving_queue": port in self._leaving,
+            "kernel_packets": self.met(f"fill-{port}"),
+            "repaired": self.pool.repaired(port),
+            "departures": {str(name): count for name, count in seen.departures.items()},
         }

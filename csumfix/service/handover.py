@@ -35,6 +35,7 @@ from collections.abc import Sequence
 from csumfix.errors import CsumfixError, Exit
 from csumfix.service import control, notify
 from csumfix.service.control import Message, Peer
+from csumfix.service.lanes import PortLane, lanes_from_json
 
 log = logging.getLogger("csumfix")
 FAILED = {"event": "successor_failed"}
@@ -53,11 +54,15 @@ POLL = 0.1
 
 
 class Predecessor:
-    """The service that is being taken over from."""
+    """The service that is being taken over from.
 
-    def __init__(self, peer: Peer) -> None:
+    lanes: the lane of each port, which the successor keeps.
+    """
+
+    def __init__(self, peer: Peer, lanes: dict[int, PortLane]) -> None:
         self._peer = peer
         self.pid = peer.pid
+        self.lanes = lanes
 
     async def leave(self) -> bool:
         """Our rules are loaded: have it go. Tell whether it hung up, which it does at last."""
@@ -94,7 +99,7 @@ async def find_predecessor() -> Predecessor | None:
             "if it hangs, kill it, then start without --take-over",
             Exit.IN_USE,
         )
-    return Predecessor(peer)
+    return Predecessor(peer, lanes_from_json(answer.get("lanes")))
 
 
 class Heir:

@@ -20,12 +20,13 @@ from prometheus_client.metrics_core import (
 from prometheus_client.registry import Collector
 
 from csumfix import core
+from csumfix.evidence.departures import Departure
 from csumfix.service.control import Snapshot
 
 Queues = dict[str, dict[str, Any]]
 
 DRAIN_COUNTERS = (
-    ("bytes", "csumfix_bytes", "Bytes of diverted packets, as they are on the wire."),
+    ("bytes", "csumfix_bytes", "Bytes of the queue lane's packets."),
     ("batches", "csumfix_receives", "Receive calls that brought messages from the kernel."),
     ("sends", "csumfix_sends", "Send calls with verdicts."),
     ("send_errors", "csumfix_send_errors", "Send calls with verdicts that the kernel refused."),
@@ -100,6 +101,8 @@ class _SnapshotCollector(Collector):
         yield from _histograms(queues)
         yield from _kernel(queues)
         yield from _tunnels(snapshot["tunnels"])
+        yield from _lanes(snapshot)
+        yield from _tap(snapshot)
         yield from _rules(snapshot)
         yield from _config(snapshot["reload"])
         yield _build(snapshot["version"])
@@ -114,7 +117,7 @@ def _counter(name: str, text: str, by_queue: dict[str, int]) -> Metric:
 
 def _packets(queues: Queues) -> Metric:
     labels = ["queue", "outcome", "reason"]
-    family = CounterMetricFamily("csumfix_packets", "Diverted packets.", labels=labels)
+    family = CounterMetricFamily("csumfix_packets", "Packets of the queue lane.", labels=labels)
     for number, queue in queues.items():
         for reason, count in queue["reasons"].items():
             family.add_metric([number, outcome(reason), reason], count)
@@ -176,12 +179,64 @@ def _tunnels(tunnels: list[dict[str, Any]]) -> Iterator[Metric]:
     yield mtu
 
 
+def _lanes(snapshot: Snapshot) -> Iterator[Metric]:
+    """Yield the lane of each tunnel port, and what its packets met there."""
+    lane = GaugeMetricFamily(
+        "csumfix_port_lane_info", "The lane of a tunnel port; always 1.", labels=["port", "lane"]
+    )
+    kernel = CounterMetricFamily(
+        "csumfix_kernel_lane_packets",
+        "Packets that met the CHECKSUM rule of the kernel lane, GSO packets included.",
+        labels=["port"],
+    )
+    repaired = CounterMetricFamily(
+        "csumfix_queue_lane_repaired_packets",
+        "Packets whose outer checksum the queue lane computed anew.",
+        labels=["port"],
+    )
+    for one in snapshot["lanes"]:
+        port = str(one["port"])
+        lane.add_metric([port, one["lane"]], 1)
+        kernel.add_metric([port], one["kernel_packets"])
+        repaired.add_metric([port], one["repaired"])
+    yield from (lane, kernel, repaired)
+    yield CounterMetricFamily(
+        "csumfix_lane_changes",
+        "Times that a tunnel port changed its lane.",
+        value=snapshot["lane_changes"],
+    )
+    yield CounterMetricFamily(
+        "csumfix_nat_packets",
+        "Tunnel packets whose outer header NAT rewrites.",
+        value=snapshot["nat_packets"],
+    )
+
+
+def _tap(snapshot: Snapshot) -> Iterator[Metric]:
+    """Yield what the egress tap saw of the packets that it looked at."""
+    looked = CounterMetricFamily(
+        "csumfix_departures",
+        "Tunnel packets that the egress tap looked at, by the state of their outer checksum.",
+        labels=["port", "checksum"],
+    )
+    for one in snapshot["lanes"]:
+        for departure in Departure:
+            count = one["departures"].get(departure, 0)
+            looked.add_metric([str(one["port"]), departure], count)
+    yield looked
+    yield GaugeMetricFamily(
+        "csumfix_tap_up",
+        "Whether the egress tap can see packets.",
+        value=not snapshot["tap_fault"],
+    )
+
+
 def _rules(snapshot: Snapshot) -> Iterator[Metric]:
     loaded = snapshot["rules"] is not None
-    yield GaugeMetricFamily("csumfix_rules_loaded", "Whether packets are diverted.", value=loaded)
+    yield GaugeMetricFamily("csumfix_rules_loaded", "Whether our rules are loaded.", value=loaded)
     yield CounterMetricFamily(
         "csumfix_rule_repairs",
-        "Times that somebody else's change to our rules was undone.",
+        "Times that another program's change to our rules was undone.",
         value=snapshot["rule_repairs"],
     )
     yield CounterMetricFamily(

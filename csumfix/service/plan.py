@@ -1,66 +1,64 @@
-"""From tunnels and options to the rules that they need. Pure."""
+"""From tunnels, lanes and options to the rules that they need."""
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
-from csumfix.host import rules, tunnels
-from csumfix.host.rules import RuleSet
-from csumfix.host.tunnels import Tunnel
-from csumfix.options import Options
-
-log = logging.getLogger("csumfix")
+from csumfix.host.rules import Gate, RuleSet
+from csumfix.host.tunnels import Family, Tunnel, local_port_range
+from csumfix.options import LaneSetting, Options
+from csumfix.service.lanes import Lane, PortLane
 
 
-def plan(
-    options: Options, numbers: range, found: Sequence[Tunnel], underlay_mtu: int
+def tunnel_ports(options: Options, found: Sequence[Tunnel]) -> frozenset[int]:
+    """Return the UDP ports of all tunnels, those that no device shows included."""
+    return frozenset({*options.ports, *(tunnel.port for tunnel in found)})
+
+
+def plan(  # noqa: PLR0913 - everything that the rules depend on
+    options: Options,
+    numbers: range,
+    found: Sequence[Tunnel],
+    lanes: Mapping[int, PortLane],
+    leaving: Sequence[int],
+    *,
+    recording: bool = False,
+    kernel_works: bool = True,
+    gate: Gate = "none",
 ) -> RuleSet | None:
-    """Compute the rules that these tunnels need; None if there is nothing to divert.
+    """Compute the rules; None if there is no tunnel.
 
     numbers: of the queues.
-    underlay_mtu: the largest of this host in bytes; see needs_underlay_mtu().
+    leaving: ports whose flows are on their way from the queue lane to the kernel lane.
     """
-    every = [*found, *_named_tunnels(options, underlay_mtu)]
-    if not every:
+    if not lanes:
         return None
-    families = {tunnel.family for tunnel in every}
+    # The kernel lane stays under the queue lane: it costs next to nothing there, and a port can
+    # leave the queue lane without a gap.
+    use_kernel = kernel_works and options.lane is not LaneSetting.QUEUE
     return RuleSet(
-        ports=_ports(options, found),
+        kernel_ports=tuple(sorted(lanes)) if use_kernel else (),
+        queue_ports=tuple(sorted(p for p, one in lanes.items() if one.lane is Lane.QUEUE)),
         queue_base=numbers.start,
         queues=len(numbers),
-        family=families.pop() if len(families) == 1 else "both",
-        divert=options.divert,
-        max_length=max(tunnel.longest_packet(underlay_mtu) for tunnel in every),
-        source_ports=(
-            min(tunnel.source_ports[0] for tunnel in every),
-            max(tunnel.source_ports[1] for tunnel in every),
-        ),
+        family=_family(options, found),
+        source_ports=_source_ports(options, found),
+        gate=gate,
+        leaving_ports=tuple(sorted(leaving)),
+        recording=recording,
     )
 
 
-def needs_underlay_mtu(options: Options, found: Sequence[Tunnel]) -> bool:
-    """Tell whether plan() depends on underlay_mtu, which costs a look at every device."""
-    return bool(options.ports) or any(tunnel.metadata for tunnel in found)
+def _family(options: Options, found: Sequence[Tunnel]) -> Family:
+    families: set[Family] = {tunnel.family for tunnel in found}
+    if options.ports or len(families) != 1:
+        return "both"
+    return families.pop()
 
 
-def _named_tunnels(options: Options, underlay_mtu: int) -> list[Tunnel]:
-    """Stand in for the unknown devices behind --port, as wide as they could be."""
-    source_ports = tunnels.local_port_range() if options.ports else (0, 0)
-    return [
-        Tunnel("--port", port, "both", underlay_mtu, source_ports=source_ports)
-        for port in options.ports
-    ]
-
-
-def _ports(options: Options, found: Sequence[Tunnel]) -> tuple[int, ...]:
-    """Return the ports to divert, the operator's first if they are too many for one rule."""
-    wanted = list(dict.fromkeys([*options.ports, *(tunnel.port for tunnel in found)]))
-    if len(wanted) > rules.MAX_PORTS:
-        log.error(
-            "too many ports: one rule names at most %d: not repaired: %s",
-            rules.MAX_PORTS,
-            " ".join(map(str, wanted[rules.MAX_PORTS :])),
-            extra={"event": "too_many_ports"},
-        )
-    return tuple(sorted(wanted[: rules.MAX_PORTS]))
+def _source_ports(options: Options, found: Sequence[Tunnel]) -> tuple[int, int]:
+    """Return the range of outer source ports; unknown devices draw from the ephemeral ports."""
+    ranges = [tunnel.source_ports for tunnel in found]
+    if options.ports:
+        ranges.append(local_port_range())
+    return min(low for low, _ in ranges), max(high for _, high in ranges)

@@ -8,7 +8,7 @@ from typing import Any
 
 from csumfix.core import Policy
 from csumfix.errors import CsumfixError, Exit
-from csumfix.host.queues import Queue, kernel_queues, require_free, wait_until_empty
+from csumfix.host.queues import PROC_QUEUES, Queue, kernel_queues, require_free, wait_until_empty
 from csumfix.options import LAST_QUEUE
 
 
@@ -49,6 +49,20 @@ class Pool:
                 queue.stop()
                 del self._queues[queue.number]
 
+    @property
+    def is_bound(self) -> bool:
+        """Whether there is any queue."""
+        return bool(self._queues)
+
+    def repaired(self, port: int) -> int:
+        """Return how many packets to a UDP port the queues have repaired."""
+        return sum(
+            one.repaired
+            for queue in self._queues.values()
+            for one in queue.stats().ports
+            if one.port == port
+        )
+
     def set_policy(self, policy: Policy) -> None:
         """Repair by another policy from now on."""
         self._policy = policy
@@ -65,6 +79,8 @@ class Pool:
 
         Raises if one is not ours any more.
         """
+        if not self._queues:
+            return None
         bound = kernel_queues()
         before, self._stood_at = self._stood_at, {}
         for number, queue in self._queues.items():
@@ -101,6 +117,8 @@ class Pool:
 
 def free_numbers(wanted: range) -> range:
     """Return the first range of that length, in steps of it, whose queues nobody has bound."""
+    if not PROC_QUEUES.exists():  # this kernel has no queues yet: none is taken
+        return wanted
     bound = kernel_queues()
     step = len(wanted)
     for start in range(wanted.start, LAST_QUEUE + 2 - step, step):

@@ -1,4 +1,4 @@
-"""The service: tunnels -> queues -> rules, from the first packet to the last.
+"""The service: tunnels -> lanes -> queues and rules, from the first packet to the last.
 
 Theory of operation
 -------------------
@@ -30,21 +30,29 @@ from importlib.metadata import version
 
 from csumfix import logs
 from csumfix.errors import CsumfixError, Exit
+from csumfix.evidence.tap import Tap
 from csumfix.host import privileges, rules
 from csumfix.host.events import LINKS, NFTABLES, Doorbell
 from csumfix.host.queues import require_free
 from csumfix.options import Options
 from csumfix.service import control, handover, notify
-from csumfix.service.agenda import Agenda, Work
+from csumfix.service.agenda import RETRY, Agenda, Work
 from csumfix.service.control import Handler, Peer
-from csumfix.service.datapath import Diversion
+from csumfix.service.datapath import Datapath
 from csumfix.service.exporter import Exporter
+from csumfix.service.lanes import lanes_to_json
 from csumfix.service.pool import free_numbers
 
 log = logging.getLogger("csumfix")
 
 CHECK_PAUSE, CHECK_SILENT, CHECK_RINGING = 4.0, 7.0, 60.0
 """Seconds between two looks at our rules: at least; at most if changes do not ring; if they do."""
+
+SHOWN_DIFFERENCES = 4
+"""How many differences of the rules a log line names."""
+
+LANES_EVERY = 1.0
+"""Seconds between two looks at the lanes while one of them waits for quiet."""
 
 HEALTH = 5.0
 """Seconds between two looks at the queues, unless the watchdog wants more."""
@@ -60,8 +68,10 @@ class Service:
     def __init__(self, load: Callable[[], Options], command: Sequence[str]) -> None:
         self._load = load
         self._options = load()
-        self._diversion = Diversion(self._options, self._on_queue_failure)
-        self._exporter = Exporter(self.snapshot, self._trouble, self._diversion.pool.probe)
+        self._loop = asyncio.get_running_loop()
+        self._tap = Tap(self._options.tap_pause, self._on_wrong_packet)
+        self._datapath = Datapath(self._options, self._tap, self._on_queue_failure)
+        self._exporter = Exporter(self.snapshot, self._trouble, self._datapath.pool.probe)
         self._server: asyncio.Server | None = None
         self._heir = handover.Heir(command)
         self._successor: int | None = None
@@ -74,24 +84,25 @@ class Service:
         self._agenda = Agenda(
             {
                 Work.TUNNELS: self._reconcile,
-                Work.RULES: self._mend,
+                Work.LANES: self._redecide,
+                Work.RULES: self._restore,
                 Work.RELOAD: self._reread,
                 Work.METRICS: self._serve_metrics,
-                Work.DOOR: self._open_door,
+                Work.CONTROL: self._open_control_socket,
             }
         )
-        self._loop = asyncio.get_running_loop()
         self._check_timer = self._health_timer = self._loop.call_later(0, int)
         self._check_every, self._checked = CHECK_SILENT, 0.0
         self._complaint: str | None = None
 
     async def run(self) -> None:
-        """Run until SIGTERM or SIGINT; raise CsumfixError if it can not start or go on."""
+        """Run until SIGTERM or SIGINT; raise CsumfixError if it cannot start or go on."""
         privileges.require_net_admin()
         for number in (signal.SIGTERM, signal.SIGINT):
             self._loop.add_signal_handler(number, self._on_stop)
         self._loop.add_signal_handler(signal.SIGHUP, self._agenda.note, Work.RELOAD)
         signal.signal(signal.SIGTSTP, signal.SIG_IGN)  # Ctrl-Z would stop those who send, too
+        self._tap.start()
         try:
             async with self._agenda.lock:  # nobody can take over what is half begun
                 await self._begin()
@@ -115,24 +126,26 @@ class Service:
         if predecessor:
             await self._take_over_from(predecessor)
         else:
-            await self._open_door()
+            await self._open_control_socket()
             require_free(self._options.queue_numbers)
             await self._exporter.move(self._options.metrics)
             await asyncio.to_thread(rules.remove)
             self._owns_rules = True
-            await self._diversion.open(self._options.queue_numbers)
+            await self._datapath.open(self._options.queue_numbers)
         if self._agenda.leaving.is_set():
             return
-        ringing = await asyncio.to_thread(rules.ring_on_change)
+        ringing = await asyncio.to_thread(rules.changes_are_announced)
         self._check_every = CHECK_RINGING if ringing else CHECK_SILENT
         self._plan_check(self._check_every)
+        self._watch_lanes()
         self._look_after_queues()
-        log.info("ready: %s", self._diversion.describe(), extra={"event": "ready"})
-        notify.notify(notify.READY, f"STATUS={self._diversion.describe()}")
+        log.info("ready: %s", self._datapath.describe(), extra={"event": "ready"})
+        notify.notify(notify.READY, f"STATUS={self._datapath.describe()}")
 
     async def _take_over_from(self, predecessor: handover.Predecessor) -> None:
         try:
-            await self._diversion.open(free_numbers(self._options.queue_numbers))
+            numbers = free_numbers(self._options.queue_numbers)
+            await self._datapath.open(numbers, predecessor.lanes)
         except BaseException:
             await predecessor.go_on()
             raise
@@ -142,7 +155,7 @@ class Service:
         self._owns_rules = True
         hung_up = await predecessor.leave()
         try:
-            await self._open_door()
+            await self._open_control_socket()
         except CsumfixError:
             if hung_up:  # it has waited for us too long, and loaded its rules again
                 self._owns_rules = False
@@ -152,11 +165,11 @@ class Service:
                 predecessor.pid,
                 extra={"event": "predecessor_silent"},
             )
-            self._agenda.retry(Work.DOOR)
+            self._agenda.later(Work.CONTROL, RETRY)
         self._agenda.note(Work.METRICS)  # the address was the predecessor's until now
         log.info("taken over from process %d", predecessor.pid, extra={"event": "taken_over"})
 
-    async def _open_door(self) -> None:
+    async def _open_control_socket(self) -> None:
         self._server = await control.serve(
             {
                 "status": Handler(self._tell_status, harmless=True),
@@ -177,9 +190,10 @@ class Service:
     async def _close(self) -> None:
         """Let go of everything; nothing is left to do if that has been done."""
         try:
-            await self._diversion.close(remove_rules=self._owns_rules)
+            await self._datapath.close(remove_rules=self._owns_rules)
         finally:
             self._owns_rules = False
+            await asyncio.to_thread(self._tap.stop)
             await self._exporter.move(None)
             if self._server:
                 self._server.close()
@@ -187,19 +201,30 @@ class Service:
     # What is due
 
     async def _reconcile(self) -> None:
-        if await self._diversion.reconcile():
-            log.info("changed: %s", self._diversion.describe(), extra={"event": "changed"})
-            notify.notify(f"STATUS={self._diversion.describe()}")
+        if await self._datapath.reconcile():
+            log.info("changed: %s", self._datapath.describe(), extra={"event": "changed"})
+            notify.notify(f"STATUS={self._datapath.describe()}")
+        self._watch_lanes()
 
-    async def _mend(self) -> None:
+    async def _redecide(self) -> None:
+        if await self._datapath.redecide():
+            notify.notify(f"STATUS={self._datapath.describe()}")
+        self._watch_lanes()
+
+    def _watch_lanes(self) -> None:
+        """Look at the lanes again before long if they may change by the passing of time."""
+        if self._datapath.is_waiting_for_quiet():
+            self._agenda.later(Work.LANES, LANES_EVERY)
+
+    async def _restore(self) -> None:
         self._checked = self._loop.time()
         self._plan_check(self._check_every)
-        differs = await self._diversion.mend()
+        differs = await self._datapath.restore()
         if differs:
             log.warning(
-                "rules were changed by others and are mended: %s",
-                differs,
-                extra={"event": "rules_mended"},
+                "another program changed the rules, which are restored: %s",
+                "; ".join(differs[:SHOWN_DIFFERENCES]),
+                extra={"event": "rules_restored"},
             )
 
     async def _serve_metrics(self) -> None:
@@ -211,7 +236,7 @@ class Service:
         try:
             options = self._load()
             await self._exporter.move(options.metrics)
-            await self._diversion.reconfigure(options)
+            await self._datapath.reconfigure(options)
         except (CsumfixError, OSError) as error:
             self._agenda.note(Work.METRICS)  # back to where they were
             self._reload["failed"] += 1
@@ -222,11 +247,12 @@ class Service:
         else:
             self._options = options
             self._reload["succeeded"] += 1
+            self._watch_lanes()
             logs.set_up(options.log_format)
-            log.info("reloaded: %s", self._diversion.describe(), extra={"event": "reloaded"})
+            log.info("reloaded: %s", self._datapath.describe(), extra={"event": "reloaded"})
             ok = True
         self._reload |= {"ok": ok, "time": time.time()}
-        notify.notify(notify.READY, f"STATUS={self._diversion.describe()}")
+        notify.notify(notify.READY, f"STATUS={self._datapath.describe()}")
 
     # What the loop hears
 
@@ -258,6 +284,15 @@ class Service:
         self._check_timer.cancel()
         self._check_timer = self._loop.call_later(seconds, self._agenda.note, Work.RULES)
 
+    def _on_wrong_packet(self) -> None:
+        """Called in the tap's thread when a packet leaves with a wrong checksum."""
+        with contextlib.suppress(RuntimeError):  # the loop has ended
+            self._loop.call_soon_threadsafe(self._consider_lanes)
+
+    def _consider_lanes(self) -> None:
+        if self._datapath.wants_another_lane():
+            self._agenda.note(Work.LANES, at_once=True)
+
     def _on_stop(self) -> None:
         self._stop.set()
         if self._successor is None:
@@ -271,13 +306,13 @@ class Service:
     def _look_after_queues(self) -> None:
         """Tell the service manager that all is well, or find out what is not."""
         try:
-            complaint = self._diversion.pool.complaint()
+            complaint = self._datapath.pool.complaint()
         except CsumfixError as error:
             self._failure = error
             self._agenda.leave()
             return
         except OSError as error:  # too many open files, say: no reason to be killed
-            log.error("can not look at the queues: %s", error, extra={"event": "health_unknown"})
+            log.error("cannot look at the queues: %s", error, extra={"event": "health_unknown"})
             complaint = self._complaint
         if complaint:
             log.error(
@@ -302,7 +337,7 @@ class Service:
             if self._agenda.leaving.is_set():
                 await peer.send(error="it is stopping: try again", code=Exit.IN_USE)
                 return
-            await peer.send(pid=os.getpid())
+            await peer.send(pid=os.getpid(), lanes=lanes_to_json(self._datapath.lanes))
             answer = await peer.receive(handover.HOLD)
             # If we were stopped meanwhile, time is up though the answer has come.
             answer = answer or await peer.receive(handover.SECOND_LOOK)
@@ -320,7 +355,7 @@ class Service:
                     peer.pid,
                     extra={"event": "take_over_failed"},
                 )
-                self._diversion.doubt()
+                self._datapath.invalidate()
                 await self._agenda.do(Work.TUNNELS)
 
     def _announce(self, successor: int) -> None:
@@ -345,7 +380,7 @@ class Service:
             "successor": self._heir.pid,
             "complaint": self._complaint,
             "rule_failures": self._agenda.rule_failures,
-            **self._diversion.snapshot(),
+            **self._datapath.snapshot(),
         }
 
 

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import scapy.layers.dns  # noqa: F401 - or DNS would not be decoded
+import scapy.layers.dns  # noqa: F401 - without it DNS would not be decoded
 from scapy.data import DLT_RAW
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
@@ -17,40 +17,55 @@ from scapy.layers.l2 import Ether
 from scapy.packet import Packet, Raw
 from scapy.utils import PcapNgWriter
 
-from csumfix.core import Inspection, Outer, Policy, Repair, Status, inspect, repair
+from csumfix.core import Inspection, Status
 from csumfix.errors import CsumfixError, Exit
-from csumfix.evidence.captures import comparison, diagnose
+from csumfix.evidence.departures import Departure
 from csumfix.host.tunnels import Tunnel
 
-WIDTH = 98  # of a decoded packet: what terminals show, less the indentation
+WIDTH = 78  # columns of a decoded packet, which is indented by two
+
+MEANINGS = {
+    Departure.RIGHT: "right",
+    Departure.ZERO: "not computed (0)",
+    Departure.PARTIAL: "partial, the device completes it",
+    Departure.WRONG: "WRONG",
+    Departure.CORRUPT: "WRONG, and the inner packet is damaged",
+    Departure.NOT_JUDGED: "not judged",
+}
+
 HEADERS = 8 + 8  # UDP and VXLAN, in front of the inner frame
 
 
 @dataclass(frozen=True)
 class Traced:
-    """One packet: as it came, and what was done about it.
+    """One packet that left.
 
     seconds: since the epoch.
+    device: that it left by.
+    data: from its outer IP header on.
     """
 
     seconds: float
-    before: bytes
+    device: str
+    data: bytes
     seen: Inspection
-    repair: Repair
+    departure: Departure
 
     def text(self, tunnels: Sequence[Tunnel]) -> str:
         """Return a block of lines for people; the last one is the inner packet."""
         seconds, fraction = divmod(self.seconds, 1)
         clock = f"{time.strftime('%H:%M:%S', time.localtime(seconds))}.{int(fraction * 1e6):06}"
-        head = f"{clock} {_where(self.seen, tunnels)}{diagnose(self.seen)}: {self.outcome()}"
-        return "\n  ".join([head, *self._outer(), decoded(self.before, self.seen)]) + "\n"
+        head = f"{clock} {_where(self.seen, tunnels)}{self.verdict()}"
+        return "\n  ".join([head, *self._outer(), decoded(self.data, self.seen)]) + "\n"
 
-    def outcome(self) -> str:
-        """Say what became of the outer checksum."""
-        if not self.repair.replaced:
-            return f"left alone ({self.repair.reason})"
-        after = inspect(self.repair.packet).found
-        return f"repaired {self.seen.found:#06x} -> {after:#06x} ({self.repair.reason})"
+    def verdict(self) -> str:
+        """Say what its outer checksum is; numbers in hexadecimal, the difference in decimal."""
+        words = MEANINGS[self.departure]
+        if self.departure is Departure.NOT_JUDGED:
+            return f"{words} ({self.seen.status.name.lower()})"
+        if self.departure in (Departure.WRONG, Departure.CORRUPT):
+            return f"{words}: off by {self.seen.difference}"
+        return words
 
     def _outer(self) -> list[str]:
         """Return the lines between the first and the last."""
@@ -60,23 +75,22 @@ class Traced:
         source, dest = (
             f"{a}:{p}" for a, p in zip(self._addresses(), (seen.source, seen.dest), strict=True)
         )
-        check = comparison(seen) if seen.outer is Outer.WRONG else f"outer {seen.found:#06x}"
-        inner = f"inner {seen.inner.name.lower()}"
-        return [f"{source} > {dest}", f"{check} {inner}, {len(self.before)} bytes"]
+        check = f"outer {seen.found:#06x}"
+        if seen.found and self.departure is not Departure.RIGHT:
+            check += f", complete {seen.expected:#06x}"
+        return [
+            f"{source} > {dest} by {self.device}, {len(self.data)} bytes",
+            f"{check}, inner {seen.inner.name.lower()}",
+        ]
 
     def _addresses(self) -> tuple[str, str]:
         """Return the outer addresses as they are written in front of a port."""
-        if self.before[0] >> 4 == 4:  # noqa: PLR2004 - IP version
-            return socket.inet_ntoa(self.before[12:16]), socket.inet_ntoa(self.before[16:20])
+        if self.data[0] >> 4 == 4:  # noqa: PLR2004 - IP version
+            return socket.inet_ntoa(self.data[12:16]), socket.inet_ntoa(self.data[16:20])
         source, dest = (
-            socket.inet_ntop(socket.AF_INET6, self.before[at : at + 16]) for at in (8, 24)
+            socket.inet_ntop(socket.AF_INET6, self.data[at : at + 16]) for at in (8, 24)
         )
         return f"[{source}]", f"[{dest}]"
-
-
-def examine(seconds: float, packet: bytes, policy: Policy) -> Traced:
-    """Find out again what the core thought of a packet, which depends on nothing else."""
-    return Traced(seconds, packet, inspect(packet, policy), repair(packet, policy))
 
 
 def _where(seen: Inspection, tunnels: Sequence[Tunnel]) -> str:
@@ -113,36 +127,24 @@ def _ip(packet: bytes) -> Packet:
 
 
 class Capture:
-    """A pcapng file: each packet as it came, then, if it was repaired, as it went on."""
+    """A pcapng file of packets as they left, each with its verdict as a comment."""
 
     def __init__(self, path: Path) -> None:
         try:
             self._writer = PcapNgWriter(str(path))
             self._writer.linktype = DLT_RAW
             self._writer.write_header(None)
-            self.flush()
+            self._writer.flush()
         except OSError as error:
             raise CsumfixError(
-                f"{path} can not be written: {error.strerror}: name another file with --pcap",
+                f"{path} cannot be written: {error.strerror}: name another file with --pcap",
                 Exit.USAGE,
             ) from None
 
     def add(self, traced: Traced) -> None:
-        """Write one packet."""
-        words = diagnose(traced.seen)
-        if traced.seen.outer is Outer.WRONG:
-            words += f", {comparison(traced.seen)}"
-        self._write(traced.seconds, traced.before, f"before: {words}: {traced.outcome()}")
-        if traced.repair.replaced:
-            self._write(traced.seconds, traced.repair.packet, f"after: {traced.repair.reason}")
-        self.flush()
-
-    def _write(self, seconds: float, data: bytes, comment: str) -> None:
-        packet = Raw(data)
-        packet.time = seconds
-        packet.comments = [comment.encode()]
+        """Write one packet, visible to others at once."""
+        packet = Raw(traced.data)
+        packet.time = traced.seconds
+        packet.comments = [traced.verdict().encode()]
         self._writer.write_packet(packet)
-
-    def flush(self) -> None:
-        """Make what was written visible to others."""
         self._writer.flush()

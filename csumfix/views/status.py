@@ -9,26 +9,33 @@ from typing import Any
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from csumfix import core
 from csumfix.errors import CsumfixError
+from csumfix.evidence.departures import Departure
 from csumfix.host import rules, tunnels
 from csumfix.host.queues import KernelQueue, kernel_queues
+from csumfix.host.rules import LoadedRule
 from csumfix.host.tunnels import Tunnel
 from csumfix.service import control
+from csumfix.service.lanes import Lane
+
+LEFT = {"device", "reason", "family", "lane", "rule", "why"}
+"""Columns of words, not numbers."""
 
 
 @dataclass(frozen=True)
 class State:
     """Everything there is to see in the current network namespace.
 
-    rules: empty if they may not be seen; trouble says why.
+    rules: what is loaded; empty if it may not be seen; trouble says why.
     queues: None if they may not be seen, or the kernel has none; trouble says why.
     service: None if none runs, or it is silent; trouble says why.
     """
 
     tunnels: list[Tunnel]
-    rules: list[str]
+    rules: list[LoadedRule]
     queues: list[KernelQueue] | None
     service: control.Snapshot | None
     silent: bool
@@ -41,10 +48,8 @@ class State:
 
 def gather() -> State:
     """Look at the namespace."""
-    trouble = []
-    shown = rules.run(["status"])
-    if shown.stderr.strip():
-        trouble.append(shown.stderr.strip().splitlines()[-1])
+    loaded = rules.loaded()
+    trouble = [loaded.trouble] if loaded.trouble else []
     try:
         queues: list[KernelQueue] | None = list(kernel_queues().values())
     except CsumfixError as error:
@@ -58,31 +63,56 @@ def gather() -> State:
         silent = True
         trouble.append(str(error))
     found = asyncio.run(tunnels.discover())
-    return State(found, shown.stdout.splitlines(), queues, service, silent, trouble)
+    return State(found, list(loaded.rules), queues, service, silent, trouble)
 
 
 def show(state: State, console: Console) -> None:
-    """Print the state for people."""
+    """Print the state for people: the verdict first, then what it rests on."""
+    _line(console, verdict(state))
     console.print(tunnel_table(state.tunnels))
-    console.print("[bold]rules[/bold]")
-    for line in state.rules or ["not known; see below"]:
-        console.print("  " + line, markup=False, highlight=False)
-    if state.queues is not None:
+    if state.service:
+        console.print(lane_table(state.service))
+    console.print(_rule_table(state.rules))
+    if state.queues:
         console.print(_queue_table(state.queues))
     if state.service:
         console.print(_counter_table(state.service))
         for line in _service_lines(state.service):
-            console.print(line, markup=False, highlight=False)
-    elif not state.silent:
-        console.print("[bold]service[/bold] not running in this network namespace")
+            _line(console, line)
     for line in state.trouble:
-        console.print(f"note: {line}", markup=False, highlight=False, soft_wrap=True)
+        _line(console, f"note: {line}")
+
+
+def _line(console: Console, text: str) -> None:
+    console.print(text, markup=False, highlight=False, soft_wrap=True)
+
+
+def verdict(state: State) -> str:
+    """Say in one line whether all is well and, if not, what to do."""
+    service = state.service
+    if state.silent:
+        return "csumfix does not answer; see the note below"
+    if not service:
+        if any(rule.lane == Lane.KERNEL for rule in state.rules):
+            return "no service runs here; the kernel lane's rules are loaded and work without it"
+        return "csumfix does not run in this network namespace: start it with 'csumfix run'"
+    if service["complaint"]:
+        return f"trouble: {service['complaint']}"
+    if service["lanes"] and not service["rules"]:
+        return "trouble: the rules are not loaded; see the log of the service"
+    wrong = sum(one["departures"].get(Departure.WRONG, 0) for one in service["lanes"])
+    queued = sum(one["lane"] == Lane.QUEUE for one in service["lanes"])
+    ports = f"{len(service['lanes'])} tunnel ports" if len(service["lanes"]) != 1 else "1 port"
+    return (
+        f"all is well: {ports} looked after, {queued} in the queue lane; "
+        f"{wrong} packets were seen to leave wrong since the start"
+    )
 
 
 def _table(title: str, *columns: str) -> Table:
     table = Table(title=title, title_justify="left", title_style="bold", box=None)
     for column in columns:
-        table.add_column(column, justify="left" if column in ("device", "reason") else "right")
+        table.add_column(column, justify="left" if column in LEFT else "right")
     return table
 
 
@@ -99,21 +129,49 @@ def tunnel_table(found: list[Tunnel]) -> Table:
     return table
 
 
-def _queue_table(queues: list[KernelQueue]) -> Table:
-    table = _table("queues", "number", "owner", "waiting", "queue_dropped", "user_dropped")
-    for queue in queues:
+def lane_table(service: control.Snapshot) -> Table:
+    """Draw a table of the lanes; departures are those that the egress tap looked at."""
+    table = _table(
+        "lanes",
+        *("port", "lane", "for", "met in\nkernel", "repaired\nin queue", "looked\nat"),
+        *("left\nwrong", "why"),
+    )
+    for one in service["lanes"]:
+        lane = f"{one['lane']}, leaving queue" if one["leaving_queue"] else one["lane"]
+        departures = one["departures"]
         table.add_row(
-            *map(
-                str,
-                (
-                    queue.number,
-                    queue.port,
-                    queue.waiting,
-                    queue.queue_dropped,
-                    queue.user_dropped,
-                ),
-            )
+            str(one["port"]),
+            lane,
+            duration(one["seconds"]),
+            str(one["kernel_packets"]),
+            str(one["repaired"]),
+            str(sum(departures.values())),
+            str(departures.get(Departure.WRONG, 0)),
+            Text(one["why"]),
         )
+    return table
+
+
+def duration(seconds: float) -> str:
+    """Return a time span in its largest unit: 5 s, 3 min, 2 h, 9 d."""
+    for unit, length in (("d", 86400), ("h", 3600), ("min", 60)):
+        if seconds >= length:
+            return f"{seconds / length:.0f} {unit}"
+    return f"{seconds:.0f} s"
+
+
+def _rule_table(loaded: list[LoadedRule]) -> Table:
+    table = _table("rules", "family", "lane", "rule", "packets")
+    for rule in loaded:
+        table.add_row(f"IPv{rule.family}", rule.lane, rule.role, str(rule.packets))
+    return table
+
+
+def _queue_table(queues: list[KernelQueue]) -> Table:
+    table = _table("queues", "number", "waiting", "dropped: queue full", "dropped: socket full")
+    for queue in queues:
+        numbers = (queue.number, queue.waiting, queue.queue_dropped, queue.user_dropped)
+        table.add_row(*map(str, numbers))
     return table
 
 
@@ -133,16 +191,27 @@ def _counter_table(service: control.Snapshot) -> Table:
 
 
 def _service_lines(service: control.Snapshot) -> list[str]:
-    """Say what process it is, and what the operator should know beside the counters."""
+    """Say what process it is, and what the operator should know besides the counters."""
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(service["started"]))
-    lines = [f"service: process {service['pid']}, version {service['version']}, since {since}"]
-    if service["complaint"]:
-        lines.append(f"trouble: {service['complaint']}")
+    lines = [
+        f"service: process {service['pid']}, version {service['version']}",
+        f"all counters since {since}",
+    ]
     if not service["reload"]["ok"]:
         lines.append("trouble: the last reload failed, see the log; older settings are in force")
+    if service["kernel_fault"]:
+        lines.append(f"no kernel lane: {service['kernel_fault']}")
+    if service["tap_fault"]:
+        lines.append(f"no egress tap: {service['tap_fault']}")
+    if service["nat_packets"]:
+        lines.append(
+            f"NAT rewrites tunnel headers here: {service['nat_packets']} packets; "
+            "without csumfix those that are not GSO would leave with a wrong checksum"
+        )
     for name, meaning in (
-        ("rule_repairs", "times that others had changed our rules, which were mended"),
-        ("rule_failures", "times that our rules could not be loaded"),
+        ("lane_changes", "changes of lane"),
+        ("rule_repairs", "times that another program changed the rules, which were restored"),
+        ("rule_failures", "times that the rules could not be loaded"),
     ):
         if service[name]:
             lines.append(f"{service[name]} {meaning}")

@@ -23,7 +23,7 @@ from csumfix.errors import CsumfixError, Exit
 from csumfix.host.tunnels import Tunnel
 from csumfix.service import control
 from csumfix.service.control import Snapshot
-from csumfix.views.status import tunnel_table
+from csumfix.views.status import lane_table, tunnel_table
 
 KEYS_AT_ONCE = 64
 QUIT = b"q"
@@ -211,21 +211,25 @@ def _view(before: Sample | None, after: Sample | None) -> RenderableType:
     if not after:
         return Text("no service answers in this network namespace; waiting for one")
     tunnels = [Tunnel(**tunnel) for tunnel in after.snapshot["tunnels"]]
-    shown: list[RenderableType] = [_headline(after.snapshot), tunnel_table(tunnels)]
+    shown: list[RenderableType] = [
+        _headline(after.snapshot),
+        tunnel_table(tunnels),
+        lane_table(after.snapshot),
+    ]
     if before:
         shown.append(_rate_table(rates(before, after)))
     return Group(*shown)
 
 
 def _headline(snapshot: Snapshot) -> Text:
-    rules = "diverting" if snapshot["rules"] else "no rules: nothing to divert"
-    text = f"csumfix {snapshot['version']}, process {snapshot['pid']}, {rules}"
+    rules = "rules loaded" if snapshot["rules"] else "no rules loaded"
+    text = f"csumfix {snapshot['version']}, process {snapshot['pid']}, {rules}; q ends"
     return Text(text, style="bold")
 
 
 def _rate_table(queues: list[Rates]) -> Table:
     table = Table(
-        title="queues, rates a second",
+        title="queues, rates per second",
         title_justify="left",
         title_style="bold",
         box=None,

@@ -1,77 +1,54 @@
-"""``csumfix trace``: repairs packets itself for a while, and shows them before and after.
+"""``csumfix trace``: shows the tunnel packets that leave this host, without touching one.
 
-Theory of operation
--------------------
-An operator runs it by hand, whether the service runs or not. An NFQUEUE verdict ends the traversal
-of a table, so the service does not see what is traced: the trace repairs it, by the same core and
-policy. It has rules and a queue of its own, in front of the service's; what the rules spare, the
-service gets.
-
-This is the callback path of NetfilterQueue, which is slow; that must cost sight, never packets:
-
-- The rules divert LIMIT packets a second at most, which the callback manages.
-- They spare packets that NetfilterQueue could not give back whole; see COPY_RANGE.
-- The verdict comes first. Showing the packet is another process's work; see display.py.
-- Should the callback still be too slow, the kernel lets packets through (fail-open).
-- Start and stop keep the order that service.py explains.
-
-Signals are blocked everywhere, and collected here: Ctrl-C reaches every process of a terminal, and
-must neither end the display, nor csumfix-rules halfway.
+It sees what the egress tap sees: packets at the device, after all NAT. It runs with or without
+the service. Only opening the packet sockets takes privileges; whatever decodes packets, whose
+bytes are a pod's, runs without them. An output that is slow costs packets that are not shown, and
+never a packet.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import errno
+import logging
+import os
 import select
 import signal
-import socket
-import threading
+import sys
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TextIO
 
 import click
 
-from csumfix.core import LEFT_WRONG, REPAIRED, Policy, repair
+from csumfix.core import Policy, inspect
 from csumfix.errors import CsumfixError, Exit
-from csumfix.host import privileges, rules, tunnels
-from csumfix.host.queues import PROC_QUEUES, Queue, kernel_queues, require_free, wait_until_empty
-from csumfix.host.rules import RuleSet
+from csumfix.evidence.departures import Departure, judge
+from csumfix.evidence.tapsocket import Direction, Packet, TapSocket
+from csumfix.host import tunnels, underlays
 from csumfix.host.tunnels import Tunnel
-from csumfix.options import LAST_QUEUE
-from csumfix.options import Options as ServiceOptions
-from csumfix.service import control
-from csumfix.service.plan import needs_underlay_mtu, plan
-from csumfix.views.describe import Capture
-from csumfix.views.display import Display, Screen
+from csumfix.views.describe import Capture, Traced
 
-ADDRESS = "\0csumfix-trace"
-"""Abstract socket that only one trace in a network namespace can have."""
+NOBODY = 65534
 
-COPY_RANGE = 3840
-"""Longest packet to divert. NetfilterQueue receives into 4,096 bytes and leaves 80 of them for
-what the kernel tells beside the packet, which may be twice as much. A longer message is cut off,
-and its packet never answered."""
+BUFFER = 16 << 20
+"""Bytes that a packet socket may hold for us while we print."""
 
-LIMIT = 10_000
-"""Packets a second to divert at most: as many as the limit match can tell."""
+TICK = 0.5
+"""Seconds between two looks whether anybody still reads the output."""
 
-TICK = 0.1
-"""Seconds between looks at what is no signal."""
-
-ENDS = {signal.SIGINT, signal.SIGTERM, signal.SIGHUP, signal.SIGQUIT}
-BLOCKED = {*ENDS, signal.SIGTSTP}  # a stopped trace would hold up the packets in its queue
-
-WRONG = REPAIRED - {"zero_filled"} | LEFT_WRONG
-"""Reasons for which the outer checksum was not right."""
+BAD = frozenset({Departure.WRONG, Departure.CORRUPT})
+NOBODY_READS = {errno.EPIPE, errno.EIO}  # a pipe, a terminal
+ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 @dataclass(frozen=True)
-class Options:
-    """What ``csumfix trace`` was asked to do; None: as the service does, or the default.
+class TraceOptions:
+    """What ``csumfix trace`` was asked to do.
 
     count: packets to show before it stops; 0 for any number.
     """
@@ -79,172 +56,166 @@ class Options:
     bad_only: bool = False
     count: int = 0
     pcap: Path | None = None
-    divert: str | None = None
     ports: tuple[int, ...] = ()
-    queue: int | None = None
 
 
-class CallbackQueue(Queue):
-    """A queue that NetfilterQueue empties, by a Python callback."""
-
-    def __init__(self, number: int, policy: Policy, callback: Callable[[Any], None]) -> None:
-        super().__init__(number, policy, callback, COPY_RANGE)
-        self._stopping = threading.Event()
-
-    def _empty(self) -> None:
-        poll = select.poll()
-        poll.register(self._nfqueue.get_fd(), select.POLLIN)
-        while not self._stopping.is_set():
-            poll.poll()
-            self._nfqueue.run(block=False)
-
-    def stop(self) -> None:
-        """Stop the thread and unbind the queue."""
-        self._stopping.set()  # before the drain wakes it
-        super().stop()
-
-
-class Trace:
-    """Answers packets, and hands the interesting ones to the display."""
-
-    def __init__(self, options: Options, policy: Policy, display: Display) -> None:
-        self.shown = 0
-        self.reasons: Counter[str] = Counter()
-        self._options = options
-        self._policy = policy
-        self._display = display
-
-    def on_packet(self, packet: Any) -> None:
-        """Answer a packet, and only then think of showing it."""
-        before = packet.get_payload()
-        result = repair(before, self._policy)
-        if result.replaced:
-            packet.set_payload(result.packet)
-        packet.accept()
-        self.reasons[result.reason] += 1
-        if not self._complete and (result.reason in WRONG or not self._options.bad_only):
-            self.shown += self._display.show(before)
-
-    def wait(self, queue: Queue) -> None:
-        """Return on a signal, or when there is nothing more to show, or nobody to show it to."""
-        while queue.alive and self._display.alive and not self._complete:
-            if signal.sigtimedwait(ENDS, TICK):
-                return
-
-    @property
-    def _complete(self) -> bool:
-        return 0 < self._options.count <= self.shown
-
-
-def run(options: Options) -> None:
+def run(options: TraceOptions) -> None:
     """Trace the tunnels of the current network namespace in the foreground."""
-    privileges.require_net_admin()
-    signal.pthread_sigmask(signal.SIG_BLOCK, BLOCKED)
-    running = (control.ask() or {}).get("config", {})
+    for number in ENDS:
+        signal.signal(number, signal.default_int_handler)
     found = asyncio.run(tunnels.discover())
-    wanted = _plan(options, running, found)
-    policy = Policy(wanted.ports, running.get("zero") == "fill")
-    with _only_one() as lock:
-        rules.remove(trace=True)  # what a killed one left behind
-        capture = Capture(options.pcap) if options.pcap else None
-        display = Display(Screen(policy, found, capture), [lock])
-        try:
-            summary = _trace(wanted, policy, Trace(options, policy, display), display)
-        finally:
-            display.close()
-        _say(summary)
-
-
-def _plan(options: Options, running: dict[str, Any], found: Sequence[Tunnel]) -> RuleSet:
-    """Compute the rules: those of the service, if it runs, but for what this path can not do."""
-    wanted = ServiceOptions(
-        divert=options.divert or running.get("divert", "packets"),
-        ports=tuple(sorted({*options.ports, *running.get("ports", ())})),
-    )
-    number = _choose_queue(options.queue)
-    vague = needs_underlay_mtu(wanted, found)
-    underlay_mtu = asyncio.run(tunnels.underlay_mtu()) if vague else 0
-    planned = plan(wanted, range(number, number + 1), found, underlay_mtu)
-    if not planned:
+    ports = frozenset({*options.ports, *(tunnel.port for tunnel in found)})
+    devices = asyncio.run(underlays.find(found, named=bool(options.ports)))
+    if not ports or not devices:
         raise CsumfixError(
-            "nothing to trace: there is no vxlan device in this network namespace: "
+            "nothing to trace: there is no vxlan device with a route in this network namespace: "
             "name the tunnel's port with --port, or enter the namespace with nsenter",
             Exit.NEGATIVE,
         )
-    return replace(
-        planned,
-        # The service goes on to get the super-packets, which "all" would segment.
-        divert="nat" if planned.divert == "nat" else "packets",
-        max_length=min(planned.max_length, COPY_RANGE),
-        trace=True,
-        limit=LIMIT,
-    )
+    with _sockets(devices, ports) as sockets:
+        capture = Capture(options.pcap) if options.pcap else None
+        _become_nobody()
+        logging.getLogger("scapy").setLevel(logging.CRITICAL)  # what it thinks of odd packets
+        trace = Trace(options, Policy(tuple(sorted(ports))), found, capture)
+        _say(f"tracing port {_short(ports)} on {_short(sockets)}; Ctrl-C ends it")
+        with contextlib.suppress(KeyboardInterrupt):
+            trace.follow(sockets, sys.stdout)
+        missed = sum(one.dropped() for one in sockets.values())
+    _say(trace.summary(missed))
 
 
-def _choose_queue(number: int | None) -> int:
-    """Return the queue to use: the last free one, because a service that comes wants the first."""
-    if number is not None:
-        require_free([number])
-        return number
-    bound = kernel_queues() if PROC_QUEUES.exists() else {}
-    return next(number for number in range(LAST_QUEUE, -1, -1) if number not in bound)
+class Trace:
+    """Judges packets and shows those that are wanted."""
 
+    def __init__(
+        self,
+        options: TraceOptions,
+        policy: Policy,
+        found: Sequence[Tunnel],
+        capture: Capture | None,
+    ) -> None:
+        self.shown = 0
+        self.seen: Counter[Departure] = Counter()
+        self._options = options
+        self._policy = policy
+        self._tunnels = found
+        self._capture = capture
 
-@contextmanager
-def _only_one() -> Iterator[socket.socket]:
-    """Be the only trace in this network namespace."""
-    with socket.socket(socket.AF_UNIX) as lock:
+    def follow(self, sockets: dict[str, TapSocket], out: TextIO | None) -> None:
+        """Show packets until there were enough, or nobody reads what is printed."""
+        if out is None:  # closed from the start
+            return
+        poll = select.poll()
+        poll.register(out, 0)  # wakes only when its reader has gone
+        devices = {one.fileno(): name for name, one in sockets.items()}
+        for descriptor in devices:
+            poll.register(descriptor, select.POLLIN)
+        while not self._is_complete:
+            for descriptor, _ in poll.poll(TICK * 1000):
+                if descriptor == out.fileno():
+                    return
+                name = devices[descriptor]
+                if not self._read(sockets[name], name, out):
+                    return
+
+    def _read(self, source: TapSocket, device: str, out: TextIO) -> bool:
+        """Show the packets of one device that are there; tell whether to go on."""
+        with contextlib.suppress(OSError):  # the device went down; it may come back
+            while not self._is_complete and (packet := source.read()):
+                if not self._take(packet, device, out):
+                    return False
+        return True
+
+    def _take(self, packet: Packet, device: str, out: TextIO) -> bool:
+        data = bytes(packet.data)
+        seen = inspect(data, self._policy)
+        departure = judge(seen, complete=packet.complete)
+        self.seen[departure] += 1
+        if self._options.bad_only and departure not in BAD:
+            return True
+        return self._show(Traced(time.time(), device, data, seen, departure), out)
+
+    def _show(self, traced: Traced, out: TextIO) -> bool:
+        """Show one packet; tell whether anybody reads it."""
+        self.shown += 1
         try:
-            lock.bind(ADDRESS)
-        except OSError:
+            if self._capture:
+                self._capture.add(traced)
+            out.write(traced.text(self._tunnels))
+            out.flush()
+        except OSError as error:
+            if error.errno in NOBODY_READS:
+                _discard(out)
+                return False
             raise CsumfixError(
-                "csumfix trace runs already in this network namespace: "
-                "one sees all its tunnels: stop that one first",
-                Exit.IN_USE,
-            ) from None
-        yield lock
-
-
-def _trace(wanted: RuleSet, policy: Policy, trace: Trace, display: Display) -> str:
-    """Divert packets until the trace has ended and its queue is empty; return a summary."""
-    queue = CallbackQueue(wanted.queue_base, policy, trace.on_packet)
-    try:
-        queue.start(lambda: None)  # wait() looks after it
-        rules.apply(wanted)
-        _say(f"tracing port {' '.join(map(str, wanted.ports))}; Ctrl-C ends it")
-        trace.wait(queue)
-        if not queue.alive:
-            raise CsumfixError(
-                f"queue {queue.number} failed: {queue.error or 'see above'}: "
-                "it was unbound or taken over behind our back: start the trace again",
+                f"packets cannot be shown any more: {error.strerror}: "
+                "check the output and the file of --pcap",
                 Exit.BROKEN,
-            )
-        met = rules.packets(trace=True)
-    finally:
-        let_through = _end(queue)
-    seen = ", ".join(f"{number} {reason}" for reason, number in trace.reasons.most_common())
-    return (
-        f"traced {trace.reasons.total()} packets ({seen or 'none came'}): {trace.shown} handed on "
-        f"to be shown, {display.missed} not, for want of speed; not traced: "
-        f"{met['jump'] - met[f'queue-{queue.number}']} passed by, "
-        f"{let_through} let through"
-    )
+            ) from None
+        return True
+
+    @property
+    def _is_complete(self) -> bool:
+        return 0 < self._options.count <= self.shown
+
+    def summary(self, missed: int) -> str:
+        """Say what left; missed: packets that left while the output was too slow."""
+        parts = [f"{number} {name}" for name, number in self.seen.most_common()]
+        text = f"{self.seen.total()} packets left ({', '.join(parts) or 'none'})"
+        text += f", {self.shown} shown"
+        return f"{text}; {missed} more were not looked at: output too slow" if missed else text
 
 
-def _end(queue: Queue) -> int:
-    """Remove the rules, empty and unbind the queue; return what the kernel let through."""
+@contextlib.contextmanager
+def _sockets(devices: frozenset[int], ports: frozenset[int]) -> Iterator[dict[str, TapSocket]]:
+    """Open a socket on each device; yield them by the device's name."""
+    with contextlib.ExitStack() as stack:
+        opened = {}
+        for index in sorted(devices):
+            one = _open(index, ports)
+            stack.callback(one.close)
+            opened[underlays.name(index)] = one
+        yield opened
+
+
+def _open(index: int, ports: frozenset[int]) -> TapSocket:
     try:
-        rules.remove(trace=True)
-    finally:  # also if the rules could not be removed, what is queued must not be dropped
-        try:
-            asyncio.run(wait_until_empty([queue.number]))
-            let_through = queue.stats().overruns  # stopping it sends a message more
-        finally:
-            queue.stop()
-    return let_through
+        one = TapSocket(index, ports, Direction.OUT)
+    except PermissionError:
+        raise CsumfixError(
+            "no permission to see packets: CAP_NET_RAW is missing: run as root", Exit.PERMISSION
+        ) from None
+    except OSError as error:
+        raise CsumfixError(
+            f"cannot watch {underlays.name(index)}: {error.strerror}: is the device there and up?",
+            Exit.KERNEL,
+        ) from None
+    one.enlarge(BUFFER)
+    return one
+
+
+def _become_nobody() -> None:
+    """Give up root: the bytes that scapy is about to decode are a pod's."""
+    with contextlib.suppress(OSError):  # not root, or root of a user namespace without others
+        os.setgroups([])
+        os.setresgid(NOBODY, NOBODY, NOBODY)
+        os.setresuid(NOBODY, NOBODY, NOBODY)
+
+
+def _discard(out: TextIO) -> None:
+    """Keep Python from writing once more, on its way out, to what nobody reads."""
+    with contextlib.suppress(OSError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
+
+
+def _short(names: Sequence[object] | frozenset[int] | dict[str, TapSocket]) -> str:
+    """Join at most eight names."""
+    shown = [str(name) for name in sorted(names, key=str)]
+    more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""  # noqa: PLR2004
+    return " ".join(shown[:8]) + more
 
 
 def _say(line: str) -> None:
     """Tell the operator, who may have closed the terminal."""
-    with suppress(OSError):
+    with contextlib.suppress(OSError):
         click.echo(f"csumfix: {line}", err=True)

@@ -19,6 +19,23 @@ def tunnel(name: str = "flannel.1", **changes: Any) -> dict[str, Any]:
         "checksum6": True,
         "metadata": False,
         "source_ports": [32768, 60999],
+        "index": 3,
+        "underlay": 2,
+        "remote": "",
+        **changes,
+    }
+
+
+def lane(**changes: Any) -> dict[str, Any]:
+    return {
+        "port": 8472,
+        "lane": "kernel",
+        "why": "default",
+        "seconds": 125.0,
+        "leaving_queue": False,
+        "kernel_packets": 71,
+        "repaired": 72,
+        "departures": {"right": 73, "partial": 74, "wrong": 75},
         **changes,
     }
 
@@ -54,7 +71,14 @@ def snapshot(**changes: Any) -> Snapshot:
         "config": {},
         "reload": {"ok": True, "time": STARTED + 60, "succeeded": 61, "failed": 62},
         "tunnels": [tunnel()],
-        "rules": {"ports": [8472]},
+        "lanes": [lane()],
+        "lane_changes": 65,
+        "kernel_fault": None,
+        "nat_packets": 66,
+        "tap_fault": None,
+        "complaint": None,
+        "successor": None,
+        "rules": {"kernel_ports": [8472]},
         "rule_repairs": 63,
         "rule_failures": 64,
         "queues": {"0": queue()},

@@ -8,7 +8,7 @@ import pytest
 from csumfix import config
 from csumfix.cli import run_command
 from csumfix.errors import CsumfixError, Exit
-from csumfix.options import Options
+from csumfix.options import LaneSetting, Options
 
 
 @pytest.fixture
@@ -24,7 +24,9 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
 def test_every_setting_can_stand_in_the_file(file: Path) -> None:
     file.write_text(
         """
-        divert = "nat"
+        lane = "queue"
+        hold = 60
+        tap-pause = 2
         port = [9999, 4789, 9999]
         queues = 2
         queue-base = 7
@@ -37,7 +39,17 @@ def test_every_setting_can_stand_in_the_file(file: Path) -> None:
     )
     read = config.load(run_command, [f"--config={file}"])
     assert read == Options(
-        "nat", (4789, 9999), 2, 7, "fill", "[::1]:9478", "json", True, superseded="wait"
+        lane=LaneSetting.QUEUE,
+        hold=60,
+        tap_pause=2.0,
+        ports=(4789, 9999),
+        queues=2,
+        queue_base=7,
+        zero="fill",
+        metrics="[::1]:9478",
+        log_format="json",
+        take_over=True,
+        superseded="wait",
     )
     assert len(config.read(file)) == len(config.SETTINGS)
 
@@ -51,13 +63,13 @@ def test_the_default_file_is_read_if_there_is_one(
 
 
 def test_precedence(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
-    file.write_text('queues = 3\nqueue-base = 3\ndivert = "nat"')
+    file.write_text('queues = 3\nqueue-base = 3\nlane = "queue"')
     monkeypatch.setenv("CSUMFIX_CONFIG", str(file))
     monkeypatch.setenv("CSUMFIX_QUEUES", "2")
     monkeypatch.setenv("CSUMFIX_QUEUE_BASE", "2")
     monkeypatch.setenv("CSUMFIX_PORT", "4789 9999")
     read = config.load(run_command, ["--queues=1"])
-    assert (read.queues, read.queue_base, read.divert) == (1, 2, "nat")
+    assert (read.queues, read.queue_base, read.lane) == (1, 2, LaneSetting.QUEUE)
     assert read.ports == (4789, 9999)
 
 
@@ -65,7 +77,7 @@ def test_precedence(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
     ("text", "says"),
     [
         ("quues = 2", "quues: did you mean queues?"),
-        ("config = 2", "no such setting: config: known are divert port "),
+        ("config = 2", "no such setting: config: known are lane hold tap-pause port "),
         ("#" * (config.MAX_FILE + 1), "is far too long"),
         ('queues = "2"', 'queues = "2": wants a whole number'),
         ("queues = true", "wants a whole number"),
@@ -73,12 +85,14 @@ def test_precedence(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
         ("port = 8472", "port = 8472: wants a list"),
         ("port = [0]", "port: 0 is not in the range"),
         ("take-over = 1", "wants true or false"),
-        ('divert = "some"', "divert: 'some' is not one of"),
+        ('lane = "some"', "lane: 'some' is not one of"),
+        ("hold = 0", "hold: 0 is not in the range"),
+        ('tap-pause = "1"', "wants a number"),
+        ("tap-pause = -1", "tap-pause: -1.0 is not in the range"),
         ('metrics = "9478"', "127.0.0.1:9478 or [::1]:9478"),
-        ("divert", "is not TOML"),
+        ("lane", "is not TOML"),
         ("port = " + "[" * 5000, "is not TOML"),
         ("queues = 2\nqueue-base = 65535", "no room for 2 queues"),
-        (f"port = {list(range(1, 17))}", "more than 15 ports"),
     ],
 )
 def test_mistakes_in_the_file(file: Path, text: str, says: str) -> None:
@@ -133,7 +147,7 @@ def test_what_is_shown_can_be_read_again(file: Path, monkeypatch: pytest.MonkeyP
     assert sources["port"] == str(file)
     assert sources["zero"] == "environment CSUMFIX_ZERO"
     assert sources["queues"] == "command line"
-    assert sources["divert"] == "default"
+    assert sources["lane"] == "default"
     monkeypatch.delenv("CSUMFIX_ZERO")
     file.write_text("\n".join(lines))
     assert config.load(run_command, [f"--config={file}"]) == wanted

@@ -27,10 +27,22 @@ def recorded(name: str) -> Tunnel:
 @pytest.mark.parametrize(
     "tunnel",
     [
-        Tunnel("flannel.1", 8472, "4", 1450, vni=1, checksum=False, source_ports=EPHEMERAL),
-        Tunnel("v6", 4789, "6", 1500, vni=2, checksum6=False, source_ports=EPHEMERAL),
-        Tunnel("cilium_vxlan", 8472, "both", 1500, metadata=True, source_ports=EPHEMERAL),
-        Tunnel("group6", 4789, "6", 65466, vni=3, source_ports=(40000, 50000)),
+        Tunnel(
+            "flannel.1", 8472, "4", 1450, vni=1, checksum=False, source_ports=EPHEMERAL, index=2
+        ),
+        Tunnel("v6", 4789, "6", 1500, vni=2, checksum6=False, source_ports=EPHEMERAL, index=4),
+        Tunnel("cilium_vxlan", 8472, "both", 1500, metadata=True, source_ports=EPHEMERAL, index=3),
+        Tunnel(
+            "group6",
+            4789,
+            "6",
+            65466,
+            vni=3,
+            source_ports=(40000, 50000),
+            index=5,
+            underlay=1,
+            remote="ff05::100",
+        ),
     ],
     ids=lambda tunnel: tunnel.name,
 )
@@ -39,17 +51,23 @@ def test_recorded_device(tunnel: Tunnel) -> None:
 
 
 @pytest.mark.parametrize(
-    ("tunnel", "longest"),
+    ("data", "family"),
     [
-        # MTU, two VLAN tags, and 50 or 70 bytes of headers
-        (Tunnel("plain", 8472, "4", 1450), 1508),
-        (Tunnel("plain6", 8472, "6", 1430), 1508),
-        (Tunnel("meta", 8472, "both", 65000, metadata=True), 1578),
-        (Tunnel("meta", 8472, "both", 1400, metadata=True), 1478),
+        ({"IFLA_VXLAN_LOCAL": "192.0.2.1"}, "4"),
+        ({"IFLA_VXLAN_GROUP": "192.0.2.2"}, "4"),
+        ({"IFLA_VXLAN_LOCAL6": "2001:db8::1"}, "6"),
+        ({"IFLA_VXLAN_GROUP6": "ff05::100"}, "6"),
+        ({"IFLA_VXLAN_COLLECT_METADATA": 1}, "both"),
+        ({}, "both"),  # remotes are in the forwarding table only
     ],
 )
-def test_longest_packet(tunnel: Tunnel, longest: int) -> None:
-    assert tunnel.longest_packet(underlay_mtu=1500) == longest
+def test_family_of_the_underlay(data: dict[str, Any], family: str) -> None:
+    link = {
+        "ifname": "vx",
+        "mtu": 1450,
+        ("linkinfo", "data"): {"IFLA_VXLAN_PORT": 4789, **data},
+    }
+    assert parse_link(link, EPHEMERAL).family == family
 
 
 def test_what_the_kernel_refuses_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,0 +1,46 @@
+"""What is to be said of a tunnel packet that is about to leave this host. Pure."""
+
+from __future__ import annotations
+
+import enum
+
+from csumfix.core import Inner, Inspection, Outer, Status
+
+
+class Departure(enum.StrEnum):
+    """How a packet's outer checksum is as it leaves."""
+
+    RIGHT = "right"
+    """Verified."""
+    ZERO = "zero"
+    """0, "not computed"."""
+    PARTIAL = "partial"
+    """Not computed yet: the device does that, or the software that segments a GSO packet."""
+    WRONG = "wrong"
+    """Wrong, and nobody will put it right; the inner packet proves whole, or proves nothing."""
+    CORRUPT = "corrupt"
+    """Wrong over an inner packet that is damaged or that nobody will finish."""
+    NOT_JUDGED = "not_judged"
+    """Cut short, a fragment, or no VXLAN."""
+
+
+WHOLE = frozenset({Inner.RIGHT, Inner.UNPROVEN})
+
+
+def judge(seen: Inspection, *, complete: bool) -> Departure:
+    """Judge a packet at the device.
+
+    complete: whether the kernel considers its checksums computed. If it does, a checksum that
+        only looks unfinished stays as it is.
+    """
+    if seen.status is not Status.OK:
+        return Departure.NOT_JUDGED
+    if seen.outer is Outer.RIGHT:
+        return Departure.RIGHT
+    if seen.outer is Outer.ZERO:
+        return Departure.ZERO
+    if not complete and seen.outer in (Outer.PARTIAL, Outer.LCO):
+        return Departure.PARTIAL
+    if seen.inner in WHOLE or (seen.inner is Inner.PARTIAL and not complete):
+        return Departure.WRONG
+    return Departure.CORRUPT

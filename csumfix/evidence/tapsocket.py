@@ -1,0 +1,177 @@
+"""A packet socket that sees the tunnel packets which leave, or reach, one device.
+
+The kernel shows a packet socket what a device is about to send after all NAT and after it has
+computed in software what the device does not offer to compute (net/core/dev.c:
+validate_xmit_skb() comes before dev_queue_xmit_nit()). The socket gets a copy; the packet itself
+is not touched.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import enum
+import os
+import socket
+import struct
+from collections.abc import Collection
+from dataclasses import dataclass
+
+SOL_PACKET = 263  # linux/socket.h
+PACKET_STATISTICS, PACKET_AUXDATA = 6, 8  # linux/if_packet.h
+STATISTICS = struct.Struct("II")  # struct tpacket_stats: packets seen, packets dropped
+AUXDATA = struct.Struct("IIIHHHH")  # struct tpacket_auxdata; the first member is the status
+LINK_ADDRESS = struct.Struct("HHiHBB8x")  # struct sockaddr_ll: family, protocol, device
+CHECKSUM_NOT_READY = 1 << 3  # TP_STATUS_CSUMNOTREADY
+SO_ATTACH_FILTER, SO_RCVBUFFORCE = 26, 33  # asm-generic/socket.h
+ETH_P_ALL = 0x0003
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+
+LONGEST = 1 << 16
+"""Bytes of a packet that are read. BIG TCP packets are longer, and then cut."""
+
+PORTS_IN_FILTER = 200
+"""A jump in a classic BPF program leads over at most 255 instructions (linux/filter.h)."""
+
+
+class Direction(enum.Enum):
+    """Which packets of a device to see."""
+
+    OUT = enum.auto()
+    IN = enum.auto()
+
+
+@dataclass(frozen=True)
+class Packet:
+    """A packet from its IP header on.
+
+    data: its bytes; valid until the next packet is read.
+    complete: whether the kernel considers its checksums computed. If not, the device, or the
+        software that segments a GSO packet, is still to do it.
+    """
+
+    data: memoryview
+    complete: bool
+
+
+class TapSocket:
+    """A packet socket on one device, with a filter for tunnel ports. Needs CAP_NET_RAW."""
+
+    def __init__(self, device: int, ports: Collection[int], direction: Direction) -> None:
+        """Open it on the device with this number; raises OSError if that cannot be done."""
+        self._buffer = memoryview(bytearray(LONGEST))
+        # Protocol 0 sees nothing: the filter must be in place first.
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
+        try:
+            self._socket.setblocking(False)
+            self._socket.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
+            _attach(self._socket, program(ports, direction))
+            _bind(self._socket, device)
+        except BaseException:
+            self._socket.close()
+            raise
+
+    def fileno(self) -> int:
+        """Return the descriptor, which becomes readable when there is a packet."""
+        return self._socket.fileno()
+
+    def read(self) -> Packet | None:
+        """Return the next packet, None if there is none; OSError if the device went down."""
+        try:
+            length, ancillary, _, _ = self._socket.recvmsg_into(
+                [self._buffer], socket.CMSG_SPACE(AUXDATA.size)
+            )
+        except BlockingIOError:
+            return None
+        return Packet(self._buffer[:length], not _is_not_ready(ancillary))
+
+    def enlarge(self, size: int) -> None:
+        """Let the kernel hold up to so many bytes, if it permits that."""
+        try:
+            self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, size)
+        except PermissionError:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
+
+    def dropped(self) -> int:
+        """Return how many packets the kernel could not show since the last call."""
+        raw = self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, STATISTICS.size)
+        return int(STATISTICS.unpack(raw)[1])
+
+    def close(self) -> None:
+        """Stop watching. The kernel waits for its packet paths: this can take milliseconds."""
+        self._socket.close()
+
+
+def _bind(sock: socket.socket, device: int) -> None:
+    """Bind to a device by its number: socket.bind() takes names only, and only UTF-8 ones."""
+    address = LINK_ADDRESS.pack(socket.AF_PACKET, socket.htons(ETH_P_ALL), device, 0, 0, 0)
+    if LIBC.bind(sock.fileno(), address, len(address)) < 0:
+        error = ctypes.get_errno()
+        raise OSError(error, os.strerror(error))
+
+
+def _is_not_ready(ancillary: list[tuple[int, int, bytes]]) -> bool:
+    for level, kind, data in ancillary:
+        if (level, kind) == (SOL_PACKET, PACKET_AUXDATA) and len(data) >= AUXDATA.size:
+            return bool(AUXDATA.unpack_from(data)[0] & CHECKSUM_NOT_READY)
+    return False
+
+
+# ------------------------------------------------------------------------------ the filter
+
+INSTRUCTION = struct.Struct("HBBI")  # struct sock_filter: code, jump if true, if false, k
+LOAD_BYTE, LOAD_HALF, LOAD_HALF_X = 0x30, 0x28, 0x48  # linux/bpf_common.h: LD|B|ABS and so on
+LOAD_X_HEADER_LENGTH = 0xB1  # LDX|B|MSH: 4 * (packet[k] & 0xf)
+SHIFT_RIGHT, JUMP, JUMP_EQUAL, JUMP_SET, RETURN = 0x74, 0x05, 0x15, 0x45, 0x06
+PACKET_TYPE = 0xFFFFF000 + 4  # SKF_AD_OFF + SKF_AD_PKTTYPE
+PACKET_OUTGOING = 4
+UDP = 17
+IPV4_FRAGMENT = 0x3FFF  # more fragments follow, or it is not the first
+
+Instruction = tuple[int, int, int, int]
+
+
+def program(ports: Collection[int], direction: Direction) -> list[Instruction]:
+    """Return a filter for UDP packets to these ports, in one direction; any port if none."""
+    wanted = sorted(ports) if len(ports) <= PORTS_IN_FILTER else []
+    outgoing = (1, 0) if direction is Direction.OUT else (0, 1)
+    return [
+        (LOAD_BYTE, 0, 0, PACKET_TYPE),
+        (JUMP_EQUAL, *outgoing, PACKET_OUTGOING),
+        (RETURN, 0, 0, 0),
+        (LOAD_BYTE, 0, 0, 0),
+        (SHIFT_RIGHT, 0, 0, 4),
+        (JUMP_EQUAL, 0, 7, 4),
+        (LOAD_BYTE, 0, 0, 9),
+        (JUMP_EQUAL, 0, 4, UDP),
+        (LOAD_HALF, 0, 0, 6),
+        (JUMP_SET, 2, 0, IPV4_FRAGMENT),
+        (LOAD_X_HEADER_LENGTH, 0, 0, 0),
+        (JUMP, 0, 0, 6),
+        (RETURN, 0, 0, 0),
+        (JUMP_EQUAL, 0, 3, 6),
+        (LOAD_BYTE, 0, 0, 6),
+        (JUMP_EQUAL, 0, 1, UDP),
+        (JUMP, 0, 0, 3),
+        (RETURN, 0, 0, 0),
+        (LOAD_HALF_X, 0, 0, 2),  # IPv4: destination port behind the header
+        (JUMP, 0, 0, 1),
+        (LOAD_HALF, 0, 0, 42),  # IPv6
+        *_any_of(wanted),
+    ]
+
+
+def _any_of(ports: list[int]) -> list[Instruction]:
+    accept = (RETURN, 0, 0, 0xFFFFFFFF)
+    if not ports:
+        return [accept]
+    tests = [(JUMP_EQUAL, len(ports) - at, 0, port) for at, port in enumerate(ports)]
+    return [*tests, (RETURN, 0, 0, 0), accept]
+
+
+def _attach(sock: socket.socket, instructions: list[Instruction]) -> None:
+    code = b"".join(INSTRUCTION.pack(*one) for one in instructions)
+    memory = ctypes.create_string_buffer(code, len(code))
+    # struct sock_fprog: number of instructions, pointer to them.
+    pointer = struct.pack("HP", len(instructions), ctypes.addressof(memory))
+    sock.setsockopt(socket.SOL_SOCKET, SO_ATTACH_FILTER, pointer)

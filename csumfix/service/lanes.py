@@ -1,0 +1,179 @@
+"""Which lane each tunnel port takes: settings and evidence in, lanes out. Pure.
+
+The kernel lane finishes checksums in place, before any NAT. The queue lane sends whole flows
+through NFQUEUE, where the C core repairs them. With the setting ``auto``:
+
+    a port is in    evidence                                        it goes to
+    (new)           none                                            kernel
+    kernel          a packet left wrong, SETTLE after the rules     queue, at once
+    kernel          a packet left wrong before that                 kernel
+    queue           a repair, or a packet left wrong, of late       queue
+    queue           none for the hold time                          kernel
+    any             the kernel cannot finish checksums              queue
+    any             the kernel has no queues                        kernel
+
+A port that had to come back to the queue lane stays there twice as long each time, up to
+2 ** MAX_DOUBLINGS times the hold time, so that a cause which comes and goes does not make the
+lane flap. The setting ``kernel`` or ``queue`` overrides evidence.
+
+All times are seconds of CLOCK_MONOTONIC, which every process of a host shares until it reboots:
+a successor can take the lanes over as they are.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from csumfix.options import LaneSetting
+
+SETTLE = 0.05
+"""Seconds that a packet may take from the rules to the wire."""
+
+MAX_DOUBLINGS = 4
+
+
+class Lane(enum.StrEnum):
+    """Where a port's packets get their checksums right."""
+
+    KERNEL = "kernel"
+    QUEUE = "queue"
+
+
+@dataclass(frozen=True)
+class Terms:
+    """What holds for all ports.
+
+    hold: seconds without evidence until a port leaves the queue lane.
+    kernel_fault: why the kernel lane cannot work on this host; None if it can.
+    queue_works: whether the queue lane can.
+    """
+
+    setting: LaneSetting = LaneSetting.AUTO
+    hold: float = 600.0
+    kernel_fault: str | None = None
+    queue_works: bool = True
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What is known about one port.
+
+    wrong_at: when a packet was last seen to leave with a wrong outer checksum.
+    wrong: that packet, in words.
+    repaired_at: when the queue lane last had to repair a packet.
+    kernel_since: since when the kernel lane's rules have been loaded for the port.
+    """
+
+    wrong_at: float | None = None
+    wrong: str = ""
+    repaired_at: float | None = None
+    kernel_since: float | None = None
+
+    @property
+    def latest(self) -> float | None:
+        """When something was last wrong."""
+        times = [at for at in (self.wrong_at, self.repaired_at) if at is not None]
+        return max(times, default=None)
+
+    @property
+    def passed_the_kernel_lane(self) -> bool:
+        """Whether a packet left wrong although the kernel lane should have finished it."""
+        if self.wrong_at is None or self.kernel_since is None:
+            return False
+        return self.wrong_at > self.kernel_since + SETTLE
+
+
+@dataclass(frozen=True)
+class PortLane:
+    """The lane of one port.
+
+    since: when it took this lane.
+    why: in words, for the operator.
+    by_evidence: whether evidence, and no setting or fault, put it there.
+    relapses: how often it had to come back to the queue lane.
+    """
+
+    lane: Lane
+    since: float
+    why: str
+    by_evidence: bool = False
+    relapses: int = 0
+
+    def hold(self, terms: Terms) -> float:
+        """Return the seconds without evidence after which it leaves the queue lane."""
+        return terms.hold * 2.0 ** min(self.relapses, MAX_DOUBLINGS)
+
+
+def decide(terms: Terms, before: PortLane | None, evidence: Evidence, now: float) -> PortLane:
+    """Return the lane of a port from now on; the same object if nothing changes."""
+    forced = _forced(terms)
+    if forced:
+        return _stay_or_go(before, *forced, now)
+    if before is None:
+        return PortLane(Lane.KERNEL, now, "default")
+    if before.lane is Lane.KERNEL:
+        return _from_kernel(terms, before, evidence, now)
+    return _from_queue(terms, before, evidence, now)
+
+
+def _forced(terms: Terms) -> tuple[Lane, str] | None:
+    """Return the lane that faults or the operator dictate, and why; None if evidence decides."""
+    if not terms.queue_works:
+        return Lane.KERNEL, "this kernel has no NFQUEUE"
+    if terms.setting is LaneSetting.QUEUE:
+        return Lane.QUEUE, "setting lane = queue"
+    if terms.kernel_fault:
+        return Lane.QUEUE, terms.kernel_fault
+    if terms.setting is LaneSetting.KERNEL:
+        return Lane.KERNEL, "setting lane = kernel"
+    return None
+
+
+def _stay_or_go(before: PortLane | None, lane: Lane, why: str, now: float) -> PortLane:
+    if before and before.lane is lane:
+        return before if before.why == why else replace(before, why=why, by_evidence=False)
+    return PortLane(lane, now, why, relapses=before.relapses if before else 0)
+
+
+def _from_kernel(terms: Terms, before: PortLane, evidence: Evidence, now: float) -> PortLane:
+    if not evidence.passed_the_kernel_lane:
+        return before
+    forgotten = now - before.since > terms.hold * 2.0**MAX_DOUBLINGS
+    came_from_queue = before.by_evidence and not forgotten
+    relapses = before.relapses + 1 if came_from_queue else 0
+    return PortLane(Lane.QUEUE, now, evidence.wrong, by_evidence=True, relapses=relapses)
+
+
+def _from_queue(terms: Terms, before: PortLane, evidence: Evidence, now: float) -> PortLane:
+    if not before.by_evidence:
+        return PortLane(Lane.KERNEL, now, "default", relapses=before.relapses)
+    quiet_since = max(before.since, evidence.latest or before.since)
+    hold = before.hold(terms)
+    if now - quiet_since < hold:
+        return before
+    return PortLane(
+        Lane.KERNEL,
+        now,
+        f"nothing was wrong for {hold:.0f} s",
+        by_evidence=True,
+        relapses=before.relapses,
+    )
+
+
+def lanes_to_json(lanes: Mapping[int, PortLane]) -> dict[str, Any]:
+    """Return the lanes as plain data, for a successor."""
+    return {str(port): asdict(lane) for port, lane in lanes.items()}
+
+
+def lanes_from_json(plain: Any) -> dict[int, PortLane]:
+    """Return the lanes that a predecessor sent; none if it speaks of them in another way."""
+    try:
+        return {
+            int(port): PortLane(**{**lane, "lane": Lane(lane["lane"])})
+            for port, lane in plain.items()
+        }
+    except (AttributeError, KeyError, TypeError, ValueError):
+        return {}
