@@ -184,7 +184,7 @@ static void on_packet(struct drain *d, const struct nfqmsg *msg)
 	/* Without room in front of it the payload can not be given back. */
 	size_t usable = msg->headroom >= NFQMSG_REPLACE_HEADROOM ? msg->caplen : 0;
 	struct repair_result result =
-	    repair(msg->payload, usable, msg->wirelen, msg->unfinished, policy);
+	    repair(msg->payload, usable, msg->wirelen, msg->partial, policy);
 
 	count(&d->stats.packets, 1);
 	count(&d->stats.bytes, msg->wirelen);

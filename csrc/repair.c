@@ -12,10 +12,10 @@ static const char *const reason_names[REPAIR_REASONS] = {
 	[REPAIR_RECOMPUTED_UNPROVEN] = "recomputed_unproven",
 	[REPAIR_ZERO_FILLED] = "zero_filled",
 	[REPAIR_INNER_CORRUPT] = "inner_corrupt",
-	[REPAIR_INNER_UNFINISHED] = "inner_unfinished",
+	[REPAIR_INNER_PARTIAL] = "inner_partial",
 	[REPAIR_INNER_MALFORMED] = "inner_malformed",
 	[REPAIR_TRUNCATED] = "truncated",
-	[REPAIR_UNFINISHED] = "unfinished",
+	[REPAIR_PARTIAL] = "partial",
 	[REPAIR_NOT_IP] = "not_ip",
 	[REPAIR_MALFORMED_IP] = "malformed_ip",
 	[REPAIR_FRAGMENT] = "fragment",
@@ -44,8 +44,8 @@ static enum repair_reason reason_to_write(enum inner_state inner, bool was_zero)
 	switch (inner) {
 	case INNER_CORRUPT:
 		return REPAIR_INNER_CORRUPT;
-	case INNER_UNFINISHED:
-		return REPAIR_INNER_UNFINISHED;
+	case INNER_PARTIAL:
+		return REPAIR_INNER_PARTIAL;
 	case INNER_MALFORMED:
 		return REPAIR_INNER_MALFORMED;
 	case INNER_RIGHT:
@@ -75,7 +75,7 @@ static struct repair_result write_check(uint8_t *packet, const struct outer_pack
 	return (struct repair_result){ REPAIR_REPLACE, reason };
 }
 
-struct repair_result repair(uint8_t *packet, size_t caplen, size_t wirelen, bool unfinished,
+struct repair_result repair(uint8_t *packet, size_t caplen, size_t wirelen, bool partial,
 			    const struct repair_policy *policy)
 {
 	struct outer_packet outer;
@@ -83,8 +83,8 @@ struct repair_result repair(uint8_t *packet, size_t caplen, size_t wirelen, bool
 
 	if (caplen < wirelen)
 		return accept_because(REPAIR_TRUNCATED);
-	if (unfinished)
-		return accept_because(REPAIR_UNFINISHED);
+	if (partial)
+		return accept_because(REPAIR_PARTIAL);
 	status = outer_parse((struct view){ packet, caplen }, &policy->ports, &outer);
 	if (status != OUTER_OK)
 		return accept_because(reason_of_outer[status]);

@@ -22,12 +22,12 @@ enum repair_reason {
 
 	/* It was due, but a fresh outer checksum would vouch for a broken inner packet. */
 	REPAIR_INNER_CORRUPT,
-	REPAIR_INNER_UNFINISHED,
+	REPAIR_INNER_PARTIAL,
 	REPAIR_INNER_MALFORMED,
 
 	/* Nothing could be judged. */
-	REPAIR_TRUNCATED,  /* not copied whole from the kernel */
-	REPAIR_UNFINISHED, /* the kernel says that its checksum is not computed yet */
+	REPAIR_TRUNCATED, /* not copied whole from the kernel */
+	REPAIR_PARTIAL,   /* the kernel says that its checksum is not computed yet */
 	REPAIR_NOT_IP,
 	REPAIR_MALFORMED_IP,
 	REPAIR_FRAGMENT,
@@ -62,13 +62,13 @@ struct repair_result {
  * @packet:     the packet from its outer IP header on; at most two bytes of it are written
  * @caplen:     bytes at @packet
  * @wirelen:    bytes the packet really has; more than @caplen if it was not copied whole
- * @unfinished: the kernel has yet to compute the packet's checksum or to segment it
+ * @partial: the kernel has yet to compute the packet's checksum or to segment it
  * @policy:     see struct repair_policy
  *
  * Pure: no system call, no allocation, nothing remembered. Any bytes are acceptable input.
  * Unless the verdict is REPAIR_REPLACE the packet is untouched.
  */
-struct repair_result repair(uint8_t *packet, size_t caplen, size_t wirelen, bool unfinished,
+struct repair_result repair(uint8_t *packet, size_t caplen, size_t wirelen, bool partial,
 			    const struct repair_policy *policy);
 
 /** repair_reason_name() - the reason as a lower-case word for counters, or NULL past the last */

@@ -73,8 +73,8 @@ SETTINGS = (
         type=click.Choice(["nat", "packets", "all"]),
         default="packets",
         show_default=True,
-        help="Which packets to look at: those of flows that NAT touches, all but super-packets "
-        "(GSO), or all, for NICs that lie about offload.",
+        help="Which packets to look at: those of flows that NAT touches, all but GSO packets, "
+        "or all, for NICs that lie about offload.",
     ),
     click.Option(
         ["--port"], type=PORT, multiple=True, help="UDP port that no device shows; repeatable."

@@ -33,7 +33,7 @@ class Case:
     packet: bytes
     policy: Policy
     wirelen: int
-    unfinished: bool
+    partial: bool
 
 
 @dataclass(frozen=True)

@@ -75,7 +75,7 @@ def expected_check(ip: IpPacket, data: bytes, field: int) -> int:
     return int(checksum(ip.pseudo_header(len(data)) + zeroed))
 
 
-def unfinished_check(ip: IpPacket, length: int) -> int | None:
+def partial_check(ip: IpPacket, length: int) -> int | None:
     """Return what CHECKSUM_PARTIAL leaves in the field: the folded sum of the pseudo-header."""
     pseudo = ip.pseudo_header(length)
     return checksum(pseudo) ^ 0xFFFF if pseudo else None
@@ -279,8 +279,8 @@ def judge_transport(ip: IpPacket, data: bytes, field: int) -> InnerOpinion:
         expected = expected or 0xFFFF
     if not checksum(ip.pseudo_header(len(data)) + data):
         state = Inner.RIGHT
-    elif found == unfinished_check(ip, len(data)):
-        state = Inner.UNFINISHED
+    elif found == partial_check(ip, len(data)):
+        state = Inner.PARTIAL
     else:
         state = Inner.CORRUPT
     return InnerOpinion(state, found, expected)
@@ -368,15 +368,15 @@ class Opinion:
     inspection: Inspection
 
 
-def judge(packet: bytes, policy: Policy, wirelen: int, unfinished: bool) -> Opinion:
+def judge(packet: bytes, policy: Policy, wirelen: int, partial: bool) -> Opinion:
     """Return what core.repair() and core.inspect() must say."""
     tunnelled = dissect(packet, policy.ports)
     seen = inspect(tunnelled)
     reason = reason_of(seen, policy.fill_zero)
     if wirelen > len(packet):
         reason = "truncated"
-    elif unfinished:
-        reason = "unfinished"
+    elif partial:
+        reason = "partial"
     elif isinstance(tunnelled, Tunnelled) and reason in REPAIRED:
         packet = tunnelled.with_check(packet, seen.expected)
     return Opinion(Repair(reason, packet), seen)

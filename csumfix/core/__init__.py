@@ -24,7 +24,7 @@ REASONS: tuple[str, ...] = tuple(
 REPAIRED: frozenset[str] = frozenset({"recomputed", "recomputed_unproven", "zero_filled"})
 """The reasons that come with a rewritten checksum."""
 
-LEFT_WRONG: frozenset[str] = frozenset({"inner_corrupt", "inner_unfinished", "inner_malformed"})
+LEFT_WRONG: frozenset[str] = frozenset({"inner_corrupt", "inner_partial", "inner_malformed"})
 """The reasons for which a wrong checksum stays as it is."""
 
 BATCH_BOUNDS: tuple[int, ...] = tuple(lib.drain_batch_bounds)
@@ -49,7 +49,7 @@ class Inner(enum.Enum):
     UNPROVEN = 0
     RIGHT = 1
     CORRUPT = 2
-    UNFINISHED = 3
+    PARTIAL = 3
     MALFORMED = 4
 
 
@@ -169,19 +169,19 @@ def repair(
     policy: Policy = Policy(),
     *,
     wirelen: int | None = None,
-    unfinished: bool = False,
+    partial: bool = False,
 ) -> Repair:
     """Verify and mend the outer UDP checksum of one packet, given from its IP header on.
 
     wirelen: the packet's real length in bytes, if ``packet`` is only its beginning.
-    unfinished: the kernel has yet to compute its checksum.
+    partial: the kernel has yet to compute its checksum.
     """
     buffer = bytearray(packet)
     result = lib.repair(
         ffi.from_buffer(buffer),
         len(buffer),
         len(buffer) if wirelen is None else wirelen,
-        unfinished,
+        partial,
         policy._to_c(),
     )
     return Repair(REASONS[result.reason], bytes(buffer))

@@ -31,7 +31,7 @@ struct outer_ports { uint16_t count; uint16_t port[...]; ...; };
 #define REPAIR_REASONS ...
 struct repair_policy { struct outer_ports ports; bool fill_zero; ...; };
 struct repair_result { int verdict; int reason; ...; };
-struct repair_result repair(uint8_t *packet, size_t caplen, size_t wirelen, bool unfinished,
+struct repair_result repair(uint8_t *packet, size_t caplen, size_t wirelen, bool partial,
                             const struct repair_policy *policy);
 const char *repair_reason_name(int reason);
 

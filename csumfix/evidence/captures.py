@@ -20,7 +20,7 @@ from csumfix.errors import CsumfixError, Exit
 MEANINGS: dict[str, str] = {
     "right": "outer checksum right",
     "zero": "outer checksum 0: not computed, legal over IPv4",
-    "unfinished": "not computed yet: captured on the sender before its NIC did; harmless",
+    "partial": "not computed yet: captured on the sender before its NIC did; harmless",
     "rewritten": "WRONG over an intact inner packet: changed by NAT; csumfix repairs this",
     "wrong": "WRONG over an inner packet that has no checksum; csumfix repairs this",
     "corrupt": "WRONG, and so is the inner checksum: damaged, or an offload that never came",
@@ -82,8 +82,8 @@ def diagnose(seen: Inspection) -> str:
         return "right"
     if seen.outer is Outer.ZERO:
         return "zero"
-    if seen.inner is Inner.UNFINISHED and _same_difference(seen):
-        return "unfinished"
+    if seen.inner is Inner.PARTIAL and _same_difference(seen):
+        return "partial"
     return {Inner.RIGHT: "rewritten", Inner.UNPROVEN: "wrong"}.get(seen.inner, "corrupt")
 
 

@@ -32,7 +32,7 @@ class RuleSet:
 
     ports: UDP destination ports, sorted.
     source_ports: range that is split over the queues.
-    max_length: longest IP packet in bytes that is no super-packet.
+    max_length: longest IP packet in bytes that is no GSO packet.
     trace: those of ``csumfix trace``, which are beside the service's.
     limit: packets a second to divert at most; 0 for any number.
     """

@@ -46,7 +46,7 @@ class Tunnel:
     source_ports: tuple[int, int] = (1, 65535)
 
     def longest_packet(self, underlay_mtu: int) -> int:
-        """Return the length in bytes of the longest outer IP packet that is no super-packet."""
+        """Return the length in bytes of the longest outer IP packet that is no GSO packet."""
         mtu = min(self.mtu, underlay_mtu) if self.metadata else self.mtu
         return mtu + ETHERNET + VLAN_TAGS + VXLAN + UDP + IP_HEADER[self.family]
 

@@ -173,7 +173,7 @@ def _plan(options: Options, running: dict[str, Any], found: Sequence[Tunnel]) ->
         )
     return replace(
         planned,
-        # The service goes on to get the super-packets, which "all" would segment.
+        # The service goes on to get the GSO packets, which "all" would segment.
         divert="nat" if planned.divert == "nat" else "packets",
         max_length=min(planned.max_length, COPY_RANGE),
         trace=True,

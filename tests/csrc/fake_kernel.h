@@ -10,7 +10,7 @@
  *   r  outer checksum right           A7  accept all up to packet 7
  *   w  wrong: to be repaired          R8  replace packet 8
  *   c  wrong, and corrupt inside
- *   u  wrong, and marked unfinished
+ *   u  wrong, and marked partial
  *   t  wrong, and not copied whole
  *   h  wrong, and no room for a verdict in front of the payload
  *   m  a malformed message

@@ -108,8 +108,8 @@ static void verdicts_and_counters(void)
 static void reasons_and_bytes(void)
 {
 	static const enum repair_reason expected[] = {
-		REPAIR_RIGHT,      REPAIR_RECOMPUTED, REPAIR_INNER_CORRUPT,
-		REPAIR_UNFINISHED, REPAIR_TRUNCATED,  REPAIR_TRUNCATED,
+		REPAIR_RIGHT,   REPAIR_RECOMPUTED, REPAIR_INNER_CORRUPT,
+		REPAIR_PARTIAL, REPAIR_TRUNCATED,  REPAIR_TRUNCATED,
 	};
 	struct fake_kernel k = fake_kernel_new();
 	size_t packet = 20 + 8 + 8 + 14 + 20 + 8 + k.payload;

@@ -123,7 +123,7 @@ static void inner_corrupt(const struct shape *s)
 }
 
 /* CHECKSUM_PARTIAL: the inner field holds the folded pseudo-header sum. */
-static void inner_unfinished(const struct shape *s)
+static void inner_partial(const struct shape *s)
 {
 	struct packet p = build(s);
 	uint32_t pseudo =
@@ -132,7 +132,7 @@ static void inner_unfinished(const struct shape *s)
 	if (!has_checksum(s) || s->protocol == ICMP)
 		return;
 	put16(p.bytes + p.inner_l4 + check_offset(s->protocol), pseudo);
-	CHECK(judge(&p, p.len, &keep_zero, NULL) == REPAIR_INNER_UNFINISHED);
+	CHECK(judge(&p, p.len, &keep_zero, NULL) == REPAIR_INNER_PARTIAL);
 }
 
 /* Gives the outer headers of @p lengths that end at p->len, as far as there is room for them. */
@@ -601,8 +601,8 @@ static void what_the_kernel_says(void)
 	struct packet p = build(&v4);
 	struct repair_result result = repair(p.bytes, p.len, p.len, true, &keep_zero);
 
-	CHECK(result.verdict == REPAIR_ACCEPT && result.reason == REPAIR_UNFINISHED);
-	seen[REPAIR_UNFINISHED] = true;
+	CHECK(result.verdict == REPAIR_ACCEPT && result.reason == REPAIR_PARTIAL);
+	seen[REPAIR_PARTIAL] = true;
 	result = repair(NULL, 0, 0, false, &keep_zero);
 	CHECK(result.verdict == REPAIR_ACCEPT && result.reason == REPAIR_NOT_IP);
 	result = repair(NULL, 0, 1, false, &keep_zero);
@@ -681,7 +681,7 @@ int main(void)
 {
 	for_each_shape(right_and_wrong);
 	for_each_shape(inner_corrupt);
-	for_each_shape(inner_unfinished);
+	for_each_shape(inner_partial);
 	for_each_shape(cut_short);
 	for_each_shape(trailing_bytes);
 	every_reason();

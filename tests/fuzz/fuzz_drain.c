@@ -52,7 +52,7 @@ static void expect_packet(struct expectation *e, const struct nfqmsg *msg)
 {
 	size_t usable = msg->headroom >= NFQMSG_REPLACE_HEADROOM ? msg->caplen : 0;
 	struct repair_result result =
-	    repair(msg->payload, usable, msg->wirelen, msg->unfinished, &vxlan_policy);
+	    repair(msg->payload, usable, msg->wirelen, msg->partial, &vxlan_policy);
 
 	e->stats.packets++;
 	e->stats.bytes += msg->wirelen;

@@ -11,7 +11,7 @@
 
 enum option {
 	FILL_ZERO = 0x01,
-	UNFINISHED = 0x02,
+	PARTIAL = 0x02,
 	CUT = 0x04, /* the packet was longer than what we have of it */
 	PORTS_SHIFT = 3,
 	BACKEND_SHIFT = 5,
@@ -70,8 +70,8 @@ static enum repair_reason reason_of_inner(enum inner_state inner, bool was_zero)
 	switch (inner) {
 	case INNER_CORRUPT:
 		return REPAIR_INNER_CORRUPT;
-	case INNER_UNFINISHED:
-		return REPAIR_INNER_UNFINISHED;
+	case INNER_PARTIAL:
+		return REPAIR_INNER_PARTIAL;
 	case INNER_MALFORMED:
 		return REPAIR_INNER_MALFORMED;
 	case INNER_RIGHT:
@@ -86,8 +86,8 @@ static enum repair_reason reason_for(const struct inspection *seen, uint8_t opti
 {
 	if (options & CUT)
 		return REPAIR_TRUNCATED;
-	if (options & UNFINISHED)
-		return REPAIR_UNFINISHED;
+	if (options & PARTIAL)
+		return REPAIR_PARTIAL;
 	if (seen->status != OUTER_OK) /* both enums list them in the same order */
 		return REPAIR_NOT_IP + (seen->status - OUTER_NOT_IP);
 	if (seen->check == INSPECT_RIGHT)
@@ -129,7 +129,7 @@ static void check_packet(uint8_t *packet, const uint8_t *before, size_t len, uin
 
 	CHECK(!memcmp(packet, before, len));
 	check_inspection(&seen, packet, len);
-	result = repair(packet, len, wirelen, options & UNFINISHED, &policy);
+	result = repair(packet, len, wirelen, options & PARTIAL, &policy);
 	CHECK(result.reason == reason_for(&seen, options));
 	CHECK(repair_reason_name(result.reason));
 	CHECK((result.verdict == REPAIR_REPLACE) == is_write(result.reason));

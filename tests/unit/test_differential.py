@@ -38,13 +38,13 @@ def _plain(value: Any) -> str:
 def compare(number: int) -> str:
     """Return the reason that both give for packet ``number``."""
     case = generate.case(number)
-    wanted = oracle.judge(case.packet, case.policy, case.wirelen, case.unfinished)
-    got = core.repair(case.packet, case.policy, wirelen=case.wirelen, unfinished=case.unfinished)
+    wanted = oracle.judge(case.packet, case.policy, case.wirelen, case.partial)
+    got = core.repair(case.packet, case.policy, wirelen=case.wirelen, partial=case.partial)
     seen = core.inspect(case.packet, case.policy)
     difference = first_difference(got, wanted.repair) or first_difference(seen, wanted.inspection)
     assert not difference, (
         f"seed {generate.SEED}, packet {number}: {difference}\n{case.packet.hex()}\n"
-        f"{case.policy}, wirelen {case.wirelen}, unfinished {case.unfinished}"
+        f"{case.policy}, wirelen {case.wirelen}, partial {case.partial}"
     )
     return got.reason
 

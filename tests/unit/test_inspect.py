@@ -100,7 +100,7 @@ def _corrupt(right: Tunnel) -> Tunnel:
     return right.with_bytes(right.inner_end - 1, bytes([right.data[right.inner_end - 1] ^ 1]))
 
 
-def _unfinished(right: Tunnel) -> Tunnel:
+def _partial(right: Tunnel) -> Tunnel:
     partial = partial_check(right, Shape())
     # What skb_partial_csum_set() leaves of a UDP packet from 10.0.0.1 to 10.0.0.2.
     assert partial == 0x0A00 + 0x0001 + 0x0A00 + 0x0002 + 17 + 8 + len(Shape().payload)
@@ -118,7 +118,7 @@ def _malformed(right: Tunnel) -> Tunnel:
         (Inner.UNPROVEN, Transport.ZERO_UDP, lambda right: right),
         (Inner.RIGHT, Transport.UDP, lambda right: right),
         (Inner.CORRUPT, Transport.UDP, _corrupt),
-        (Inner.UNFINISHED, Transport.UDP, _unfinished),
+        (Inner.PARTIAL, Transport.UDP, _partial),
         (Inner.MALFORMED, Transport.UDP, _malformed),
     ],
 )

@@ -94,15 +94,15 @@ def test_corrupt_inner_ipv4_header(shape: Shape) -> None:
 
 @given(proven_shapes)
 @reproducible
-def test_unfinished_inner_checksum(shape: Shape) -> None:
+def test_partial_inner_checksum(shape: Shape) -> None:
     """CHECKSUM_PARTIAL: the field holds the folded sum of the pseudo-header."""
     assume(shape.transport is not Transport.ICMP or shape.inner_version == 6)
     right = build(shape)
     at = right.inner_l4 + CHECK_OFFSET[shape.transport]
-    unfinished = right.with_bytes(at, struct.pack("!H", partial_check(right, shape)))
-    packet = unfinished.with_check(expected_check(unfinished) ^ 0x5555 or 1)
-    untouched(packet, "inner_unfinished")
-    assert core.inspect(packet).inner is core.Inner.UNFINISHED
+    partial = right.with_bytes(at, struct.pack("!H", partial_check(right, shape)))
+    packet = partial.with_check(expected_check(partial) ^ 0x5555 or 1)
+    untouched(packet, "inner_partial")
+    assert core.inspect(packet).inner is core.Inner.PARTIAL
 
 
 @given(shapes)
@@ -158,7 +158,7 @@ def test_what_the_kernel_says(shape: Shape) -> None:
     packet = right.with_check(right.check ^ 0x5555 or 1)
     longer = core.repair(packet, wirelen=len(packet) + 1)
     assert longer == core.Repair("truncated", packet)
-    assert core.repair(packet, unfinished=True) == core.Repair("unfinished", packet)
+    assert core.repair(packet, partial=True) == core.Repair("partial", packet)
 
 
 @given(shapes, st.data())
