@@ -11,6 +11,8 @@ enum inner_state {
 	INNER_CORRUPT,   /* a checksum is complete and wrong */
 	INNER_PARTIAL,   /* the field holds the pseudo-header sum: offload never finished it */
 	INNER_MALFORMED, /* it ends before its own lengths say */
+
+	INNER_STATES, /* how many there are */
 };
 
 /**

@@ -68,6 +68,12 @@ enum {
  */
 void nfqmsg_accept_until(uint8_t *buf, uint16_t queue, uint32_t id);
 
+/** nfqmsg_replaceable() - is there room in front of @msg's payload for nfqmsg_replace()? */
+static inline bool nfqmsg_replaceable(const struct nfqmsg *msg)
+{
+	return msg->headroom >= NFQMSG_REPLACE_HEADROOM;
+}
+
 /**
  * nfqmsg_replace() - accept the packet @msg with its payload as it now is
  * @msg:    a NFQMSG_PACKET with at least NFQMSG_REPLACE_HEADROOM headroom

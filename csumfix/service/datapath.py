@@ -11,7 +11,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from typing import Any
 
-from csumfix.core import MAX_PORTS, Policy
+from csumfix.core import Policy
 from csumfix.host import rules, tunnels
 from csumfix.host.rules import RuleSet
 from csumfix.host.tunnels import Tunnel
@@ -107,8 +107,7 @@ class Diversion:
         self._set_ports(wanted.ports)
 
     def _set_ports(self, ports: tuple[int, ...]) -> None:
-        known = ports if len(ports) <= MAX_PORTS else ()
-        self.pool.set_policy(Policy(known, self._options.fill_zero))
+        self.pool.set_policy(Policy(ports, self._options.fill_zero))
 
     def describe(self) -> str:
         """Say in one line what is diverted."""

@@ -82,7 +82,7 @@ def test_each_diagnosis(pcap: Path) -> None:
 
 def test_the_difference_names_the_rewritten_port(pcap: Path) -> None:
     (finding,) = [f for f in captures.read(pcap, (8472,)) if f.diagnosis == "rewritten"]
-    assert finding.difference == 1234
+    assert finding.inspection.difference == 1234
     assert "difference 1234" in finding.line()
 
 
