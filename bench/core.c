@@ -32,7 +32,10 @@ enum {
 };
 
 static const size_t sizes[] = { 64, 142, 590, 1478, 8978 };
-static const struct repair_policy policy = { .ports = { .count = 1, .port = { PORT } } };
+static const struct repair_policy policy = { .ports = {
+	.named = true,
+	.bits = { [PORT / 64] = (uint64_t)1 << PORT % 64 },
+} };
 
 static _Alignas(64) uint8_t memory[PACKET_MAX + 64];
 static uint8_t *const packet = memory + OFFSET;
@@ -94,13 +97,13 @@ static void set_check(uint16_t check)
 
 static void verify(size_t len)
 {
-	sink = repair(packet, len, len, false, &policy).reason;
+	sink = repair(packet, len, len, false, true, &policy).reason;
 }
 
 static void recompute(size_t len)
 {
 	set_check(wrong_check);
-	sink = repair(packet, len, len, false, &policy).reason;
+	sink = repair(packet, len, len, false, true, &policy).reason;
 }
 
 static void sum_ours(size_t len)

@@ -5,6 +5,7 @@
 #include "nfqmsg.h"
 
 #include <errno.h>
+#include <pthread.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
@@ -50,15 +51,27 @@ const uint32_t drain_wait_bounds[] = {
 	5000, 10000, 20000, 50000, 100000, 200000, 500000, 1000000,
 };
 
+/* drain_get_stats() takes the struct for an array. */
+_Static_assert(sizeof(struct drain_stats) ==
+		   sizeof(uint64_t) * (3 + (DRAIN_BATCH_BOUNDS + 1) + (DRAIN_WAIT_BOUNDS + 1) + 1 +
+				       REPAIR_REASONS + 7 + 4 * (DRAIN_PORTS + 1)),
+	       "counters of 64 bits, and nothing else");
+
 /**
  * struct drain - see drain.h
- * @probes: how many were sent; any thread may do so
+ * @probes:      how many were sent; any thread may do so
+ * @policy:      what drain_run() works by; only its thread touches it
+ * @next_policy: what drain_set_policy() was given last; under @policy_lock
+ * @policy_is_new: @next_policy has yet to be taken over; written under @policy_lock
  */
 struct drain {
 	int fd;
 	uint16_t queue;
 	size_t send_limit;
-	const struct repair_policy *policy;
+	struct repair_policy policy;
+	struct repair_policy next_policy;
+	pthread_mutex_t policy_lock;
+	bool policy_is_new;
 	bool stop;
 	enum configuration configuration;
 	int error;
@@ -95,7 +108,8 @@ struct drain *drain_new(int fd, uint16_t queue, const struct repair_policy *poli
 	memset(d, 0, offsetof(struct drain, memory));
 	d->fd = fd;
 	d->queue = queue;
-	d->policy = policy;
+	d->policy = *policy;
+	pthread_mutex_init(&d->policy_lock, NULL);
 	d->send_limit = SLOT_BYTES;
 	for (int i = 0; i < BATCH; i++) {
 		d->slots[i] = (struct iovec){ d->memory[i], SLOT_BYTES };
@@ -107,6 +121,8 @@ struct drain *drain_new(int fd, uint16_t queue, const struct repair_policy *poli
 
 void drain_free(struct drain *d)
 {
+	if (d)
+		pthread_mutex_destroy(&d->policy_lock);
 	free(d);
 }
 
@@ -178,17 +194,44 @@ static void push_replacement(struct drain *d, const struct nfqmsg *msg)
 	push(out, verdict, len);
 }
 
+/* The slot that counts @port; the last one when all others are taken. */
+static struct drain_port_stats *port_slot(struct drain *d, uint16_t port)
+{
+	struct drain_port_stats *slot = d->stats.ports;
+
+	for (int i = 0; i < DRAIN_PORTS; i++, slot++) {
+		if (slot->port == port)
+			return slot;
+		if (!slot->port) {
+			count(&slot->port, port);
+			return slot;
+		}
+	}
+	return slot;
+}
+
+static void count_for_port(struct drain *d, struct repair_result result)
+{
+	struct drain_port_stats *slot = port_slot(d, result.port);
+	enum repair_outcome outcome = repair_outcome(result.reason);
+
+	count(&slot->packets, 1);
+	if (outcome == REPAIR_REPAIRED)
+		count(&slot->repaired, 1);
+	if (outcome == REPAIR_LEFT_WRONG)
+		count(&slot->left_wrong, 1);
+}
+
 static void on_packet(struct drain *d, const struct nfqmsg *msg)
 {
-	const struct repair_policy *policy = __atomic_load_n(&d->policy, __ATOMIC_ACQUIRE);
-	/* Without room in front of it the payload can not be given back. */
-	size_t usable = msg->headroom >= NFQMSG_REPLACE_HEADROOM ? msg->caplen : 0;
-	struct repair_result result =
-	    repair(msg->payload, usable, msg->wirelen, msg->unfinished, policy);
+	struct repair_result result = repair(msg->payload, msg->caplen, msg->wirelen, msg->partial,
+					     nfqmsg_replaceable(msg), &d->policy);
 
 	count(&d->stats.packets, 1);
 	count(&d->stats.bytes, msg->wirelen);
 	count(&d->stats.reasons[result.reason], 1);
+	if (result.port)
+		count_for_port(d, result);
 	if (result.verdict == REPAIR_REPLACE)
 		push_replacement(d, msg);
 	else
@@ -278,6 +321,16 @@ static void count_batch(struct drain *d, uint64_t packets)
 				packets);
 }
 
+static void take_new_policy(struct drain *d)
+{
+	if (!__atomic_load_n(&d->policy_is_new, __ATOMIC_ACQUIRE))
+		return;
+	pthread_mutex_lock(&d->policy_lock);
+	d->policy = d->next_policy;
+	__atomic_store_n(&d->policy_is_new, false, __ATOMIC_RELAXED);
+	pthread_mutex_unlock(&d->policy_lock);
+}
+
 /* One batch: receive, judge, answer. Returns 0 or a negative errno. */
 static int turn(struct drain *d)
 {
@@ -288,6 +341,7 @@ static int turn(struct drain *d)
 		return n;
 	if (n > 0)
 		count(&d->stats.batches, 1);
+	take_new_policy(d);
 	for (int i = 0; i < n; i++)
 		on_datagram(d, d->memory[i], d->in[i].msg_len);
 	count_batch(d, d->stats.packets - before);
@@ -385,7 +439,10 @@ void drain_probe(struct drain *d)
 
 void drain_set_policy(struct drain *d, const struct repair_policy *policy)
 {
-	__atomic_store_n(&d->policy, policy, __ATOMIC_RELEASE);
+	pthread_mutex_lock(&d->policy_lock);
+	d->next_policy = *policy;
+	__atomic_store_n(&d->policy_is_new, true, __ATOMIC_RELEASE);
+	pthread_mutex_unlock(&d->policy_lock);
 }
 
 /* The kernel counts what it could not put into the socket's buffer. */

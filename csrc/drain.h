@@ -27,6 +27,10 @@
  *
  * Threads. drain_run() belongs to one thread. drain_stop(), drain_probe(), drain_get_stats() and
  * drain_set_policy() may be called from any other while it runs.
+ *
+ * Policy. The drain keeps two copies: one that only its thread touches, and one that
+ * drain_set_policy() writes under a lock. The thread takes the new one over when it has received a
+ * batch, so that packets that were queued after drain_set_policy() returned are judged by it.
  */
 
 struct drain;
@@ -41,6 +45,23 @@ extern const uint32_t drain_batch_bounds[DRAIN_BATCH_BOUNDS];
 
 /** drain_wait_bounds - upper bounds of the waits, in microseconds */
 extern const uint32_t drain_wait_bounds[DRAIN_WAIT_BOUNDS];
+
+/* How many ports struct drain_stats counts by name; one slot more is for all others. */
+enum { DRAIN_PORTS = 64 };
+
+/**
+ * struct drain_port_stats - the packets to one of the policy's ports
+ * @port:       host order; 0 in an unused slot, and in the last one
+ * @packets:    those whose UDP header could be read
+ * @repaired:   of those, the ones whose outcome is REPAIR_REPAIRED
+ * @left_wrong: of those, the ones whose outcome is REPAIR_LEFT_WRONG
+ */
+struct drain_port_stats {
+	uint64_t port;
+	uint64_t packets;
+	uint64_t repaired;
+	uint64_t left_wrong;
+};
 
 /**
  * struct drain_stats - what a drain has done since it was made
@@ -59,6 +80,10 @@ extern const uint32_t drain_wait_bounds[DRAIN_WAIT_BOUNDS];
  * @interrupts:     receive calls ended by a signal
  * @malformed:      messages from the kernel that made no sense
  * @unexpected:     well-formed messages that were not for us
+ * @ports:          packets by port, in the order in which the ports were first seen; the last slot
+ *                  counts the packets to ports that came when all others were taken
+ *
+ * Each member is made of uint64_t alone: drain_get_stats() copies them one by one.
  */
 struct drain_stats {
 	uint64_t packets;
@@ -75,13 +100,14 @@ struct drain_stats {
 	uint64_t interrupts;
 	uint64_t malformed;
 	uint64_t unexpected;
+	struct drain_port_stats ports[DRAIN_PORTS + 1];
 };
 
 /**
  * drain_new() - make a drain for a bound queue
  * @fd:     blocking netlink socket that the queue is bound to
  * @queue:  its number
- * @policy: kept by reference: must outlive the drain
+ * @policy: what to repair; copied
  *
  * Return: the drain, with all memory it will ever use, or NULL if there is not enough.
  */
@@ -122,7 +148,7 @@ void drain_stop(struct drain *d);
  */
 void drain_probe(struct drain *d);
 
-/** drain_set_policy() - use @policy from the next batch on; both must outlive the drain */
+/** drain_set_policy() - use a copy of @policy from the next batch on */
 void drain_set_policy(struct drain *d, const struct repair_policy *policy);
 
 /** drain_get_stats() - copy the counters; each one is consistent in itself */

@@ -29,7 +29,7 @@ static struct inner_report judge(struct view data, size_t check_offset, uint64_t
 	if (checksum_fold(rest + report.found) == 0xffff)
 		report.state = INNER_RIGHT;
 	else if (pseudo && report.found == checksum_fold(pseudo))
-		report.state = INNER_UNFINISHED;
+		report.state = INNER_PARTIAL;
 	return report;
 }
 

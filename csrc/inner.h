@@ -6,11 +6,13 @@
 
 /** enum inner_state - what the inner packet's own checksums say about it */
 enum inner_state {
-	INNER_UNPROVEN,   /* no checksum that covers it: not IP, fragment, UDP with 0, other L4 */
-	INNER_RIGHT,      /* every checksum that it has is right */
-	INNER_CORRUPT,    /* a checksum is complete and wrong */
-	INNER_UNFINISHED, /* the field holds the pseudo-header sum: offload never finished it */
-	INNER_MALFORMED,  /* it ends before its own lengths say */
+	INNER_UNPROVEN,  /* no checksum that covers it: not IP, fragment, UDP with 0, other L4 */
+	INNER_RIGHT,     /* every checksum that it has is right */
+	INNER_CORRUPT,   /* a checksum is complete and wrong */
+	INNER_PARTIAL,   /* the field holds the pseudo-header sum: offload never finished it */
+	INNER_MALFORMED, /* it ends before its own lengths say */
+
+	INNER_STATES, /* how many there are */
 };
 
 /**

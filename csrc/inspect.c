@@ -1,38 +1,67 @@
 /* SPDX-License-Identifier: MIT */
 #include "inspect.h"
 
-static uint16_t host_order(uint16_t in_memory)
+/* One's complement is arithmetic modulo this number, in which 0 and 0xffff are the same. */
+enum { MODULUS = 0xffff };
+
+static unsigned int minus(unsigned int a, unsigned int b)
 {
-	return load_be16((const uint8_t *)&in_memory);
+	return (a + MODULUS - b % MODULUS) % MODULUS;
 }
 
-static enum inspect_check check_state(const struct outer_packet *outer)
+/* How much the outer field will be off once the inner checksum is computed. What is added to a
+ * field that the outer checksum covers, is taken off the right outer checksum. */
+static uint16_t difference(const struct inspection *seen)
+{
+	unsigned int outer = minus(seen->found, seen->expected);
+	unsigned int inner = minus(seen->inner_found, seen->inner_expected);
+
+	return (uint16_t)minus(outer, seen->inner == INNER_PARTIAL ? inner : 0);
+}
+
+/* The folded sum is never 0, nor is a field that was computed: one zero is all there can be. */
+static bool holds_pseudo_sum(const struct outer_packet *outer)
+{
+	return outer->check == checksum_fold(pseudo_sum(&outer->ip, outer->udp.datagram.len));
+}
+
+static enum inspect_check check_state(const struct outer_packet *outer, enum inner_state inner,
+				      uint16_t off)
 {
 	if (!outer->check)
 		return INSPECT_ZERO;
-	return outer_check_right(outer) ? INSPECT_RIGHT : INSPECT_WRONG;
+	if (outer_check_right(outer))
+		return INSPECT_RIGHT;
+	if (holds_pseudo_sum(outer))
+		return INSPECT_PARTIAL;
+	return inner == INNER_PARTIAL && !off ? INSPECT_LCO : INSPECT_WRONG;
+}
+
+static void judge(struct outer_packet *outer, struct inspection *seen)
+{
+	struct inner_report inner = inner_check(&outer->vxlan);
+	uint16_t off;
+
+	outer_sum(outer);
+	seen->found = ntohs(outer->check);
+	seen->expected = ntohs(outer_check_expected(outer));
+	seen->source = outer->udp.source;
+	seen->dest = outer->udp.dest;
+	seen->vni = outer->vxlan.vni;
+	seen->inner = inner.state;
+	seen->inner_found = ntohs(inner.found);
+	seen->inner_expected = ntohs(inner.expected);
+	off = difference(seen);
+	seen->check = check_state(outer, inner.state, off);
+	seen->difference = seen->check == INSPECT_WRONG ? off : 0;
 }
 
 struct inspection inspect(struct view v, const struct outer_ports *ports)
 {
 	struct outer_packet outer;
-	enum outer_status status = outer_parse(v, ports, &outer);
-	struct inner_report inner;
+	struct inspection seen = { .status = outer_parse(v, ports, &outer) };
 
-	if (status != OUTER_OK)
-		return (struct inspection){ .status = status };
-	outer_sum(&outer);
-	inner = inner_check(&outer.vxlan);
-	return (struct inspection){
-		.status = OUTER_OK,
-		.check = check_state(&outer),
-		.found = host_order(outer.check),
-		.expected = host_order(outer_check_expected(&outer)),
-		.source = outer.udp.source,
-		.dest = outer.udp.dest,
-		.vni = outer.vxlan.vni,
-		.inner = inner.state,
-		.inner_found = host_order(inner.found),
-		.inner_expected = host_order(inner.expected),
-	};
+	if (seen.status == OUTER_OK)
+		judge(&outer, &seen);
+	return seen;
 }

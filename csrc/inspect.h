@@ -5,22 +5,42 @@
 #include "inner.h"
 #include "outer.h"
 
+/**
+ * enum inspect_check - what an outer checksum is
+ *
+ * PARTIAL and LCO are what the sending host sees before its NIC has computed the checksums. They
+ * are not wrong there; on the receiver they are.
+ */
 enum inspect_check {
 	INSPECT_NONE, /* the packet could not be judged: see struct inspection's status */
 	INSPECT_RIGHT,
 	INSPECT_WRONG,
 	INSPECT_ZERO, /* "not computed" */
+
+	/* The field holds just the folded pseudo-header sum: CHECKSUM_PARTIAL of the outer header
+	 * (include/linux/skbuff.h), or a GSO packet (udp_set_csum() in net/ipv4/udp.c). */
+	INSPECT_PARTIAL,
+
+	/* The inner checksum is partial, and inner and outer one are off by the same amount: local
+	 * checksum offload. The outer one will be right once the inner one is computed
+	 * (Documentation/networking/checksum-offloads.rst). */
+	INSPECT_LCO,
+
+	INSPECT_CHECKS, /* how many there are */
 };
 
 /**
  * struct inspection - all that can be told about one tunnel packet, for people to read
- * @status:   OUTER_OK, or why nothing else is filled in
- * @check:    what the outer checksum is
- * @found:    the outer checksum field, host order
- * @expected: what it should be, host order
+ * @status:     OUTER_OK, or why nothing else is filled in
+ * @check:      what the outer checksum is
+ * @found:      the outer checksum field, host order
+ * @expected:   what it should be for the bytes as they are, host order
+ * @difference: how much a wrong field is off, modulo 65,535: found minus expected, and less the
+ *              same of the inner checksum where that one is partial. After NAT to another port
+ *              this is new minus old port; a new address adds to it. 0 unless @check says WRONG
  * @source, @dest: outer UDP ports, host order
- * @vni:      VXLAN network identifier
- * @inner:    what the inner checksums say
+ * @vni:        VXLAN network identifier
+ * @inner:      what the inner checksums say
  * @inner_found, @inner_expected: the inner transport checksum, host order; both 0 if there is none
  */
 struct inspection {
@@ -28,6 +48,7 @@ struct inspection {
 	enum inspect_check check;
 	uint16_t found;
 	uint16_t expected;
+	uint16_t difference;
 	uint16_t source;
 	uint16_t dest;
 	uint32_t vni;

@@ -53,8 +53,7 @@ static void read_attribute(struct nfqmsg *msg, uint16_t type, uint8_t *data, siz
 		break;
 	case NFQA_SKB_INFO:
 		if (len >= sizeof(uint32_t))
-			msg->unfinished =
-			    ntohl(load32(data)) & (NFQA_SKB_CSUMNOTREADY | NFQA_SKB_GSO);
+			msg->partial = ntohl(load32(data)) & (NFQA_SKB_CSUMNOTREADY | NFQA_SKB_GSO);
 		break;
 	default:
 		break;

@@ -26,7 +26,7 @@ enum nfqmsg_kind {
  * @request: STATUS: netlink type of the request it answers
  * @sequence: STATUS: number that the request carried
  * @id:    PACKET: names it in verdicts; rises from packet to packet of a queue
- * @unfinished: PACKET: its checksum is not computed yet, or it is a super-packet (GSO)
+ * @partial: PACKET: its checksum is partial (not computed yet), or it is a GSO packet
  * @payload: PACKET: from the IP header on; NULL if the message had none
  * @caplen: PACKET: bytes at @payload
  * @wirelen: PACKET: bytes the packet has; more than @caplen if it was not copied whole
@@ -38,7 +38,7 @@ struct nfqmsg {
 	uint16_t request;
 	uint32_t sequence;
 	uint32_t id;
-	bool unfinished;
+	bool partial;
 	uint8_t *payload;
 	size_t caplen;
 	size_t wirelen;
@@ -68,6 +68,12 @@ enum {
  */
 void nfqmsg_accept_until(uint8_t *buf, uint16_t queue, uint32_t id);
 
+/** nfqmsg_replaceable() - is there room in front of @msg's payload for nfqmsg_replace()? */
+static inline bool nfqmsg_replaceable(const struct nfqmsg *msg)
+{
+	return msg->headroom >= NFQMSG_REPLACE_HEADROOM;
+}
+
 /**
  * nfqmsg_replace() - accept the packet @msg with its payload as it now is
  * @msg:    a NFQMSG_PACKET with at least NFQMSG_REPLACE_HEADROOM headroom
@@ -88,7 +94,7 @@ uint8_t *nfqmsg_replace(const struct nfqmsg *msg, uint16_t queue, size_t *length
  * @range: bytes of each packet to copy
  *
  * Copies packets without NFQA_CFG_F_GSO, so that the kernel finishes checksums and segments
- * super-packets before it queues them; NFQA_CFG_F_FAIL_OPEN accepts what does not fit.
+ * GSO packets before it queues them; NFQA_CFG_F_FAIL_OPEN accepts what does not fit.
  */
 void nfqmsg_params(uint8_t *buf, uint16_t queue, uint32_t range);
 

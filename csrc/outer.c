@@ -3,14 +3,6 @@
 
 #include <string.h>
 
-static bool port_wanted(const struct outer_ports *ports, uint16_t port)
-{
-	for (unsigned int i = 0; i < ports->count; i++)
-		if (ports->port[i] == port)
-			return true;
-	return !ports->count;
-}
-
 static enum outer_status ip_layer(struct view v, struct ip_packet *ip)
 {
 	enum ip_status status = ip_parse(v, ip);
@@ -34,7 +26,7 @@ enum outer_status outer_parse(struct view v, const struct outer_ports *ports,
 		return status;
 	if (!udp_parse(outer->ip.payload, &outer->udp))
 		return OUTER_MALFORMED_UDP;
-	if (!port_wanted(ports, outer->udp.dest))
+	if (!outer_ports_have(ports, outer->udp.dest))
 		return OUTER_OTHER_PORT;
 	if (!view_skip(outer->udp.datagram, UDP_HEADER_LEN, &payload) ||
 	    !vxlan_parse(payload, &outer->vxlan))

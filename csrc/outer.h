@@ -17,19 +17,34 @@ enum outer_status {
 	OUTER_MALFORMED_UDP,
 	OUTER_OTHER_PORT,
 	OUTER_NOT_VXLAN,
+
+	OUTER_STATUSES, /* how many there are */
 };
 
-enum { OUTER_PORTS_MAX = 16 };
+enum { OUTER_PORT_WORDS = 65536 / 64 };
 
 /**
- * struct outer_ports - the UDP destination ports that carry VXLAN
- * @count: used entries of @port; 0 means any port
- * @port:  host order
+ * struct outer_ports - the UDP destination ports that carry VXLAN; all zero means any port
+ * @named: some ports were added, so all others are refused
+ * @bits:  one for each port
  */
 struct outer_ports {
-	uint16_t count;
-	uint16_t port[OUTER_PORTS_MAX];
+	bool named;
+	uint64_t bits[OUTER_PORT_WORDS];
 };
+
+/** outer_ports_add() - let @port, in host order, carry VXLAN */
+static inline void outer_ports_add(struct outer_ports *ports, uint16_t port)
+{
+	ports->named = true;
+	ports->bits[port / 64] |= (uint64_t)1 << port % 64;
+}
+
+/** outer_ports_have() - may @port, in host order, carry VXLAN? */
+static inline bool outer_ports_have(const struct outer_ports *ports, uint16_t port)
+{
+	return !ports->named || ports->bits[port / 64] >> port % 64 & 1;
+}
 
 /**
  * struct outer_packet - a tunnel packet taken apart

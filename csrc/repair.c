@@ -12,10 +12,11 @@ static const char *const reason_names[REPAIR_REASONS] = {
 	[REPAIR_RECOMPUTED_UNPROVEN] = "recomputed_unproven",
 	[REPAIR_ZERO_FILLED] = "zero_filled",
 	[REPAIR_INNER_CORRUPT] = "inner_corrupt",
-	[REPAIR_INNER_UNFINISHED] = "inner_unfinished",
+	[REPAIR_INNER_PARTIAL] = "inner_partial",
 	[REPAIR_INNER_MALFORMED] = "inner_malformed",
 	[REPAIR_TRUNCATED] = "truncated",
-	[REPAIR_UNFINISHED] = "unfinished",
+	[REPAIR_NO_HEADROOM] = "no_headroom",
+	[REPAIR_PARTIAL] = "partial",
 	[REPAIR_NOT_IP] = "not_ip",
 	[REPAIR_MALFORMED_IP] = "malformed_ip",
 	[REPAIR_FRAGMENT] = "fragment",
@@ -33,9 +34,21 @@ static const enum repair_reason reason_of_outer[] = {
 	[OUTER_OTHER_PORT] = REPAIR_OTHER_PORT, [OUTER_NOT_VXLAN] = REPAIR_NOT_VXLAN,
 };
 
-static struct repair_result accept_because(enum repair_reason reason)
+static const char *const outcome_names[REPAIR_OUTCOMES] = {
+	[REPAIR_VERIFIED] = "verified",     [REPAIR_REPAIRED] = "repaired",
+	[REPAIR_FILLED] = "filled",         [REPAIR_LEFT_WRONG] = "left_wrong",
+	[REPAIR_NOT_JUDGED] = "not_judged",
+};
+
+static struct repair_result accept_because(enum repair_reason reason, uint16_t port)
 {
-	return (struct repair_result){ REPAIR_ACCEPT, reason };
+	return (struct repair_result){ REPAIR_ACCEPT, reason, port };
+}
+
+/* The destination port, if outer_parse() got so far as to find it among the policy's. */
+static uint16_t known_port(enum outer_status status, const struct outer_packet *outer)
+{
+	return status == OUTER_OK || status == OUTER_NOT_VXLAN ? outer->udp.dest : 0;
 }
 
 /* What becomes of a packet that needs a checksum, by what its inner packet proves. */
@@ -44,8 +57,8 @@ static enum repair_reason reason_to_write(enum inner_state inner, bool was_zero)
 	switch (inner) {
 	case INNER_CORRUPT:
 		return REPAIR_INNER_CORRUPT;
-	case INNER_UNFINISHED:
-		return REPAIR_INNER_UNFINISHED;
+	case INNER_PARTIAL:
+		return REPAIR_INNER_PARTIAL;
 	case INNER_MALFORMED:
 		return REPAIR_INNER_MALFORMED;
 	case INNER_RIGHT:
@@ -58,8 +71,9 @@ static enum repair_reason reason_to_write(enum inner_state inner, bool was_zero)
 
 static bool is_write(enum repair_reason reason)
 {
-	return reason == REPAIR_RECOMPUTED || reason == REPAIR_RECOMPUTED_UNPROVEN ||
-	       reason == REPAIR_ZERO_FILLED;
+	enum repair_outcome outcome = repair_outcome(reason);
+
+	return outcome == REPAIR_REPAIRED || outcome == REPAIR_FILLED;
 }
 
 static struct repair_result write_check(uint8_t *packet, const struct outer_packet *outer)
@@ -70,30 +84,70 @@ static struct repair_result write_check(uint8_t *packet, const struct outer_pack
 	uint16_t check = outer_check_expected(outer);
 
 	if (!is_write(reason))
-		return accept_because(reason);
+		return accept_because(reason, outer->udp.dest);
 	memcpy(packet + at, &check, sizeof(check));
-	return (struct repair_result){ REPAIR_REPLACE, reason };
+	return (struct repair_result){ REPAIR_REPLACE, reason, outer->udp.dest };
 }
 
-struct repair_result repair(uint8_t *packet, size_t caplen, size_t wirelen, bool unfinished,
-			    const struct repair_policy *policy)
+struct repair_result repair(uint8_t *packet, size_t caplen, size_t wirelen, bool partial,
+			    bool replaceable, const struct repair_policy *policy)
 {
 	struct outer_packet outer;
 	enum outer_status status;
 
 	if (caplen < wirelen)
-		return accept_because(REPAIR_TRUNCATED);
-	if (unfinished)
-		return accept_because(REPAIR_UNFINISHED);
+		return accept_because(REPAIR_TRUNCATED, 0);
+	if (!replaceable)
+		return accept_because(REPAIR_NO_HEADROOM, 0);
+	if (partial)
+		return accept_because(REPAIR_PARTIAL, 0);
 	status = outer_parse((struct view){ packet, caplen }, &policy->ports, &outer);
 	if (status != OUTER_OK)
-		return accept_because(reason_of_outer[status]);
+		return accept_because(reason_of_outer[status], known_port(status, &outer));
 	if (!outer.check && !policy->fill_zero)
-		return accept_because(REPAIR_ZERO_KEPT);
+		return accept_because(REPAIR_ZERO_KEPT, outer.udp.dest);
 	outer_sum(&outer);
 	if (outer.check && outer_check_right(&outer))
-		return accept_because(REPAIR_RIGHT);
+		return accept_because(REPAIR_RIGHT, outer.udp.dest);
 	return write_check(packet, &outer);
+}
+
+/* Without a default case, so that the compiler asks for the outcome of a new reason. */
+enum repair_outcome repair_outcome(enum repair_reason reason)
+{
+	switch (reason) {
+	case REPAIR_RIGHT:
+		return REPAIR_VERIFIED;
+	case REPAIR_RECOMPUTED:
+	case REPAIR_RECOMPUTED_UNPROVEN:
+		return REPAIR_REPAIRED;
+	case REPAIR_ZERO_FILLED:
+		return REPAIR_FILLED;
+	case REPAIR_INNER_CORRUPT:
+	case REPAIR_INNER_PARTIAL:
+	case REPAIR_INNER_MALFORMED:
+		return REPAIR_LEFT_WRONG;
+	case REPAIR_ZERO_KEPT:
+	case REPAIR_TRUNCATED:
+	case REPAIR_NO_HEADROOM:
+	case REPAIR_PARTIAL:
+	case REPAIR_NOT_IP:
+	case REPAIR_MALFORMED_IP:
+	case REPAIR_FRAGMENT:
+	case REPAIR_REROUTED:
+	case REPAIR_NOT_UDP:
+	case REPAIR_MALFORMED_UDP:
+	case REPAIR_OTHER_PORT:
+	case REPAIR_NOT_VXLAN:
+	case REPAIR_REASONS:
+		break;
+	}
+	return REPAIR_NOT_JUDGED;
+}
+
+const char *repair_outcome_name(enum repair_outcome outcome)
+{
+	return (unsigned int)outcome < REPAIR_OUTCOMES ? outcome_names[outcome] : NULL;
 }
 
 const char *repair_reason_name(enum repair_reason reason)

@@ -9,6 +9,17 @@ enum repair_verdict {
 	REPAIR_REPLACE, /* the checksum field was written: give the packet back with payload */
 };
 
+/** enum repair_outcome - what became of the outer checksum: groups of enum repair_reason */
+enum repair_outcome {
+	REPAIR_VERIFIED,   /* it is right */
+	REPAIR_REPAIRED,   /* it was wrong and is right now */
+	REPAIR_FILLED,     /* it was 0 and is right now */
+	REPAIR_LEFT_WRONG, /* it is wrong and stays so */
+	REPAIR_NOT_JUDGED, /* it is as it came, and nothing is known about it */
+
+	REPAIR_OUTCOMES, /* how many there are */
+};
+
 /** enum repair_reason - why repair() said what it said; each packet has exactly one */
 enum repair_reason {
 	/* The outer checksum needs nothing. */
@@ -22,12 +33,13 @@ enum repair_reason {
 
 	/* It was due, but a fresh outer checksum would vouch for a broken inner packet. */
 	REPAIR_INNER_CORRUPT,
-	REPAIR_INNER_UNFINISHED,
+	REPAIR_INNER_PARTIAL,
 	REPAIR_INNER_MALFORMED,
 
 	/* Nothing could be judged. */
-	REPAIR_TRUNCATED,  /* not copied whole from the kernel */
-	REPAIR_UNFINISHED, /* the kernel says that its checksum is not computed yet */
+	REPAIR_TRUNCATED,   /* not copied whole from the kernel */
+	REPAIR_NO_HEADROOM, /* could not be given back: see @replaceable of repair() */
+	REPAIR_PARTIAL,     /* the kernel says that its checksum is not computed yet */
 	REPAIR_NOT_IP,
 	REPAIR_MALFORMED_IP,
 	REPAIR_FRAGMENT,
@@ -51,25 +63,36 @@ struct repair_policy {
 	bool fill_zero;
 };
 
-/** struct repair_result - verdict, and the reason for it */
+/**
+ * struct repair_result - verdict, and the reason for it
+ * @port: UDP destination port, host order, if it was read and is one of the policy's; else 0
+ */
 struct repair_result {
 	enum repair_verdict verdict;
 	enum repair_reason reason;
+	uint16_t port;
 };
 
 /**
  * repair() - verify and mend the outer UDP checksum of one packet
- * @packet:     the packet from its outer IP header on; at most two bytes of it are written
- * @caplen:     bytes at @packet
- * @wirelen:    bytes the packet really has; more than @caplen if it was not copied whole
- * @unfinished: the kernel has yet to compute the packet's checksum or to segment it
- * @policy:     see struct repair_policy
+ * @packet:      the packet from its outer IP header on; at most two bytes of it are written
+ * @caplen:      bytes at @packet
+ * @wirelen:     bytes the packet really has; more than @caplen if it was not copied whole
+ * @partial:     the kernel has yet to compute the packet's checksum or to segment it
+ * @replaceable: the caller can give the packet back with another payload
+ * @policy:      see struct repair_policy
  *
  * Pure: no system call, no allocation, nothing remembered. Any bytes are acceptable input.
  * Unless the verdict is REPAIR_REPLACE the packet is untouched.
  */
-struct repair_result repair(uint8_t *packet, size_t caplen, size_t wirelen, bool unfinished,
-			    const struct repair_policy *policy);
+struct repair_result repair(uint8_t *packet, size_t caplen, size_t wirelen, bool partial,
+			    bool replaceable, const struct repair_policy *policy);
+
+/** repair_outcome() - what became of the outer checksum of a packet with this @reason */
+enum repair_outcome repair_outcome(enum repair_reason reason);
+
+/** repair_outcome_name() - the outcome as a lower-case word for counters, or NULL past the last */
+const char *repair_outcome_name(enum repair_outcome outcome);
 
 /** repair_reason_name() - the reason as a lower-case word for counters, or NULL past the last */
 const char *repair_reason_name(enum repair_reason reason);

@@ -60,12 +60,12 @@ def plain_bases() -> Iterator[Tunnel]:
         )
         yield build(shape)
         if shape.proven and (transport is not Transport.ICMP or inner == 6):
-            yield _unfinished(shape)
+            yield _partial(shape)
     yield build(Shape(payload=JUMBO))
     yield build(Shape(version=6, inner_version=6, transport=Transport.TCP, payload=JUMBO))
 
 
-def _unfinished(shape: Shape) -> Tunnel:
+def _partial(shape: Shape) -> Tunnel:
     right = build(shape)
     field = right.inner_l4 + CHECK_OFFSET[shape.transport]
     return right.with_bytes(field, struct.pack("!H", partial_check(right, shape)))

@@ -23,6 +23,7 @@ POLICIES = (
     Policy(ports=(PORT,), fill_zero=True),
     Policy(ports=(4789, PORT)),
     Policy(ports=(4789,) * 16),
+    Policy(ports=(0, 63, 64, 4789, *range(PORT - 64, PORT + 65, 8), 65535)),
 )
 
 
@@ -33,7 +34,8 @@ class Case:
     packet: bytes
     policy: Policy
     wirelen: int
-    unfinished: bool
+    partial: bool
+    replaceable: bool
 
 
 @dataclass(frozen=True)
@@ -156,6 +158,12 @@ def right_check(data: bytearray, udp: int) -> int:
     return checksum(bytes(covered)) or 0xFFFF
 
 
+def pseudo_header_sum(data: bytearray, udp: int) -> int:
+    """Return what CHECKSUM_PARTIAL leaves in the outer field."""
+    addresses = data[12:20] if data[0] >> 4 == 4 else data[8:40]
+    return checksum(bytes(addresses + b"\0\x11" + data[udp + 4 : udp + 6])) ^ 0xFFFF
+
+
 def nat(random: Random, data: bytearray, udp: int) -> None:
     """Rewrite the source as NAT does, and forget the checksum."""
     struct.pack_into("!H", data, udp, random.randrange(1, 65536))
@@ -167,6 +175,8 @@ def set_outer_check(random: Random, data: bytearray, udp: int) -> None:
     if len(data) < udp + 8:
         return
     kind = random.random()
+    if kind > 0.92:  # as the packet was built: local checksum offload, if it is partial inside
+        return
     check = random.randrange(65536)
     if kind < 0.15:
         check = 0
@@ -175,8 +185,12 @@ def set_outer_check(random: Random, data: bytearray, udp: int) -> None:
     elif kind < 0.7:
         add_to_port(data, udp, right_check(data, udp))
         check = random.choice((0xFFFF, 0, check))
+    elif kind < 0.75:
+        check = pseudo_header_sum(data, udp)
+    elif kind < 0.80:
+        check = int.from_bytes(data[udp + 6 : udp + 8], "big")
     struct.pack_into("!H", data, udp + 6, check)
-    if 0.3 < kind < 0.65:
+    if 0.3 < kind < 0.65 or 0.75 <= kind < 0.80:
         nat(random, data, udp)
 
 
@@ -190,4 +204,10 @@ def case(number: int) -> Case:
             damage(random, base, data)
     set_outer_check(random, data, base.tunnel.udp)
     longer = random.choice((1, 1500)) if random.random() < 0.02 else 0
-    return Case(bytes(data), random.choice(POLICIES), len(data) + longer, random.random() < 0.02)
+    return Case(
+        packet=bytes(data),
+        policy=random.choice(POLICIES),
+        wirelen=len(data) + longer,
+        partial=random.random() < 0.02,
+        replaceable=random.random() >= 0.01,
+    )

@@ -75,7 +75,7 @@ def expected_check(ip: IpPacket, data: bytes, field: int) -> int:
     return int(checksum(ip.pseudo_header(len(data)) + zeroed))
 
 
-def unfinished_check(ip: IpPacket, length: int) -> int | None:
+def partial_check(ip: IpPacket, length: int) -> int | None:
     """Return what CHECKSUM_PARTIAL leaves in the field: the folded sum of the pseudo-header."""
     pseudo = ip.pseudo_header(length)
     return checksum(pseudo) ^ 0xFFFF if pseudo else None
@@ -279,8 +279,8 @@ def judge_transport(ip: IpPacket, data: bytes, field: int) -> InnerOpinion:
         expected = expected or 0xFFFF
     if not checksum(ip.pseudo_header(len(data)) + data):
         state = Inner.RIGHT
-    elif found == unfinished_check(ip, len(data)):
-        state = Inner.UNFINISHED
+    elif found == partial_check(ip, len(data)):
+        state = Inner.PARTIAL
     else:
         state = Inner.CORRUPT
     return InnerOpinion(state, found, expected)
@@ -318,29 +318,49 @@ def judge_inner(tunnelled: Tunnelled) -> InnerOpinion:
         return MALFORMED
 
 
-def judge_outer(found: int, expected: int) -> Outer:
+def finally_expected(tunnelled: Tunnelled, inner: InnerOpinion) -> int:
+    """Return the outer checksum that is right once a partial inner one has been computed.
+
+    Adding its complement takes a word out of the sum (RFC 1624); where it stands does not matter.
+    """
+    if inner.state is not Inner.PARTIAL:
+        return tunnelled.expected
+    datagram = tunnelled.datagram + bytes(len(tunnelled.datagram) % 2)
+    exchange = struct.pack("!HH", inner.found ^ 0xFFFF, inner.expected)
+    pseudo = tunnelled.ip.pseudo_header(len(tunnelled.datagram))
+    return int(checksum(pseudo + datagram[:6] + b"\0\0" + datagram[8:] + exchange)) or 0xFFFF
+
+
+def judge_outer(tunnelled: Tunnelled, inner: InnerOpinion) -> Outer:
+    found = tunnelled.udp.chksum
     if not found:
         return Outer.ZERO
-    return Outer.RIGHT if found == expected else Outer.WRONG
+    if found == tunnelled.expected:
+        return Outer.RIGHT
+    if found == partial_check(tunnelled.ip, len(tunnelled.datagram)):
+        return Outer.PARTIAL
+    return Outer.LCO if found == finally_expected(tunnelled, inner) else Outer.WRONG
 
 
 def inspect(tunnelled: Tunnelled | Status) -> Inspection:
     """What core.inspect() must say."""
     if isinstance(tunnelled, Status):
         return Inspection(tunnelled)
-    found, expected = tunnelled.udp.chksum, tunnelled.expected
-    inner = judge_inner(tunnelled)
+    found, inner = tunnelled.udp.chksum, judge_inner(tunnelled)
+    outer = judge_outer(tunnelled, inner)
+    off = (found - finally_expected(tunnelled, inner)) % 0xFFFF
     return Inspection(
-        Status.OK,
-        judge_outer(found, expected),
-        found,
-        expected,
-        tunnelled.udp.sport,
-        tunnelled.udp.dport,
-        tunnelled.vxlan.vni,
-        inner.state,
-        inner.found,
-        inner.expected,
+        status=Status.OK,
+        outer=outer,
+        found=found,
+        expected=tunnelled.expected,
+        difference=off if outer is Outer.WRONG else 0,
+        source=tunnelled.udp.sport,
+        dest=tunnelled.udp.dport,
+        vni=tunnelled.vxlan.vni,
+        inner=inner.state,
+        inner_found=inner.found,
+        inner_expected=inner.expected,
     )
 
 
@@ -368,15 +388,19 @@ class Opinion:
     inspection: Inspection
 
 
-def judge(packet: bytes, policy: Policy, wirelen: int, unfinished: bool) -> Opinion:
+def judge(
+    packet: bytes, policy: Policy, wirelen: int, *, partial: bool, replaceable: bool
+) -> Opinion:
     """Return what core.repair() and core.inspect() must say."""
     tunnelled = dissect(packet, policy.ports)
     seen = inspect(tunnelled)
     reason = reason_of(seen, policy.fill_zero)
     if wirelen > len(packet):
         reason = "truncated"
-    elif unfinished:
-        reason = "unfinished"
+    elif not replaceable:
+        reason = "no_headroom"
+    elif partial:
+        reason = "partial"
     elif isinstance(tunnelled, Tunnelled) and reason in REPAIRED:
         packet = tunnelled.with_check(packet, seen.expected)
     return Opinion(Repair(reason, packet), seen)

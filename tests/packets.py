@@ -204,6 +204,13 @@ def partial_check(tunnel: Tunnel, shape: Shape) -> int:
     return checksum(header + struct.pack("!HH", protocol_of(shape), length)) ^ 0xFFFF
 
 
+def outer_partial_check(tunnel: Tunnel) -> int:
+    """Return what CHECKSUM_PARTIAL leaves in the outer field: the folded pseudo-header sum."""
+    addresses = tunnel.data[12:20] if tunnel.data[0] >> 4 == 4 else tunnel.data[8:40]
+    length = tunnel.data[tunnel.udp + 4 : tunnel.udp + 6]
+    return checksum(addresses + struct.pack("!H", 17) + length) ^ 0xFFFF
+
+
 payloads = st.one_of(st.binary(max_size=64), st.binary(min_size=1400, max_size=1500))
 
 shapes = st.builds(

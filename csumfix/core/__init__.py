@@ -9,23 +9,17 @@ from __future__ import annotations
 import enum
 import os
 from dataclasses import dataclass, fields
+from functools import lru_cache
 from typing import Any
 
 from csumfix.core._core import ffi, lib
 
-MAX_PORTS: int = lib.OUTER_PORTS_MAX
 COPY_WHOLE: int = lib.DRAIN_COPY_WHOLE
 
 REASONS: tuple[str, ...] = tuple(
     ffi.string(lib.repair_reason_name(number)).decode() for number in range(lib.REPAIR_REASONS)
 )
 """Every reason of a verdict, by its number in ``enum repair_reason``."""
-
-REPAIRED: frozenset[str] = frozenset({"recomputed", "recomputed_unproven", "zero_filled"})
-"""The reasons that come with a rewritten checksum."""
-
-LEFT_WRONG: frozenset[str] = frozenset({"inner_corrupt", "inner_unfinished", "inner_malformed"})
-"""The reasons for which a wrong checksum stays as it is."""
 
 BATCH_BOUNDS: tuple[int, ...] = tuple(lib.drain_batch_bounds)
 """Upper bounds of Stats.batch_sizes in packets; the last size has none."""
@@ -34,57 +28,93 @@ WAIT_BOUNDS: tuple[float, ...] = tuple(bound / 1e6 for bound in lib.drain_wait_b
 """Upper bounds of Stats.waits in seconds; the last wait has none."""
 
 
-class Outer(enum.Enum):
-    """What an outer checksum is; ``NONE`` if the packet could not be judged."""
+class Outcome(enum.Enum):
+    """What became of an outer checksum (``enum repair_outcome``)."""
 
-    NONE = 0
-    RIGHT = 1
-    WRONG = 2
-    ZERO = 3
+    VERIFIED = lib.REPAIR_VERIFIED
+    REPAIRED = lib.REPAIR_REPAIRED
+    FILLED = lib.REPAIR_FILLED
+    LEFT_WRONG = lib.REPAIR_LEFT_WRONG
+    NOT_JUDGED = lib.REPAIR_NOT_JUDGED
+
+
+OUTCOMES: dict[str, Outcome] = {
+    reason: Outcome(lib.repair_outcome(number)) for number, reason in enumerate(REASONS)
+}
+"""The outcome that each reason means."""
+
+
+def _reasons(*outcomes: Outcome) -> frozenset[str]:
+    return frozenset(reason for reason, outcome in OUTCOMES.items() if outcome in outcomes)
+
+
+REPAIRED: frozenset[str] = _reasons(Outcome.REPAIRED, Outcome.FILLED)
+"""The reasons that come with a rewritten checksum."""
+
+LEFT_WRONG: frozenset[str] = _reasons(Outcome.LEFT_WRONG)
+"""The reasons for which a wrong checksum stays as it is."""
+
+
+class Outer(enum.Enum):
+    """What an outer checksum is (``enum inspect_check``).
+
+    NONE: the packet could not be judged.
+    PARTIAL, LCO: whoever sends the packet has yet to compute the checksum.
+    """
+
+    NONE = lib.INSPECT_NONE
+    RIGHT = lib.INSPECT_RIGHT
+    WRONG = lib.INSPECT_WRONG
+    ZERO = lib.INSPECT_ZERO
+    PARTIAL = lib.INSPECT_PARTIAL
+    LCO = lib.INSPECT_LCO
 
 
 class Inner(enum.Enum):
     """What the inner packet's own checksums say about it (``enum inner_state``)."""
 
-    UNPROVEN = 0
-    RIGHT = 1
-    CORRUPT = 2
-    UNFINISHED = 3
-    MALFORMED = 4
+    UNPROVEN = lib.INNER_UNPROVEN
+    RIGHT = lib.INNER_RIGHT
+    CORRUPT = lib.INNER_CORRUPT
+    PARTIAL = lib.INNER_PARTIAL
+    MALFORMED = lib.INNER_MALFORMED
 
 
 class Status(enum.Enum):
     """Whether a packet is VXLAN that can be judged, and if not, why (``enum outer_status``)."""
 
-    OK = 0
-    NOT_IP = 1
-    MALFORMED_IP = 2
-    FRAGMENT = 3
-    REROUTED = 4
-    NOT_UDP = 5
-    MALFORMED_UDP = 6
-    OTHER_PORT = 7
-    NOT_VXLAN = 8
+    OK = lib.OUTER_OK
+    NOT_IP = lib.OUTER_NOT_IP
+    MALFORMED_IP = lib.OUTER_MALFORMED_IP
+    FRAGMENT = lib.OUTER_FRAGMENT
+    REROUTED = lib.OUTER_REROUTED
+    NOT_UDP = lib.OUTER_NOT_UDP
+    MALFORMED_UDP = lib.OUTER_MALFORMED_UDP
+    OTHER_PORT = lib.OUTER_OTHER_PORT
+    NOT_VXLAN = lib.OUTER_NOT_VXLAN
 
 
 @dataclass(frozen=True)
 class Policy:
     """What to repair.
 
-    ports: UDP destination ports that carry VXLAN; none means any. At most MAX_PORTS.
+    ports: UDP destination ports that carry VXLAN; none means any.
     fill_zero: also compute checksums that were sent as 0.
     """
 
     ports: tuple[int, ...] = ()
     fill_zero: bool = False
 
-    def _to_c(self) -> Any:
-        policy = ffi.new("struct repair_policy *")
-        policy.ports.count = len(self.ports)
-        for index, port in enumerate(self.ports):
-            policy.ports.port[index] = port
-        policy.fill_zero = self.fill_zero
-        return policy
+
+@lru_cache(maxsize=8)
+def _to_c(policy: Policy) -> Any:
+    """Return the policy as C has it; the same for equal ones, because it takes 8 KB."""
+    result = ffi.new("struct repair_policy *")
+    ports = ffi.addressof(result, "ports")
+    for port in policy.ports:
+        lib.outer_ports_add(ports, port)
+    result.fill_zero = policy.fill_zero
+    return result
 
 
 @dataclass(frozen=True)
@@ -102,18 +132,41 @@ class Repair:
 
 @dataclass(frozen=True)
 class Inspection:
-    """All that can be told about one tunnel packet; checksums and ports in host order."""
+    """All that can be told about one tunnel packet; checksums and ports in host order.
+
+    difference: how much a wrong outer checksum is off; see ``csrc/inspect.h``.
+    """
 
     status: Status
     outer: Outer = Outer.NONE
     found: int = 0
     expected: int = 0
+    difference: int = 0
     source: int = 0
     dest: int = 0
     vni: int = 0
     inner: Inner = Inner.UNPROVEN
     inner_found: int = 0
     inner_expected: int = 0
+
+    @property
+    def leaves_wrong(self) -> bool:
+        """Whether the outer checksum, and nothing else, is wrong when such a packet leaves.
+
+        A damaged inner packet has been damaged before somebody put it into the tunnel.
+        """
+        intact = {Inner.RIGHT, Inner.UNPROVEN, Inner.PARTIAL}
+        return self.outer is Outer.WRONG and self.inner in intact
+
+
+@dataclass(frozen=True)
+class PortStats:
+    """Packets to one port (``struct drain_port_stats``); port 0 means all others."""
+
+    port: int
+    packets: int
+    repaired: int
+    left_wrong: int
 
 
 @dataclass(frozen=True)
@@ -123,6 +176,7 @@ class Stats:
     batch_sizes: receive calls by how many packets they brought; see BATCH_BOUNDS.
     waits: probes by how long they waited; see WAIT_BOUNDS.
     wait_us: how long they all waited, in microseconds.
+    ports: packets by destination port, in the order in which the ports were first seen.
     """
 
     packets: int = 0
@@ -139,6 +193,7 @@ class Stats:
     reasons: tuple[int, ...] = (0,) * len(REASONS)
     batch_sizes: tuple[int, ...] = (0,) * (len(BATCH_BOUNDS) + 1)
     waits: tuple[int, ...] = (0,) * (len(WAIT_BOUNDS) + 1)
+    ports: tuple[PortStats, ...] = ()
 
     def by_reason(self) -> dict[str, int]:
         """Packets by the name of the reason; every reason is there."""
@@ -169,20 +224,23 @@ def repair(
     policy: Policy = Policy(),
     *,
     wirelen: int | None = None,
-    unfinished: bool = False,
+    partial: bool = False,
+    replaceable: bool = True,
 ) -> Repair:
     """Verify and mend the outer UDP checksum of one packet, given from its IP header on.
 
     wirelen: the packet's real length in bytes, if ``packet`` is only its beginning.
-    unfinished: the kernel has yet to compute its checksum.
+    partial: the kernel has yet to compute its checksum.
+    replaceable: the packet can be given back with another payload.
     """
     buffer = bytearray(packet)
     result = lib.repair(
         ffi.from_buffer(buffer),
         len(buffer),
         len(buffer) if wirelen is None else wirelen,
-        unfinished,
-        policy._to_c(),
+        partial,
+        replaceable,
+        _to_c(policy),
     )
     return Repair(REASONS[result.reason], bytes(buffer))
 
@@ -192,19 +250,20 @@ def inspect(packet: bytes, policy: Policy = Policy()) -> Inspection:
     view = ffi.new("struct view *")
     data = ffi.from_buffer("uint8_t[]", packet)
     view.data, view.len = data, len(packet)
-    c_policy = policy._to_c()
+    c_policy = _to_c(policy)
     seen = lib.inspect(view[0], ffi.addressof(c_policy, "ports"))
     return Inspection(
-        Status(seen.status),
-        Outer(seen.check),
-        seen.found,
-        seen.expected,
-        seen.source,
-        seen.dest,
-        seen.vni,
-        Inner(seen.inner),
-        seen.inner_found,
-        seen.inner_expected,
+        status=Status(seen.status),
+        outer=Outer(seen.check),
+        found=seen.found,
+        expected=seen.expected,
+        difference=seen.difference,
+        source=seen.source,
+        dest=seen.dest,
+        vni=seen.vni,
+        inner=Inner(seen.inner),
+        inner_found=seen.inner_found,
+        inner_expected=seen.inner_expected,
     )
 
 
@@ -215,10 +274,7 @@ class Drain:
     """
 
     def __init__(self, fd: int, queue: int, policy: Policy) -> None:
-        # The drain may still be looking at any policy that it was ever given. They are few, and
-        # equal ones are the same.
-        self._policies: dict[Policy, Any] = {}
-        pointer = lib.drain_new(fd, queue, self._keep(policy))
+        pointer = lib.drain_new(fd, queue, _to_c(policy))
         if pointer == ffi.NULL:
             raise MemoryError("no memory for the drain's buffers")
         self._drain = ffi.gc(pointer, lib.drain_free)
@@ -241,22 +297,29 @@ class Drain:
 
     def set_policy(self, policy: Policy) -> None:
         """Use another policy from the next batch on."""
-        lib.drain_set_policy(self._drain, self._keep(policy))
-
-    def _keep(self, policy: Policy) -> Any:
-        if policy not in self._policies:
-            self._policies[policy] = policy._to_c()
-        return self._policies[policy]
+        lib.drain_set_policy(self._drain, _to_c(policy))
 
     def stats(self) -> Stats:
         """Return the counters as they are now."""
         raw = ffi.new("struct drain_stats *")
         lib.drain_get_stats(self._drain, raw)
-        return Stats(**{field.name: _plain(getattr(raw, field.name)) for field in fields(Stats)})
+        plain = {
+            field.name: _plain(getattr(raw, field.name))
+            for field in fields(Stats)
+            if field.name != "ports"
+        }
+        return Stats(**plain, ports=_ports(raw.ports))
 
 
 def _plain(value: Any) -> Any:
     return value if isinstance(value, int) else tuple(value)
+
+
+def _ports(slots: Any) -> tuple[PortStats, ...]:
+    """Return the slots in use: those with a port, and the last one if anything was counted."""
+    *named, others = slots
+    used = [slot for slot in named if slot.port] + [others] * bool(others.packets)
+    return tuple(PortStats(s.port, s.packets, s.repaired, s.left_wrong) for s in used)
 
 
 def _raise(result: int) -> None:

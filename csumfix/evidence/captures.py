@@ -20,7 +20,7 @@ from csumfix.errors import CsumfixError, Exit
 MEANINGS: dict[str, str] = {
     "right": "outer checksum right",
     "zero": "outer checksum 0: not computed, legal over IPv4",
-    "unfinished": "not computed yet: captured on the sender before its NIC did; harmless",
+    "partial": "not computed yet: captured on the sender before its NIC did; harmless",
     "rewritten": "WRONG over an intact inner packet: changed by NAT; csumfix repairs this",
     "wrong": "WRONG over an inner packet that has no checksum; csumfix repairs this",
     "corrupt": "WRONG, and so is the inner checksum: damaged, or an offload that never came",
@@ -30,6 +30,13 @@ MEANINGS: dict[str, str] = {
 
 WRONG = frozenset({"rewritten", "wrong", "corrupt"})
 
+_HARMLESS = {
+    Outer.RIGHT: "right",
+    Outer.ZERO: "zero",
+    Outer.PARTIAL: "partial",
+    Outer.LCO: "partial",
+}
+
 
 @dataclass(frozen=True)
 class Finding:
@@ -38,11 +45,6 @@ class Finding:
     number: int
     diagnosis: str
     inspection: Inspection
-
-    @property
-    def difference(self) -> int:
-        """How much the outer checksum is off."""
-        return difference(self.inspection)
 
     def line(self) -> str:
         """Return the finding for people; checksums in hexadecimal."""
@@ -62,38 +64,18 @@ class Finding:
         return {"number": self.number, "diagnosis": self.diagnosis, **plain}
 
 
-def difference(seen: Inspection) -> int:
-    """Return found minus expected outer checksum modulo 65,535: new minus old port, for NAT."""
-    return (seen.found - seen.expected) % 0xFFFF
-
-
 def comparison(seen: Inspection) -> str:
     """Say what a wrong outer checksum is and what it should be; in hexadecimal."""
-    return (
-        f"outer {seen.found:#06x} should be {seen.expected:#06x} (difference {difference(seen)})"
-    )
+    return f"outer {seen.found:#06x} should be {seen.expected:#06x} (difference {seen.difference})"
 
 
 def diagnose(seen: Inspection) -> str:
     """Name what is the matter with a packet; see MEANINGS."""
     if seen.status is not Status.OK:
         return "unjudged"
-    if seen.outer is Outer.RIGHT:
-        return "right"
-    if seen.outer is Outer.ZERO:
-        return "zero"
-    if seen.inner is Inner.UNFINISHED and _same_difference(seen):
-        return "unfinished"
+    if seen.outer is not Outer.WRONG:
+        return _HARMLESS[seen.outer]
     return {Inner.RIGHT: "rewritten", Inner.UNPROVEN: "wrong"}.get(seen.inner, "corrupt")
-
-
-def _same_difference(seen: Inspection) -> bool:
-    """Tell whether the outer checksum will be right once the inner one is finished.
-
-    Local checksum offload computes the outer checksum for the finished inner packet (the kernel's
-    Documentation/networking/checksum-offloads.rst), so both are off by the same amount until then.
-    """
-    return difference(seen) == (seen.inner_found - seen.inner_expected) % 0xFFFF
 
 
 def read(path: Path, ports: tuple[int, ...]) -> Iterator[Finding]:

@@ -71,15 +71,7 @@ def registry(snapshot: Callable[[], Snapshot]) -> CollectorRegistry:
 
 def outcome(reason: str) -> str:
     """Return what became of packets with this reason."""
-    if reason == "right":
-        return "verified"
-    if reason == "zero_filled":
-        return "filled"
-    if reason in core.REPAIRED:
-        return "repaired"
-    if reason in core.LEFT_WRONG:
-        return "left_wrong"
-    return "not_judged"
+    return core.OUTCOMES[reason].name.lower()
 
 
 class _SnapshotCollector(Collector):

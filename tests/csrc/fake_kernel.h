@@ -10,7 +10,7 @@
  *   r  outer checksum right           A7  accept all up to packet 7
  *   w  wrong: to be repaired          R8  replace packet 8
  *   c  wrong, and corrupt inside
- *   u  wrong, and marked unfinished
+ *   u  wrong, and marked partial
  *   t  wrong, and not copied whole
  *   h  wrong, and no room for a verdict in front of the payload
  *   m  a malformed message
@@ -37,7 +37,7 @@ struct fake_kernel {
 	size_t payload; /* inner payload bytes of the packets */
 };
 
-static const struct repair_policy vxlan_policy = { .ports = { 1, { VXLAN_PORT } } };
+static const struct repair_policy vxlan_policy = { .ports = ONLY_PORT(VXLAN_PORT) };
 
 static inline struct fake_kernel fake_kernel_new(void)
 {
@@ -175,7 +175,7 @@ static inline void read_verdict(const uint8_t *at, size_t len, char *words)
 
 		CHECK(header.nlmsg_type == VERDICT_TYPE);
 		memcpy(packet, at + 36, len - 36);
-		r = repair(packet, len - 36, len - 36, false, &vxlan_policy);
+		r = repair(packet, len - 36, len - 36, false, true, &vxlan_policy);
 		CHECK(r.reason == REPAIR_RIGHT);
 	}
 	snprintf(words + used, WORDS_MAX - used, "%s%c%u", used ? " " : "",

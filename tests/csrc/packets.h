@@ -18,6 +18,12 @@ enum {
 	SCTP = 132, /* a protocol whose checksum the core does not know */
 };
 
+/* Initialiser of a struct outer_ports that names one port. */
+#define ONLY_PORT(port)                                                               \
+	{                                                                             \
+		.named = true, .bits = { [(port) / 64] = (uint64_t)1 << (port) % 64 } \
+	}
+
 /**
  * struct shape - what packet to build
  * @version:       4 or 6: the outer IP version

@@ -108,8 +108,8 @@ static void verdicts_and_counters(void)
 static void reasons_and_bytes(void)
 {
 	static const enum repair_reason expected[] = {
-		REPAIR_RIGHT,      REPAIR_RECOMPUTED, REPAIR_INNER_CORRUPT,
-		REPAIR_UNFINISHED, REPAIR_TRUNCATED,  REPAIR_TRUNCATED,
+		REPAIR_RIGHT,   REPAIR_RECOMPUTED, REPAIR_INNER_CORRUPT,
+		REPAIR_PARTIAL, REPAIR_TRUNCATED,  REPAIR_NO_HEADROOM,
 	};
 	struct fake_kernel k = fake_kernel_new();
 	size_t packet = 20 + 8 + 8 + 14 + 20 + 8 + k.payload;
@@ -123,6 +123,102 @@ static void reasons_and_bytes(void)
 		reasons[expected[i]]++; /* and so they add up to the packets */
 	CHECK(!memcmp(stats.reasons, reasons, sizeof(reasons)));
 	CHECK(stats.bytes == 6 * packet + 1); /* "t" has one more than was copied */
+	fake_kernel_free(&k);
+}
+
+/* A packet to @port: right, wrong, or wrong and corrupt inside. */
+static void queue_to_port(struct fake_kernel *k, uint16_t port, char letter)
+{
+	static const struct shape shape = { 4, 0, 0, 4, 0, UDP, 4 };
+	static struct message m;
+	struct packet p = build(&shape);
+	size_t start;
+
+	put16(p.bytes + p.udp + 2, port);
+	set_outer_check(&p);
+	if (letter != 'r')
+		p.bytes[p.udp + 6] ^= 0x10;
+	if (letter == 'c')
+		p.bytes[p.len - 1] ^= 0x10;
+	m.len = 0;
+	start = begin_message(&m, PACKET_TYPE);
+	put_packet_header(&m, ++k->last_id);
+	put_attribute(&m, NFQA_PAYLOAD, p.bytes, p.len);
+	end_message(&m, start);
+	fake_kernel_send(k, &m);
+}
+
+static bool is_slot(const struct drain_port_stats *slot, uint64_t port, uint64_t packets,
+		    uint64_t repaired, uint64_t left_wrong)
+{
+	return slot->port == port && slot->packets == packets && slot->repaired == repaired &&
+	       slot->left_wrong == left_wrong;
+}
+
+/* Ports take slots in the order in which they come; other ports take none. */
+static void packets_by_port(void)
+{
+	struct fake_kernel k = fake_kernel_new();
+	struct repair_policy policy = { .ports = ONLY_PORT(4789) };
+	struct drain_stats stats;
+
+	outer_ports_add(&policy.ports, 65535);
+	outer_ports_add(&policy.ports, 1);
+	drain_set_policy(k.drain, &policy);
+	for (const char *c = "rrwc"; *c; c++)
+		queue_to_port(&k, 65535, *c);
+	queue_to_port(&k, VXLAN_PORT, 'w');
+	queue_to_port(&k, 4789, 'w');
+	queue_to_port(&k, 65535, 'w');
+	fake_kernel_queue(&k, "uth");
+	run_to_the_end(&k);
+	stats = stats_of(&k);
+	CHECK(is_slot(&stats.ports[0], 65535, 5, 2, 1));
+	CHECK(is_slot(&stats.ports[1], 4789, 1, 1, 0));
+	for (int i = 2; i <= DRAIN_PORTS; i++)
+		CHECK(is_slot(&stats.ports[i], 0, 0, 0, 0));
+	fake_kernel_free(&k);
+}
+
+/* What comes when all slots are taken shares the last one. */
+static void more_ports_than_fit(void)
+{
+	enum { PORTS = DRAIN_PORTS + 3 };
+	static const struct repair_policy any = { .fill_zero = false };
+	struct fake_kernel k = fake_kernel_new();
+	struct drain_stats stats;
+
+	drain_set_policy(k.drain, &any);
+	for (uint16_t port = 1; port <= PORTS; port++)
+		queue_to_port(&k, port, "rwc"[port % 3]);
+	queue_to_port(&k, PORTS, 'r');
+	queue_to_port(&k, 0, 'r'); /* no port that a tunnel can have */
+	queue_to_port(&k, 1, 'r');
+	run_to_the_end(&k);
+	stats = stats_of(&k);
+	CHECK(is_slot(&stats.ports[0], 1, 2, 1, 0));
+	for (uint16_t port = 2; port <= DRAIN_PORTS; port++)
+		CHECK(is_slot(&stats.ports[port - 1], port, 1, port % 3 == 1, port % 3 == 2));
+	CHECK(is_slot(&stats.ports[DRAIN_PORTS], 0, 4, 1, 1));
+	CHECK(stats.packets == PORTS + 3);
+	fake_kernel_free(&k);
+}
+
+/* A policy is copied, and holds for what is received after it was set. */
+static void new_policy(void)
+{
+	struct fake_kernel k = fake_kernel_new();
+	struct repair_policy policy = { .ports = ONLY_PORT(4789) };
+
+	fake_kernel_queue(&k, "w");
+	drain_set_policy(k.drain, &policy);
+	memset(&policy, 0xff, sizeof(policy));
+	run_to_the_end(&k);
+	CHECK(stats_of(&k).reasons[REPAIR_OTHER_PORT] == 1);
+	drain_set_policy(k.drain, &vxlan_policy);
+	fake_kernel_queue(&k, "w");
+	run_to_the_end(&k);
+	CHECK(stats_of(&k).reasons[REPAIR_RECOMPUTED] == 1);
 	fake_kernel_free(&k);
 }
 
@@ -484,6 +580,9 @@ int main(void)
 	watch_allocations();
 	verdicts_and_counters();
 	reasons_and_bytes();
+	packets_by_port();
+	more_ports_than_fit();
+	new_policy();
 	more_verdicts_than_fit();
 	about_as_many_verdicts_as_fit();
 	more_datagrams_than_fit();

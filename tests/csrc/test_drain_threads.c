@@ -258,7 +258,7 @@ static void *probe(void *data)
  * is not put off by packets that keep coming. Whatever was received has been answered by then. */
 static void under_load(void)
 {
-	static const struct repair_policy other_port = { .ports = { 1, { 4789 } } };
+	static const struct repair_policy other_port = { .ports = ONLY_PORT(4789) };
 	struct fake_kernel k = fake_kernel_new();
 	struct load load = { .k = &k };
 	pthread_t drain = start(k.drain), feeder, prober;
@@ -271,6 +271,8 @@ static void under_load(void)
 		stats = stats_of(&k);
 		CHECK(stats.packets >= last.packets && stats.bytes >= last.bytes);
 		CHECK(stats.reasons[REPAIR_RECOMPUTED] >= last.reasons[REPAIR_RECOMPUTED]);
+		CHECK(stats.ports[0].packets >= last.ports[0].packets);
+		CHECK(stats.ports[0].repaired >= last.ports[0].repaired);
 		CHECK(probes_in(&stats) >= probes_in(&last) && !stats.overruns);
 		last = stats;
 	}
@@ -287,7 +289,11 @@ static void under_load(void)
 	CHECK(!pthread_join(feeder, NULL));
 	CHECK(!pthread_join(prober, NULL));
 	take_verdicts(&load);
-	CHECK(load.answered == stats_of(&k).packets);
+	stats = stats_of(&k);
+	CHECK(load.answered == stats.packets);
+	CHECK(stats.ports[0].port == VXLAN_PORT && !stats.ports[1].port);
+	CHECK(stats.ports[0].repaired == stats.reasons[REPAIR_RECOMPUTED]);
+	CHECK(stats.ports[0].packets + stats.reasons[REPAIR_OTHER_PORT] == stats.packets);
 	fake_kernel_free(&k);
 }
 

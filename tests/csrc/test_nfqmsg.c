@@ -61,7 +61,7 @@ static void a_packet(void)
 	CHECK(msg.caplen == sizeof(payload) && msg.wirelen == sizeof(payload));
 	CHECK(!memcmp(msg.payload, payload, sizeof(payload)));
 	CHECK(msg.headroom == 16 + 4 + 12 + 8 + 8 + 4);
-	CHECK(!msg.unfinished);
+	CHECK(!msg.partial);
 }
 
 /* The largest packet that the kernel copies: an attribute's length has 16 bits. */
@@ -87,7 +87,7 @@ static void skb_info(void)
 {
 	static const struct {
 		uint32_t flags;
-		bool unfinished;
+		bool partial;
 	} cases[] = {
 		{ 0, false },
 		{ NFQA_SKB_CSUMNOTREADY, true },
@@ -106,7 +106,7 @@ static void skb_info(void)
 		put_attribute32(&m, NFQA_SKB_INFO, cases[i].flags);
 		put_attribute(&m, NFQA_PAYLOAD, payload, sizeof(payload));
 		end_message(&m, start);
-		CHECK(decode_one(&m).unfinished == cases[i].unfinished);
+		CHECK(decode_one(&m).partial == cases[i].partial);
 	}
 }
 
@@ -171,7 +171,7 @@ static void odd_attributes(void)
 	CHECK(msg.kind == NFQMSG_PACKET && msg.id == ID);
 	CHECK(msg.caplen == 21 && msg.wirelen == 21);
 	CHECK(msg.headroom == 16 + 4 + 4 && msg.headroom < NFQMSG_REPLACE_HEADROOM);
-	CHECK(!msg.unfinished);
+	CHECK(!msg.partial);
 }
 
 /* A packet that can not be named in a verdict is no packet. */

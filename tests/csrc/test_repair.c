@@ -4,10 +4,15 @@
 #include "packets.h"
 #include "repair.h"
 
-static const struct repair_policy keep_zero = { .ports = { 1, { VXLAN_PORT } } };
-static const struct repair_policy fill_zero = { .ports = { 1, { VXLAN_PORT } }, .fill_zero = true };
+static const struct repair_policy keep_zero = { .ports = ONLY_PORT(VXLAN_PORT) };
+static const struct repair_policy fill_zero = { .ports = ONLY_PORT(VXLAN_PORT), .fill_zero = true };
 
 static bool seen[REPAIR_REASONS];
+
+static bool is_written(enum repair_outcome outcome)
+{
+	return outcome == REPAIR_REPAIRED || outcome == REPAIR_FILLED;
+}
 
 /* Runs repair() on a copy that ends at a guard page and holds it to what every call promises:
  * nothing but the outer checksum field changes, and only if that is said and makes it right. */
@@ -15,10 +20,11 @@ static enum repair_reason judge(const struct packet *p, size_t wirelen,
 				const struct repair_policy *policy, uint8_t *after)
 {
 	uint8_t *copy = guard_behind(p->bytes, p->len);
-	struct repair_result result = repair(copy, p->len, wirelen, false, policy);
+	struct repair_result result = repair(copy, p->len, wirelen, false, true, policy);
 	struct repair_result again;
 
 	CHECK(result.reason < REPAIR_REASONS);
+	CHECK(is_written(repair_outcome(result.reason)) == (result.verdict == REPAIR_REPLACE));
 	seen[result.reason] = true;
 	if (after)
 		memcpy(after, copy, p->len);
@@ -26,7 +32,7 @@ static enum repair_reason judge(const struct packet *p, size_t wirelen,
 		CHECK(!memcmp(copy, p->bytes, p->len));
 		return result.reason;
 	}
-	again = repair(copy, p->len, wirelen, false, policy);
+	again = repair(copy, p->len, wirelen, false, true, policy);
 	CHECK(again.verdict == REPAIR_ACCEPT && again.reason == REPAIR_RIGHT);
 	return result.reason;
 }
@@ -123,7 +129,7 @@ static void inner_corrupt(const struct shape *s)
 }
 
 /* CHECKSUM_PARTIAL: the inner field holds the folded pseudo-header sum. */
-static void inner_unfinished(const struct shape *s)
+static void inner_partial(const struct shape *s)
 {
 	struct packet p = build(s);
 	uint32_t pseudo =
@@ -132,7 +138,7 @@ static void inner_unfinished(const struct shape *s)
 	if (!has_checksum(s) || s->protocol == ICMP)
 		return;
 	put16(p.bytes + p.inner_l4 + check_offset(s->protocol), pseudo);
-	CHECK(judge(&p, p.len, &keep_zero, NULL) == REPAIR_INNER_UNFINISHED);
+	CHECK(judge(&p, p.len, &keep_zero, NULL) == REPAIR_INNER_PARTIAL);
 }
 
 /* Gives the outer headers of @p lengths that end at p->len, as far as there is room for them. */
@@ -599,13 +605,17 @@ static void what_the_kernel_says(void)
 {
 	static const struct shape v4 = { 4, 0, 0, 4, 0, UDP, 5 };
 	struct packet p = build(&v4);
-	struct repair_result result = repair(p.bytes, p.len, p.len, true, &keep_zero);
+	struct repair_result result = repair(p.bytes, p.len, p.len, true, true, &keep_zero);
 
-	CHECK(result.verdict == REPAIR_ACCEPT && result.reason == REPAIR_UNFINISHED);
-	seen[REPAIR_UNFINISHED] = true;
-	result = repair(NULL, 0, 0, false, &keep_zero);
+	CHECK(result.verdict == REPAIR_ACCEPT && result.reason == REPAIR_PARTIAL);
+	seen[REPAIR_PARTIAL] = true;
+	p.bytes[p.udp + 6] ^= 0x10;
+	result = repair(p.bytes, p.len, p.len, false, false, &keep_zero);
+	CHECK(result.verdict == REPAIR_ACCEPT && result.reason == REPAIR_NO_HEADROOM);
+	seen[REPAIR_NO_HEADROOM] = true;
+	result = repair(NULL, 0, 0, false, true, &keep_zero);
 	CHECK(result.verdict == REPAIR_ACCEPT && result.reason == REPAIR_NOT_IP);
-	result = repair(NULL, 0, 1, false, &keep_zero);
+	result = repair(NULL, 0, 1, false, true, &keep_zero);
 	CHECK(result.verdict == REPAIR_ACCEPT && result.reason == REPAIR_TRUNCATED);
 }
 
@@ -613,13 +623,54 @@ static void ports(void)
 {
 	static const struct shape v4 = { 4, 0, 0, 4, 0, UDP, 5 };
 	struct packet p = build(&v4);
-	struct repair_policy policy = { .ports = { 0, { 0 } } };
+	struct repair_policy policy = { .fill_zero = false };
 
 	CHECK(judge(&p, p.len, &policy, NULL) == REPAIR_RIGHT); /* none named: any port */
-	policy.ports.count = OUTER_PORTS_MAX;
+	for (uint32_t port = 0; port < 65536; port++)
+		if (port != VXLAN_PORT)
+			outer_ports_add(&policy.ports, (uint16_t)port);
 	CHECK(judge(&p, p.len, &policy, NULL) == REPAIR_OTHER_PORT);
-	policy.ports.port[OUTER_PORTS_MAX - 1] = VXLAN_PORT;
+	outer_ports_add(&policy.ports, VXLAN_PORT);
 	CHECK(judge(&p, p.len, &policy, NULL) == REPAIR_RIGHT);
+}
+
+/* Each port alone lets itself in and no other. */
+static void every_port(void)
+{
+	for (uint32_t port = 0; port < 65536; port++) {
+		static struct outer_ports one;
+
+		memset(&one, 0, sizeof(one));
+		outer_ports_add(&one, (uint16_t)port);
+		for (uint32_t other = 0; other < 65536; other += other % 64 ? 1 : 63)
+			CHECK(outer_ports_have(&one, (uint16_t)other) == (other == port));
+		CHECK(outer_ports_have(&one, (uint16_t)port));
+	}
+}
+
+/* The result names the port of the packets that were found to go to one of the policy's. */
+static void port_of_the_result(void)
+{
+	static const struct shape v4 = { 4, 0, 0, 4, 0, UDP, 5 };
+	static const struct repair_policy other = { .ports = ONLY_PORT(4789) };
+	struct packet right = build(&v4), p = right;
+
+	CHECK(repair(p.bytes, p.len, p.len, false, true, &keep_zero).port == VXLAN_PORT);
+	CHECK(repair(p.bytes, p.len, p.len, false, true, &other).port == 0);
+	CHECK(repair(p.bytes, p.len, p.len, true, true, &keep_zero).port == 0);
+	p.bytes[p.vxlan] = 0;
+	CHECK(repair(p.bytes, p.len, p.len, false, true, &keep_zero).port == VXLAN_PORT);
+	p = right;
+	put16(p.bytes + p.udp + 4, 7);
+	CHECK(repair(p.bytes, p.len, p.len, false, true, &keep_zero).port == 0);
+	p = right;
+	p.bytes[p.udp + 6] ^= 0x10;
+	CHECK(repair(p.bytes, p.len, p.len, false, true, &keep_zero).port == VXLAN_PORT);
+	p.bytes[p.udp + 6] ^= 0x20;
+	p.bytes[p.len - 1] ^= 1;
+	CHECK(repair(p.bytes, p.len, p.len, false, true, &keep_zero).port == VXLAN_PORT);
+	put16(p.bytes + p.udp + 6, 0);
+	CHECK(repair(p.bytes, p.len, p.len, false, true, &keep_zero).port == VXLAN_PORT);
 }
 
 /* inspect() and repair() look at the same packet and must say the same about it. */
@@ -675,13 +726,16 @@ static void reasons_have_names(void)
 	}
 	check_case = "";
 	CHECK(!repair_reason_name(REPAIR_REASONS));
+	for (int i = 0; i < REPAIR_OUTCOMES; i++)
+		CHECK(repair_outcome_name((enum repair_outcome)i));
+	CHECK(!repair_outcome_name(REPAIR_OUTCOMES));
 }
 
 int main(void)
 {
 	for_each_shape(right_and_wrong);
 	for_each_shape(inner_corrupt);
-	for_each_shape(inner_unfinished);
+	for_each_shape(inner_partial);
 	for_each_shape(cut_short);
 	for_each_shape(trailing_bytes);
 	every_reason();
@@ -690,6 +744,8 @@ int main(void)
 	icmp_of_zeros();
 	what_the_kernel_says();
 	ports();
+	every_port();
+	port_of_the_result();
 	mutations();
 	reasons_have_names();
 	printf("repair: all right\n");

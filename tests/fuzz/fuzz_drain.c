@@ -50,13 +50,21 @@ static void expect_flush(struct expectation *e)
 
 static void expect_packet(struct expectation *e, const struct nfqmsg *msg)
 {
-	size_t usable = msg->headroom >= NFQMSG_REPLACE_HEADROOM ? msg->caplen : 0;
 	struct repair_result result =
-	    repair(msg->payload, usable, msg->wirelen, msg->unfinished, &vxlan_policy);
+	    repair(msg->payload, msg->caplen, msg->wirelen, msg->partial,
+		   msg->headroom >= NFQMSG_REPLACE_HEADROOM, &vxlan_policy);
 
 	e->stats.packets++;
 	e->stats.bytes += msg->wirelen;
 	e->stats.reasons[result.reason]++;
+	if (result.port) {
+		struct drain_port_stats *slot = &e->stats.ports[0]; /* the policy has one port */
+
+		slot->port = result.port;
+		slot->packets++;
+		slot->repaired += repair_outcome(result.reason) == REPAIR_REPAIRED;
+		slot->left_wrong += repair_outcome(result.reason) == REPAIR_LEFT_WRONG;
+	}
 	if (result.verdict == REPAIR_REPLACE) {
 		expect_end_of_run(e);
 		expect_verdict(e, 'R', msg->id);

@@ -11,7 +11,7 @@
 
 enum option {
 	FILL_ZERO = 0x01,
-	UNFINISHED = 0x02,
+	PARTIAL = 0x02,
 	CUT = 0x04, /* the packet was longer than what we have of it */
 	PORTS_SHIFT = 3,
 	BACKEND_SHIFT = 5,
@@ -19,10 +19,10 @@ enum option {
 };
 
 static const struct outer_ports port_lists[] = {
-	{ 0, { 0 } },
-	{ 1, { VXLAN_PORT } },
-	{ 2, { 4789, VXLAN_PORT } },
-	{ OUTER_PORTS_MAX, { 4789 } },
+	{ .named = false },
+	ONLY_PORT(VXLAN_PORT),
+	{ .named = true, .bits = { [0 ... OUTER_PORT_WORDS - 1] = UINT64_MAX } },
+	ONLY_PORT(4789),
 };
 
 /* Backends that this CPU does not have leave the one in use. */
@@ -40,11 +40,25 @@ static uint16_t plain_check(const uint8_t *packet, const struct ip_place *outer)
 	return sum == 0xffff ? 0xffff : (uint16_t)~sum;
 }
 
-static enum inspect_check plain_state(uint16_t found, uint16_t expected)
+/* How much the field is off, with the right checksum of a partial inner packet in its place. */
+static unsigned int plain_difference(const struct inspection *seen)
 {
-	if (!found)
+	long off = (long)seen->found - seen->expected;
+
+	if (seen->inner == INNER_PARTIAL)
+		off -= (long)seen->inner_found - seen->inner_expected;
+	return (unsigned int)((off + 2 * 65535L) % 65535);
+}
+
+static enum inspect_check plain_state(const struct inspection *seen, uint32_t pseudo)
+{
+	if (!seen->found)
 		return INSPECT_ZERO;
-	return found == expected ? INSPECT_RIGHT : INSPECT_WRONG;
+	if (seen->found == seen->expected)
+		return INSPECT_RIGHT;
+	if (seen->found == pseudo)
+		return INSPECT_PARTIAL;
+	return plain_difference(seen) ? INSPECT_WRONG : INSPECT_LCO;
 }
 
 /* What inspect() says about the outer layer, against the plain computation. */
@@ -61,8 +75,11 @@ static void check_inspection(const struct inspection *seen, const uint8_t *packe
 	CHECK(seen->dest == get16(packet + outer.l4 + 2));
 	CHECK(seen->found == get16(packet + outer.l4 + 6));
 	CHECK(seen->expected == plain_check(packet, &outer));
-	CHECK(seen->check == plain_state(seen->found, seen->expected));
-	CHECK(seen->inner <= INNER_MALFORMED);
+	CHECK(seen->check ==
+	      plain_state(seen, slow_pseudo(packet, UDP, get16(packet + outer.l4 + 4))));
+	CHECK(seen->check != INSPECT_LCO || seen->inner == INNER_PARTIAL);
+	CHECK(seen->difference == (seen->check == INSPECT_WRONG ? plain_difference(seen) : 0));
+	CHECK(seen->inner < INNER_STATES);
 }
 
 static enum repair_reason reason_of_inner(enum inner_state inner, bool was_zero)
@@ -70,8 +87,8 @@ static enum repair_reason reason_of_inner(enum inner_state inner, bool was_zero)
 	switch (inner) {
 	case INNER_CORRUPT:
 		return REPAIR_INNER_CORRUPT;
-	case INNER_UNFINISHED:
-		return REPAIR_INNER_UNFINISHED;
+	case INNER_PARTIAL:
+		return REPAIR_INNER_PARTIAL;
 	case INNER_MALFORMED:
 		return REPAIR_INNER_MALFORMED;
 	case INNER_RIGHT:
@@ -86,8 +103,8 @@ static enum repair_reason reason_for(const struct inspection *seen, uint8_t opti
 {
 	if (options & CUT)
 		return REPAIR_TRUNCATED;
-	if (options & UNFINISHED)
-		return REPAIR_UNFINISHED;
+	if (options & PARTIAL)
+		return REPAIR_PARTIAL;
 	if (seen->status != OUTER_OK) /* both enums list them in the same order */
 		return REPAIR_NOT_IP + (seen->status - OUTER_NOT_IP);
 	if (seen->check == INSPECT_RIGHT)
@@ -129,7 +146,7 @@ static void check_packet(uint8_t *packet, const uint8_t *before, size_t len, uin
 
 	CHECK(!memcmp(packet, before, len));
 	check_inspection(&seen, packet, len);
-	result = repair(packet, len, wirelen, options & UNFINISHED, &policy);
+	result = repair(packet, len, wirelen, options & PARTIAL, true, &policy);
 	CHECK(result.reason == reason_for(&seen, options));
 	CHECK(repair_reason_name(result.reason));
 	CHECK((result.verdict == REPAIR_REPLACE) == is_write(result.reason));
@@ -138,7 +155,7 @@ static void check_packet(uint8_t *packet, const uint8_t *before, size_t len, uin
 		return;
 	}
 	check_replaced(packet, before, len);
-	result = repair(packet, len, wirelen, false, &policy);
+	result = repair(packet, len, wirelen, false, true, &policy);
 	CHECK(result.verdict == REPAIR_ACCEPT && result.reason == REPAIR_RIGHT);
 }
 

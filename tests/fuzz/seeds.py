@@ -1,6 +1,6 @@
 """Writes the first inputs of the fuzz targets: python -m tests.fuzz.seeds DIRECTORY.
 
-Packets by scapy, in every shape of tests/packets.py, right, wrong and unfinished, and the messages
+Packets by scapy, in every shape of tests/packets.py, right, wrong and partial, and the messages
 that bring them from the kernel.
 """
 
@@ -34,7 +34,7 @@ PACKET_HDR, MARK, OUTDEV, PAYLOAD, CAP_LEN, SKB_INFO = 1, 3, 6, 10, 13, 14
 CHECKSUM_NOT_READY, GSO = 1, 2
 
 # The options byte of fuzz_repair.c.
-FILL_ZERO, UNFINISHED, CUT, ONE_PORT = 0x01, 0x02, 0x04, 0x08
+FILL_ZERO, PARTIAL, CUT, ONE_PORT = 0x01, 0x02, 0x04, 0x08
 
 
 def shapes() -> Iterator[Shape]:
@@ -64,7 +64,7 @@ def odd_packets() -> Iterator[bytes]:
     yield bytes(IP() / UDP(dport=PORT) / Raw(b"\x0c\0\0\2" + bytes(4)) / IPv6() / UDP() / b"gpe")
 
 
-def unfinished(right: Tunnel, shape: Shape) -> bytes:
+def partial(right: Tunnel, shape: Shape) -> bytes:
     """Return the packet with an inner checksum that offload never finished, and a wrong outer."""
     field = right.inner_l4 + CHECK_OFFSET[shape.transport]
     partial = right.with_bytes(field, struct.pack("!H", partial_check(right, shape)))
@@ -81,10 +81,10 @@ def repair_inputs() -> Iterator[bytes]:
         corrupt = right.with_bytes(right.inner_end - 1, b"\xee").with_check(right.check ^ 0x1234)
         yield bytes([FILL_ZERO]) + corrupt
         if shape.proven:
-            yield bytes([0]) + unfinished(right, shape)
+            yield bytes([0]) + partial(right, shape)
     for packet in odd_packets():
         yield bytes([ONE_PORT]) + packet
-    for option in (CUT, UNFINISHED):
+    for option in (CUT, PARTIAL):
         yield bytes([option]) + build(Shape()).with_check(1)
 
 

@@ -76,9 +76,9 @@ static inline size_t transport_len(const uint8_t *bytes, size_t len, const struc
 	return end >= place->l4 && l4_len >= least && l4_len <= len - place->l4 ? l4_len : 0;
 }
 
-/* Make the checksums of the packet at @place right, or leave its transport's @unfinished. */
+/* Make the checksums of the packet at @place right, or leave its transport's @partial. */
 static inline void mend_checks(uint8_t *bytes, size_t len, const struct ip_place *place,
-			       bool unfinished)
+			       bool partial)
 {
 	uint8_t *ip = bytes + place->ip, *l4 = bytes + place->l4;
 	size_t l4_len = transport_len(bytes, len, place);
@@ -87,7 +87,7 @@ static inline void mend_checks(uint8_t *bytes, size_t len, const struct ip_place
 		set_ipv4_check(ip);
 	if (!l4_len)
 		return;
-	if (unfinished)
+	if (partial)
 		put16(l4 + check_offset(place->protocol), slow_pseudo(ip, place->protocol, l4_len));
 	else
 		set_check(ip, place->protocol, l4, l4_len);

@@ -12,7 +12,7 @@ COUNT = 50
 TCP_BYTES = 2_000_000
 
 OPTIONS = {
-    # Super-packets of a NIC that lies must be segmented in software; the other bugs spare them.
+    # GSO packets of a NIC that lies must be segmented in software; the other bugs spare them.
     "nic": ("--divert", "all"),
     # The tunnel ends in a guest behind this host, which therefore shows no device.
     "forwarded": ("--port", "8472"),

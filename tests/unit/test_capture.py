@@ -43,7 +43,7 @@ def zeroed(data: bytes) -> bytes:
     return data[:OUTER_CHECK] + b"\0\0" + data[OUTER_CHECK + 2 :]
 
 
-def unfinished() -> bytes:
+def partial() -> bytes:
     """What tcpdump sees on the sender: the inner field holds the pseudo-header sum."""
     good = packet()
     inner = IP(good[64:])
@@ -58,7 +58,7 @@ CASES = {
     "zero": zeroed(packet()),
     "rewritten": add(packet(), OUTER_CHECK, 1234),
     "corrupt": add(packet(), INNER_CHECK, 77),
-    "unfinished": unfinished(),
+    "partial": partial(),
     "unjudged": packet()[:14] + add(packet()[14:], 6, 0x2000),  # more fragments
 }
 
@@ -82,7 +82,7 @@ def test_each_diagnosis(pcap: Path) -> None:
 
 def test_the_difference_names_the_rewritten_port(pcap: Path) -> None:
     (finding,) = [f for f in captures.read(pcap, (8472,)) if f.diagnosis == "rewritten"]
-    assert finding.difference == 1234
+    assert finding.inspection.difference == 1234
     assert "difference 1234" in finding.line()
 
 

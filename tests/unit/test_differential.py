@@ -10,6 +10,7 @@ import os
 from collections import Counter
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import fields
+from itertools import chain
 from multiprocessing import get_context
 from typing import Any
 
@@ -18,7 +19,8 @@ from tests import generate, oracle
 
 PACKETS = int(os.environ.get("DIFFERENTIAL_PACKETS", "1000000"))
 SLICE = 2000
-# Of every reason there must be so many in a thousand packets, or the test says little.
+# Of every reason and every state of the outer checksum there must be so many in a thousand
+# packets, or the test says little.
 LEAST_PER_THOUSAND = 1
 
 
@@ -35,30 +37,37 @@ def _plain(value: Any) -> str:
     return value.hex() if isinstance(value, bytes) else str(value)
 
 
-def compare(number: int) -> str:
-    """Return the reason that both give for packet ``number``."""
+def compare(number: int) -> tuple[str, core.Outer]:
+    """Return the reason, and the state of the outer checksum, that both give for a packet."""
     case = generate.case(number)
-    wanted = oracle.judge(case.packet, case.policy, case.wirelen, case.unfinished)
-    got = core.repair(case.packet, case.policy, wirelen=case.wirelen, unfinished=case.unfinished)
+    how: dict[str, Any] = {
+        "wirelen": case.wirelen,
+        "partial": case.partial,
+        "replaceable": case.replaceable,
+    }
+    wanted = oracle.judge(case.packet, case.policy, **how)
+    got = core.repair(case.packet, case.policy, **how)
     seen = core.inspect(case.packet, case.policy)
     difference = first_difference(got, wanted.repair) or first_difference(seen, wanted.inspection)
     assert not difference, (
         f"seed {generate.SEED}, packet {number}: {difference}\n{case.packet.hex()}\n"
-        f"{case.policy}, wirelen {case.wirelen}, unfinished {case.unfinished}"
+        f"{case.policy}, {how}"
     )
-    return got.reason
+    return got.reason, seen.outer
 
 
-def compare_slice(start: int) -> Counter[str]:
-    return Counter(compare(number) for number in range(start, min(start + SLICE, PACKETS)))
+def compare_slice(start: int) -> Counter[str | core.Outer]:
+    numbers = range(start, min(start + SLICE, PACKETS))
+    return Counter(chain.from_iterable(compare(number) for number in numbers))
 
 
 def test_no_difference() -> None:
-    reasons: Counter[str] = Counter()
+    seen: Counter[str | core.Outer] = Counter()
     # Other tests have threads, which do not survive a fork.
     with ProcessPoolExecutor(mp_context=get_context("spawn")) as workers:
         for counted in workers.map(compare_slice, range(0, PACKETS, SLICE)):
-            reasons += counted
-    assert sum(reasons.values()) == PACKETS
-    rare = {name for name in core.REASONS if reasons[name] * 1000 < PACKETS * LEAST_PER_THOUSAND}
-    assert not rare, f"too few of {rare}: {reasons}"
+            seen += counted
+    assert sum(seen[name] for name in core.REASONS) == PACKETS
+    kinds = (*core.REASONS, *core.Outer)
+    rare = {kind for kind in kinds if seen[kind] * 1000 < PACKETS * LEAST_PER_THOUSAND}
+    assert not rare, f"too few of {rare}: {seen}"

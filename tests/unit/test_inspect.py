@@ -13,7 +13,7 @@ from scapy.layers.inet6 import IPv6, IPv6ExtHdrRouting
 from scapy.packet import Raw
 
 from csumfix import core
-from csumfix.core import Inner, Outer, Status
+from csumfix.core import Inner, Outer, Status, _core
 from tests.packets import (
     CHECK_OFFSET,
     PORT,
@@ -22,7 +22,9 @@ from tests.packets import (
     Transport,
     Tunnel,
     build,
+    outer_partial_check,
     partial_check,
+    proven_shapes,
     reproducible,
     shapes,
 )
@@ -49,7 +51,10 @@ def test_everything_that_is_told(shape: Shape, wrong: int) -> None:
         inner_expected=inner,
     )
     seen = core.inspect(right.with_check(wrong), POLICY)
-    assert (seen.outer, seen.found, seen.expected) == (Outer.WRONG, wrong, right.check)
+    pseudo = outer_partial_check(right)
+    assert (seen.found, seen.expected) == (wrong, right.check)
+    assert seen.outer is (Outer.PARTIAL if wrong == pseudo else Outer.WRONG)
+    assert seen.difference == (0 if wrong == pseudo else (wrong - right.check) % 0xFFFF)
     seen = core.inspect(right.with_check(0), POLICY)
     assert (seen.outer, seen.found, seen.expected) == (Outer.ZERO, 0, right.check)
 
@@ -100,7 +105,7 @@ def _corrupt(right: Tunnel) -> Tunnel:
     return right.with_bytes(right.inner_end - 1, bytes([right.data[right.inner_end - 1] ^ 1]))
 
 
-def _unfinished(right: Tunnel) -> Tunnel:
+def _partial(right: Tunnel) -> Tunnel:
     partial = partial_check(right, Shape())
     # What skb_partial_csum_set() leaves of a UDP packet from 10.0.0.1 to 10.0.0.2.
     assert partial == 0x0A00 + 0x0001 + 0x0A00 + 0x0002 + 17 + 8 + len(Shape().payload)
@@ -118,7 +123,7 @@ def _malformed(right: Tunnel) -> Tunnel:
         (Inner.UNPROVEN, Transport.ZERO_UDP, lambda right: right),
         (Inner.RIGHT, Transport.UDP, lambda right: right),
         (Inner.CORRUPT, Transport.UDP, _corrupt),
-        (Inner.UNFINISHED, Transport.UDP, _unfinished),
+        (Inner.PARTIAL, Transport.UDP, _partial),
         (Inner.MALFORMED, Transport.UDP, _malformed),
     ],
 )
@@ -130,6 +135,70 @@ def test_inner(inner: Inner, transport: Transport, change: Callable[[Tunnel], Tu
 def test_every_inner_state_is_tested() -> None:
     assert len(Inner) == 5
     assert set(_status_cases()) == set(Status)
+
+
+def test_python_knows_every_state() -> None:
+    """A state that was added in C alone shows here."""
+    assert len(Inner) == _core.lib.INNER_STATES
+    assert len(Outer) == _core.lib.INSPECT_CHECKS
+    assert len(Status) == _core.lib.OUTER_STATUSES
+
+
+def _with_partial_inside(right: Tunnel, shape: Shape) -> Tunnel:
+    field = right.inner_l4 + CHECK_OFFSET[shape.transport]
+    return right.with_bytes(field, struct.pack("!H", partial_check(right, shape)))
+
+
+offloaded_shapes = proven_shapes.filter(
+    lambda shape: shape.transport is not Transport.ICMP or shape.inner_version == 6
+)
+
+
+@given(offloaded_shapes)
+@reproducible
+def test_local_checksum_offload(shape: Shape) -> None:
+    """The outer checksum is already that of the packet whose inner one will be computed."""
+    right = build(shape)
+    seen = core.inspect(_with_partial_inside(right, shape).data)
+    assert seen.inner is Inner.PARTIAL
+    assert (seen.outer, seen.difference) == (Outer.LCO, 0)
+    assert not seen.leaves_wrong
+
+
+@given(offloaded_shapes, st.integers(1, 0xFFFF))
+@reproducible
+def test_the_difference_after_nat_names_the_port(shape: Shape, new_port: int) -> None:
+    """The same for an inner checksum that is complete and one that is left to offload."""
+    difference = (new_port - shape.source_port) % 0xFFFF
+    assume(difference)
+    before = build(shape)
+    rewritten = before.with_bytes(before.udp, struct.pack("!H", new_port))
+    for tunnel in (rewritten, _with_partial_inside(rewritten, shape)):
+        assume(before.check != outer_partial_check(before))
+        seen = core.inspect(tunnel.data)
+        assert (seen.outer, seen.difference, seen.leaves_wrong) == (Outer.WRONG, difference, True)
+
+
+@given(shapes)
+@reproducible
+def test_an_outer_checksum_that_is_left_to_the_nic(shape: Shape) -> None:
+    """The kernel leaves just the pseudo-header sum: a complete inner checksum, or a GSO packet."""
+    right = build(shape)
+    assume(right.check != outer_partial_check(right))
+    seen = core.inspect(right.with_check(outer_partial_check(right)))
+    assert (seen.outer, seen.difference, seen.leaves_wrong) == (Outer.PARTIAL, 0, False)
+    if shape.proven and (shape.transport is not Transport.ICMP or shape.inner_version == 6):
+        gso = _with_partial_inside(right, shape).with_check(outer_partial_check(right))
+        assert core.inspect(gso).outer is Outer.PARTIAL
+
+
+@pytest.mark.parametrize("outer", list(Outer))
+@pytest.mark.parametrize("inner", list(Inner))
+def test_what_leaves_wrong(outer: Outer, inner: Inner) -> None:
+    """A corrupt inner packet was damaged by somebody else."""
+    seen = core.Inspection(Status.OK, outer=outer, inner=inner)
+    intact = inner in {Inner.RIGHT, Inner.UNPROVEN, Inner.PARTIAL}
+    assert seen.leaves_wrong == (outer is Outer.WRONG and intact)
 
 
 def test_computed_zero_of_inner_udp() -> None:

@@ -1,0 +1,145 @@
+/* SPDX-License-Identifier: MIT */
+/* inspect(): what an outer checksum is, and by how much a wrong one is off. */
+#include "inspect.h"
+#include "packets.h"
+
+static const struct outer_ports any_port;
+
+static struct inspection look(const struct packet *p)
+{
+	return inspect((struct view){ guard_behind(p->bytes, p->len), p->len }, &any_port);
+}
+
+/* Adds to a field as NAT does, in one's complement; a computed 0 is sent as 0xffff. */
+static void add_to_check(struct packet *p, uint32_t number)
+{
+	uint8_t *field = p->bytes + p->udp + 6;
+
+	put16(field, (get16(field) + number - 1) % 0xffff + 1);
+}
+
+static uint32_t outer_pseudo(const struct packet *p)
+{
+	return slow_pseudo(p->bytes, UDP, p->len - p->udp);
+}
+
+/* Leaves the inner checksum to offload; the outer one is then that of the finished packet. */
+static void make_inner_partial(struct packet *p, const struct shape *s)
+{
+	uint8_t *l4 = p->bytes + p->inner_l4;
+
+	put16(l4 + check_offset(s->protocol),
+	      slow_pseudo(p->bytes + p->inner_ip, s->protocol, p->len - p->inner_l4));
+}
+
+static const struct shape shapes[] = {
+	{ 4, 0, 0, 4, 0, UDP, 5 },  { 6, 0, 0, 4, 0, UDP, 0 },     { 4, 8, 1, 6, 0, TCP, 40 },
+	{ 6, 8, 2, 6, 16, TCP, 7 }, { 4, 0, 0, 6, 0, ICMPV6, 11 },
+};
+
+static bool is(const struct packet *p, enum inspect_check check, unsigned int difference,
+	       enum inner_state inner)
+{
+	struct inspection seen = look(p);
+
+	return seen.status == OUTER_OK && seen.check == check && seen.difference == difference &&
+	       seen.inner == inner;
+}
+
+static void complete_inside(const struct shape *s)
+{
+	struct packet right = build(s), p = right;
+
+	CHECK(is(&p, INSPECT_RIGHT, 0, INNER_RIGHT));
+	add_to_check(&p, 1234);
+	CHECK(is(&p, INSPECT_WRONG, 1234, INNER_RIGHT));
+	CHECK(look(&p).expected == get16(right.bytes + right.udp + 6));
+	p = right;
+	put16(p.bytes + p.udp + 6, 0);
+	CHECK(is(&p, INSPECT_ZERO, 0, INNER_RIGHT));
+	/* What the sender's kernel leaves to the NIC, when the inner checksum is complete. */
+	put16(p.bytes + p.udp + 6, outer_pseudo(&p));
+	CHECK(is(&p, INSPECT_PARTIAL, 0, INNER_RIGHT));
+	add_to_check(&p, 1);
+	CHECK(look(&p).check == INSPECT_WRONG);
+}
+
+static void partial_inside(const struct shape *s)
+{
+	struct packet lco = build(s), p;
+
+	make_inner_partial(&lco, s);
+	CHECK(is(&lco, INSPECT_LCO, 0, INNER_PARTIAL));
+	for (uint32_t off = 1; off < 65535; off += 13) { /* both zeros are on the way */
+		p = lco;
+		add_to_check(&p, off);
+		if (get16(p.bytes + p.udp + 6) == outer_pseudo(&p))
+			CHECK(is(&p, INSPECT_PARTIAL, 0, INNER_PARTIAL));
+		else if (look(&p).check != INSPECT_RIGHT)
+			CHECK(is(&p, INSPECT_WRONG, off, INNER_PARTIAL));
+	}
+	p = lco;
+	put16(p.bytes + p.udp + 6, outer_pseudo(&p)); /* as a GSO packet has it */
+	CHECK(is(&p, INSPECT_PARTIAL, 0, INNER_PARTIAL));
+	p = lco;
+	put16(p.bytes + p.udp + 6, 0);
+	CHECK(is(&p, INSPECT_ZERO, 0, INNER_PARTIAL));
+	/* As a relay resends it: what is inside was never finished, and that is covered. */
+	p = lco;
+	set_outer_check(&p);
+	CHECK(is(&p, INSPECT_RIGHT, 0, INNER_PARTIAL));
+}
+
+/* A new source port, and the checksum field as it was: the difference names the port. */
+static void nat(const struct shape *s)
+{
+	static const uint16_t ports[] = { 1, 40001, 65535, SOURCE_PORT - 1 };
+
+	for (size_t i = 0; i < COUNT_OF(ports); i++) {
+		unsigned int difference = (ports[i] + 65535u - SOURCE_PORT) % 65535;
+		struct packet p = build(s);
+
+		put16(p.bytes + p.udp, ports[i]);
+		CHECK(is(&p, INSPECT_WRONG, difference, INNER_RIGHT));
+		make_inner_partial(&p, s);
+		CHECK(is(&p, INSPECT_WRONG, difference, INNER_PARTIAL));
+	}
+}
+
+/* Found 0xffff is a computed 0, not "not computed": right where 0 is what comes out. */
+static void all_ones(void)
+{
+	static const struct shape arp = { 4, 0, 0, 0, 0, 0, 0 };
+	struct packet p = build(&arp);
+
+	put16(p.bytes + p.len - 2, get16(p.bytes + p.udp + 6));
+	put16(p.bytes + p.udp + 6, 0xffff);
+	CHECK(is(&p, INSPECT_RIGHT, 0, INNER_UNPROVEN));
+	put16(p.bytes + p.udp + 6, 1);
+	CHECK(is(&p, INSPECT_WRONG, 1, INNER_UNPROVEN));
+	put16(p.bytes + p.udp + 6, 0xfffe);
+	CHECK(is(&p, INSPECT_WRONG, 0xfffe, INNER_UNPROVEN));
+}
+
+/* Damage is not offload: a corrupt inner packet makes no LCO, whatever the differences are. */
+static void corrupt_inside(const struct shape *s)
+{
+	struct packet p = build(s);
+
+	p.bytes[p.inner_l4 + check_offset(s->protocol)] ^= 0x10;
+	CHECK(look(&p).check == INSPECT_WRONG && look(&p).inner == INNER_CORRUPT);
+	CHECK(look(&p).difference == (look(&p).found + 65535u - look(&p).expected) % 65535);
+}
+
+int main(void)
+{
+	for (size_t i = 0; i < COUNT_OF(shapes); i++) {
+		complete_inside(&shapes[i]);
+		partial_inside(&shapes[i]);
+		nat(&shapes[i]);
+		corrupt_inside(&shapes[i]);
+	}
+	all_ones();
+	printf("inspect: all right\n");
+	return 0;
+}
