@@ -31,8 +31,8 @@ worked and then broke."""
 TRACE_EXAMPLE = """\
 \b
 14:03:22.118203 flannel.1 VNI 1 WRONG: off by 8274
-  192.0.2.1:50362 > 192.0.2.2:8472 by eth0, 128 bytes
-  outer 0xa0e4, complete 0x8092, inner partial
+  192.0.2.1:50362 > 192.0.2.2:8472
+  outer 0xa0e4, complete 0x8092, inner partial, 128 bytes by eth0
   IP / UDP 10.244.0.0:37012 > 10.244.1.10:domain / DNS Qry b'example.org.'"""
 
 UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}

@@ -78,12 +78,14 @@ class Evidence:
         times = [at for at in (self.wrong_at, self.repaired_at) if at is not None]
         return max(times, default=None)
 
-    @property
-    def passed_the_kernel_lane(self) -> bool:
-        """Whether a packet left wrong although the kernel lane should have finished it."""
+    def passed_the_kernel_lane(self, since: float) -> bool:
+        """Tell whether a packet left wrong although the kernel lane should have finished it.
+
+        since: when the port came to the kernel lane.
+        """
         if self.wrong_at is None or self.kernel_since is None:
             return False
-        return self.wrong_at > self.kernel_since + SETTLE
+        return self.wrong_at > max(since, self.kernel_since) + SETTLE
 
 
 @dataclass(frozen=True)
@@ -139,7 +141,7 @@ def _stay_or_go(before: PortLane | None, lane: Lane, why: str, now: float) -> Po
 
 
 def _from_kernel(terms: Terms, before: PortLane, evidence: Evidence, now: float) -> PortLane:
-    if not evidence.passed_the_kernel_lane:
+    if not evidence.passed_the_kernel_lane(before.since):
         return before
     forgotten = now - before.since > terms.hold * 2.0**MAX_DOUBLINGS
     came_from_queue = before.by_evidence and not forgotten

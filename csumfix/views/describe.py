@@ -78,10 +78,8 @@ class Traced:
         check = f"outer {seen.found:#06x}"
         if seen.found and self.departure is not Departure.RIGHT:
             check += f", complete {seen.expected:#06x}"
-        return [
-            f"{source} > {dest} by {self.device}, {len(self.data)} bytes",
-            f"{check}, inner {seen.inner.name.lower()}",
-        ]
+        size = f"{len(self.data)} bytes by {self.device}"
+        return [f"{source} > {dest}", f"{check}, inner {seen.inner.name.lower()}, {size}"]
 
     def _addresses(self) -> tuple[str, str]:
         """Return the outer addresses as they are written in front of a port."""

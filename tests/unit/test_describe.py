@@ -5,23 +5,25 @@ from pathlib import Path
 import pytest
 from scapy.utils import PcapNgReader
 
-from csumfix.core import Policy
+from csumfix.core import Policy, inspect
 from csumfix.errors import CsumfixError, Exit
+from csumfix.evidence.departures import judge
 from csumfix.host.tunnels import Tunnel
-from csumfix.views.describe import Capture, Traced, examine
-from tests.packets import PORT, VNI, Shape, Transport, build
+from csumfix.views.describe import Capture, Traced
+from tests.packets import PORT, VNI, Shape, Transport, build, outer_partial_check
 
 POLICY = Policy((PORT,))
 TUNNEL = Tunnel("flannel.1", PORT, "4", 1450, vni=VNI)
 
 
-def traced(data: bytes, policy: Policy = POLICY) -> Traced:
-    return examine(1_700_000_000.25, data, policy)
+def traced(data: bytes, *, complete: bool = True) -> Traced:
+    seen = inspect(data, POLICY)
+    return Traced(1_700_000_000.25, "eth0", data, seen, judge(seen, complete=complete))
 
 
-def lines(data: bytes, policy: Policy = POLICY) -> list[str]:
+def lines(data: bytes, *, complete: bool = True) -> list[str]:
     """Return the block without the time and the indentation."""
-    text = traced(data, policy).text([TUNNEL])
+    text = traced(data, complete=complete).text([TUNNEL])
     assert text.endswith("\n")
     assert max(map(len, text.splitlines())) <= 100
     head, *rest = (line.strip() for line in text.splitlines())
@@ -30,14 +32,13 @@ def lines(data: bytes, policy: Policy = POLICY) -> list[str]:
     return [head, *rest]
 
 
-def test_repaired() -> None:
+def test_wrong() -> None:
     good = build(Shape(payload=b"x"))
     assert lines(good.with_check((good.check + 1) % 0xFFFF)) == [
-        f"flannel.1 VNI {VNI} rewritten: "
-        f"repaired {good.check + 1:#06x} -> {good.check:#06x} (recomputed)",
+        f"flannel.1 VNI {VNI} WRONG: off by 1",
         "10.0.0.1:40000 > 10.0.0.2:8472",
-        f"outer {good.check + 1:#06x} should be {good.check:#06x} (difference 1) inner right, "
-        f"{len(good.data)} bytes",
+        f"outer {good.check + 1:#06x}, complete {good.check:#06x}, inner right, "
+        f"{len(good.data)} bytes by eth0",
         "Ether / IP / UDP 10.0.0.1:1234 > 10.0.0.2:54 / Raw",
     ]
 
@@ -45,19 +46,26 @@ def test_repaired() -> None:
 def test_right() -> None:
     good = build(Shape())
     head, _, check, _ = lines(good.data)
-    assert head == f"flannel.1 VNI {VNI} right: left alone (right)"
-    assert check == f"outer {good.check:#06x} inner right, {len(good.data)} bytes"
+    assert head == f"flannel.1 VNI {VNI} right"
+    assert check == f"outer {good.check:#06x}, inner right, {len(good.data)} bytes by eth0"
 
 
 def test_corrupt() -> None:
     good = build(Shape())
     damaged = good.with_bytes(good.inner_end - 1, b"\xff")
-    assert lines(damaged.with_check(1))[0].endswith("corrupt: left alone (inner_corrupt)")
+    head = lines(damaged.with_check(1))[0]
+    assert "WRONG, and the inner packet is damaged: off by" in head
 
 
-def test_zero_filled() -> None:
-    head = lines(build(Shape()).with_check(0), Policy((PORT,), fill_zero=True))[0]
-    assert "zero: repaired 0x0000 -> 0x" in head
+def test_partial() -> None:
+    good = build(Shape())
+    partial = good.with_check(outer_partial_check(good))
+    assert lines(partial, complete=False)[0].endswith("partial, the device completes it")
+    assert "WRONG" in lines(partial, complete=True)[0]
+
+
+def test_zero() -> None:
+    assert lines(build(Shape()).with_check(0))[0].endswith("not computed (0)")
 
 
 def test_ipv6_fits_the_line_however_long() -> None:
@@ -71,7 +79,7 @@ def test_ipv6_fits_the_line_however_long() -> None:
 @pytest.mark.parametrize("data", [b"\x45", b"\x60" * 10, b"\xff" * 2000])
 def test_what_is_no_tunnel_packet(data: bytes) -> None:
     head, decoded = lines(data)
-    assert head.startswith("unjudged: left alone (")
+    assert head.startswith("not judged (")
     assert decoded
 
 
@@ -109,12 +117,11 @@ def test_capture(tmp_path: Path) -> None:
         capture.add(traced(data))
     with PcapNgReader(str(path)) as reader:
         packets = list(reader)
-    assert [bytes(packet) for packet in packets] == [good.data, six.with_check(1), six.data]
-    assert [float(packet.time) for packet in packets] == [1_700_000_000.25] * 3
+    assert [bytes(packet) for packet in packets] == [good.data, six.with_check(1)]
+    assert [float(packet.time) for packet in packets] == [1_700_000_000.25] * 2
     comments = [comment.decode() for packet in packets for comment in packet.comments or []]
-    assert comments[0] == "before: right: left alone (right)"
-    assert comments[1].startswith(f"before: rewritten, outer 0x0001 should be {six.check:#06x} (d")
-    assert comments[2] == "after: recomputed"
+    assert comments[0] == "right"
+    assert comments[1].startswith("WRONG: off by ")
 
 
 def test_an_empty_capture_is_one_too(tmp_path: Path) -> None:

@@ -33,6 +33,7 @@ IN_QUEUE = PortLane(Lane.QUEUE, NOW, "off by 7", by_evidence=True)
         (AUTO, IN_KERNEL, replace(WRONG, kernel_since=None), Lane.KERNEL),
         (AUTO, IN_KERNEL, replace(WRONG, kernel_since=NOW - SETTLE), Lane.KERNEL),
         (AUTO, IN_KERNEL, replace(NOTHING, repaired_at=NOW), Lane.KERNEL),
+        (AUTO, replace(IN_KERNEL, since=NOW), WRONG, Lane.KERNEL),  # what sent it there before
         (AUTO, IN_QUEUE, NOTHING, Lane.QUEUE),
         (Terms(LaneSetting.KERNEL), None, NOTHING, Lane.KERNEL),
         (Terms(LaneSetting.KERNEL), IN_KERNEL, WRONG, Lane.KERNEL),
