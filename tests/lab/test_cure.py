@@ -5,21 +5,25 @@ from collections.abc import Iterator
 import pytest
 
 from csumfix_lab import CAUSES, Lab
-from tests.lab.shim import checksum_errors, send, service, tcp_arrives
+from tests.lab.shim import QUEUE, Service, checksum_errors, send, service, tcp_arrives
 
 SIZES = (64, 1400, 8000)
 COUNT = 50
 TCP_BYTES = 2_000_000
 
+NAT = ("kube-proxy", "cni", "snat", "dnat")
+"""Causes that the kernel lane cures: conntrack rewrites the outer header."""
+
+SEEN_LEAVING = ("stateless", "forwarded")
+"""Causes that it does not cure, and that the egress tap sees."""
+
+UNSEEN = ("nic", "nic-udpcsum", "relay")
+"""Causes that show only beyond this host: there the operator has to choose the queue lane."""
+
 OPTIONS = {
-    # GSO packets of a NIC that lies must be segmented in software; the other bugs spare them.
-    "nic": ("--divert", "all"),
     # The tunnel ends in a guest behind this host, which therefore shows no device.
     "forwarded": ("--port", "8472"),
 }
-
-# A packet whose checksum was wrong before it met this host is not touched by NAT.
-NAT_CAUSES = ("kube-proxy", "snat", "dnat")
 
 
 @pytest.fixture(params=[False, True], ids=["ipv4", "ipv6"])
@@ -33,39 +37,66 @@ def lab(cause: str, ipv6: bool) -> Iterator[Lab]:
         yield lab
 
 
-@pytest.mark.parametrize("cause", CAUSES)
-def test_every_payload_arrives(lab: Lab, cause: str) -> None:
+def assert_bug(lab: Lab, cause: str) -> None:
     broken = cause != "none"
     errors = checksum_errors(lab)
     assert send(lab, 10, 64).whole is not broken
     assert (checksum_errors(lab) > errors) is broken
 
-    with service(lab.sender, *OPTIONS.get(cause, ())) as shim:
-        errors = checksum_errors(lab)
-        for size in SIZES:
-            assert send(lab, COUNT, size).whole, size
-        assert tcp_arrives(lab, TCP_BYTES)
-        assert checksum_errors(lab) == errors
-        reasons = shim.reasons()
-    assert (reasons["recomputed"] >= COUNT * len(SIZES)) is (cause in ("dnat", "forwarded"))
 
+def assert_everything_arrives(lab: Lab) -> None:
+    errors = checksum_errors(lab)
+    for size in SIZES:
+        assert send(lab, COUNT, size).whole, size
+    assert tcp_arrives(lab, TCP_BYTES)
+    assert checksum_errors(lab) == errors
+
+
+def lane(shim: Service) -> str:
+    (port,) = shim.status()["service"]["lanes"]
+    return str(port["lane"])
+
+
+def test_no_cause_is_forgotten() -> None:
+    assert {"none", *NAT, *SEEN_LEAVING, *UNSEEN} == set(CAUSES)
+
+
+@pytest.mark.parametrize("cause", ["none", *NAT])
+def test_the_default_cures_what_nat_does_without_a_queue(lab: Lab, cause: str) -> None:
+    assert_bug(lab, cause)
+    with service(lab.sender) as shim:
+        assert_everything_arrives(lab)
+        assert lane(shim) == "kernel"
+        assert sum(shim.reasons().values()) == 0
     # The service, and nothing else, was the cure.
-    assert send(lab, 10, 64).whole is not broken
+    assert_bug(lab, cause)
 
 
-@pytest.mark.parametrize("cause", NAT_CAUSES)
-def test_diverting_only_what_nat_touches_suffices(lab: Lab) -> None:
-    with service(lab.sender, "--divert", "nat"):
-        errors = checksum_errors(lab)
-        for size in SIZES:
-            assert send(lab, COUNT, size).whole, size
-        assert tcp_arrives(lab, TCP_BYTES)
-        assert checksum_errors(lab) == errors
+@pytest.mark.parametrize("cause", SEEN_LEAVING)
+def test_the_default_cures_what_it_sees_leaving(lab: Lab, cause: str) -> None:
+    assert_bug(lab, cause)
+    with service(lab.sender, *OPTIONS.get(cause, ())) as shim:
+        send(lab, 1, 64)  # the first packet is the evidence
+        shim.wait_for("warning: port 8472: now in the queue lane")
+        assert_everything_arrives(lab)
+        assert lane(shim) == "queue"
+        assert shim.reasons()["recomputed"] >= COUNT * len(SIZES)
+    assert_bug(lab, cause)
+
+
+@pytest.mark.parametrize("cause", CAUSES)
+def test_the_queue_lane_cures_everything_by_itself(lab: Lab, cause: str) -> None:
+    assert_bug(lab, cause)
+    with service(lab.sender, QUEUE, *OPTIONS.get(cause, ())) as shim:
+        assert_everything_arrives(lab)
+        reasons = shim.reasons()
+    assert (reasons["recomputed"] >= COUNT * len(SIZES)) is (cause in ("dnat", *SEEN_LEAVING))
+    assert_bug(lab, cause)
 
 
 @pytest.mark.parametrize("cause", ["dnat"])
 def test_several_queues(lab: Lab) -> None:
-    with service(lab.sender, "--queues", "3", "--queue-base", "40") as shim:
+    with service(lab.sender, QUEUE, "--queues", "3", "--queue-base", "40") as shim:
         assert send(lab, 600, 1400, flows=30).whole
         queues = shim.status()["service"]["queues"]
     assert set(queues) == {"40", "41", "42"}

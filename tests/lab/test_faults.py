@@ -11,6 +11,8 @@ import pytest
 from csumfix_lab import Lab
 from tests.lab.shim import (
     HEALTHY,
+    LANES,
+    QUEUE,
     Load,
     Service,
     checksum_errors,
@@ -40,7 +42,7 @@ def packets(shim: Service) -> int:
 
 @HEALTHY
 def test_frozen_for_five_seconds_under_load(lab: Lab) -> None:
-    with service(lab.sender) as shim:
+    with service(lab.sender, QUEUE) as shim:
         # Many flows: what is queued counts against the send buffer of its socket, and a sender
         # with few sockets would soon be frozen, too.
         load = Load(lab, flows=400, rate=10_000)
@@ -55,18 +57,20 @@ def test_frozen_for_five_seconds_under_load(lab: Lab) -> None:
 def test_a_full_queue_lets_packets_through(lab: Lab) -> None:
     # The socket fills before the queue does, so the queue has to be made smaller than it is.
     small_queue = (
-        "import sys; from csumfix import cli, queue; queue.MAX_LENGTH = 16;"
+        "import sys; from csumfix import cli; from csumfix.host import queues; "
+        "queues.MAX_LENGTH = 16;"
         "del sys.argv[1:4]; cli.main()"
     )
-    with service(lab.sender, prefix=[sys.executable, "-c", small_queue]) as shim:
+    with service(lab.sender, QUEUE, prefix=[sys.executable, "-c", small_queue]) as shim:
         assert send_while_stopped(lab, shim.process, 20_000, 512, 20_000).whole
         (queue,) = shim.status()["service"]["queues"].values()
         assert queue["packets"] < 100
         assert queue["kernel"]["queue_dropped"] == 0
 
 
-def test_a_flood_of_new_flows_loses_nothing(lab: Lab) -> None:
-    with service(lab.sender, "--divert=nat", "--queues=2"):
+@LANES
+def test_a_flood_of_new_flows_loses_nothing(lab: Lab, lane: str) -> None:
+    with service(lab.sender, lane, "--queues=2"):
         errors = checksum_errors(lab)
         assert send(lab, 20_000, 64, flows=900).whole
         assert checksum_errors(lab) == errors
@@ -83,7 +87,7 @@ def test_out_of_file_descriptors(lab: Lab) -> None:
         used = len(list(Path(f"/proc/{shim.process.command_pid()}/fd").iterdir()))
         lab.sender.run(["prlimit", f"--pid={pid}", f"--nofile={used}:4096"])
         link(lab, f"add late0 {VXLAN}")
-        shim.wait_for("error: rules for changed devices failed")
+        shim.wait_for("error: updating the rules for changed devices failed")
         lab.sender.run(["prlimit", f"--pid={pid}", "--nofile=4096:4096"])
         wait_for_rules(lab.sender, "4789,8472", timeout=10)
         load.assert_whole()
@@ -170,7 +174,9 @@ def test_iptables_restore_fails_midway(
         load = Load(lab)
         broken.touch()
         link(lab, "add late0 type vxlan external dstport 4789")
-        assert "are as before" in shim.wait_for("error: rules for changed devices failed")
+        assert "are as before" in shim.wait_for(
+            "error: updating the rules for changed devices failed"
+        )
         assert rules_text(lab.sender) == rules
         broken.unlink()
         shim.wait_for("changed")
@@ -182,7 +188,10 @@ def test_events_do_not_multiply_retries(lab: Lab, tmp_path: Path) -> None:
     wrapper = tmp_path / "iptables-restore"
     wrapper.write_text(f'#!/bin/sh\n[ ! -e {broken} ] && exec /usr/sbin/iptables-restore "$@"\n')
     wrapper.chmod(0o755)
-    retry = "import sys; from csumfix import cli, service; service.RETRY = 1.0;"
+    retry = (
+        "import sys; from csumfix import cli; from csumfix.service import agenda; "
+        "agenda.RETRY = 1.0;"
+    )
     prefix = ["env", f"PATH={tmp_path}:{os.environ['PATH']}", sys.executable, "-c"]
     with service(lab.sender, prefix=[*prefix, f"{retry} del sys.argv[1:4]; cli.main()"]) as shim:
 
@@ -204,7 +213,7 @@ def test_events_do_not_multiply_retries(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_the_device_is_deleted_at_full_rate(lab: Lab) -> None:
-    with service(lab.sender) as shim:
+    with service(lab.sender, QUEUE) as shim:
         link(lab, f"add other0 {VXLAN}")
         wait_for_rules(lab.sender, "4789,8472", timeout=5)
         load = sender(lab, 150_000, 512, flows=8)
@@ -222,7 +231,7 @@ def test_the_device_is_deleted_at_full_rate(lab: Lab) -> None:
 
 def test_the_kernel_refuses_verdicts(lab: Lab) -> None:
     """A device that goes down takes its packets out of the queue, under our hands."""
-    with service(lab.sender) as shim:
+    with service(lab.sender, QUEUE) as shim:
         assert send(lab, 100, 512).whole
         shim.process.send_signal(signal.SIGSTOP)
         assert sender(lab, 200, 512, flows=20).wait(10) == 0

@@ -16,6 +16,8 @@ from csumfix.errors import Exit
 from csumfix_lab import Lab
 from tests.lab.shim import (
     CSUMFIX,
+    LANES,
+    QUEUE,
     Load,
     Service,
     assert_no_rules,
@@ -36,7 +38,7 @@ BUGS = pytest.mark.parametrize("lab", ["none", "snat", "dnat"], indirect=True)
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     file = tmp_path / "csumfix.toml"
-    file.write_text('divert = "packets"\n')
+    file.write_text('lane = "auto"\n')
     return file
 
 
@@ -56,7 +58,7 @@ def slow_iptables(tmp_path: Path) -> list[str]:
 def test_a_reload_under_load_loses_nothing(lab: Lab, file: Path) -> None:
     with service(lab.sender, f"--config={file}") as shim:
         load = Load(lab)
-        settings = ('divert = "all"', "port = [9999]", "queues = 3", "queue-base = 7", "")
+        settings = ('lane = "queue"', "port = [9999]", "queues = 3", "queue-base = 7", "")
         for count, setting in enumerate(settings, start=1):
             file.write_text(setting)
             shim.process.send_signal(signal.SIGHUP)
@@ -69,11 +71,11 @@ def test_a_reload_under_load_loses_nothing(lab: Lab, file: Path) -> None:
 
 def test_what_reload_changes(lab: Lab, file: Path) -> None:
     with service(lab.sender, f"--config={file}") as shim:
-        file.write_text('divert = "nat"\nport = [9999]\nqueues = 2\nqueue-base = 4\n')
+        file.write_text('lane = "queue"\nport = [9999]\nqueues = 2\nqueue-base = 4\n')
         shim.process.send_signal(signal.SIGHUP)
         shim.wait_for("reloaded")
         text = rules_text(lab.sender)
-        assert all(word in text for word in ("8472,9999", "no-nat", "queue-4", "queue-5"))
+        assert all(word in text for word in ("8472,9999", "--queue-num 4", "--queue-num 5"))
         assert {q["number"] for q in shim.status()["queues"]} == {4, 5}
         assert send(lab, 20, 512, flows=20).whole
 
@@ -81,7 +83,7 @@ def test_what_reload_changes(lab: Lab, file: Path) -> None:
 def test_a_bad_file_changes_nothing_and_is_reported(lab: Lab, file: Path) -> None:
     with service(lab.sender, f"--config={file}") as shim:
         rules = rules_text(lab.sender)
-        mistakes = ("divert = 3", "divert", 'zero = "maybe"', "queues = 2\nqueue-base=65535")
+        mistakes = ("lane = 3", "lane", 'zero = "maybe"', "queues = 2\nqueue-base=65535")
         for count, mistake in enumerate(mistakes, start=1):
             file.write_text(mistake)
             shim.process.send_signal(signal.SIGHUP)
@@ -109,20 +111,21 @@ def test_a_reload_that_wants_a_foreign_queue_changes_nothing(lab: Lab, file: Pat
 
 
 @BUGS
-def test_taking_over_under_load_loses_nothing(lab: Lab) -> None:
-    with service(lab.sender) as old:
+@LANES
+def test_taking_over_under_load_loses_nothing(lab: Lab, lane: str) -> None:
+    with service(lab.sender, lane) as old:
         load = Load(lab)
-        with service(lab.sender, "--take-over") as new:
+        with service(lab.sender, lane, "--take-over") as new:
             assert old.process.wait(10) == 0
             old.wait_for("superseded")
             assert new.status()["service"]["queues"].keys() == {"1"}
-            with service(lab.sender, "--take-over") as newer:
+            with service(lab.sender, lane, "--take-over") as newer:
                 assert new.process.wait(10) == 0
                 assert newer.status()["service"]["queues"].keys() == {"0"}
                 load.assert_whole()
 
 
-def test_a_predecessor_leaves_even_if_it_can_not_look_at_its_queues(lab: Lab) -> None:
+def test_a_predecessor_leaves_even_if_it_cannot_look_at_its_queues(lab: Lab) -> None:
     with (
         service(lab.sender, prefix=failing("pool.wait_until_empty")) as old,
         service(lab.sender, "--take-over") as new,
@@ -139,13 +142,13 @@ def test_taking_over_from_nobody_is_a_start(lab: Lab) -> None:
 
 def test_a_superseded_service_may_wait(lab: Lab) -> None:
     with (
-        service(lab.sender, "--superseded=wait") as old,
-        service(lab.sender, "--take-over") as new,
+        service(lab.sender, QUEUE, "--superseded=wait") as old,
+        service(lab.sender, QUEUE, "--take-over") as new,
     ):
         old.wait_for("superseded")
         assert old.process.poll() is None
         assert old.stop() == 0
-        wait_for_rules(lab.sender, "queue-1")
+        wait_for_rules(lab.sender, "--queue-num 1")
         assert new.stop() == 0
         assert_no_rules(lab.sender)
 
@@ -158,7 +161,7 @@ def test_a_successor_that_dies_half_way_changes_nothing(lab: Lab) -> None:
                 *(sys.executable, "-c"),
                 "import socket; s = socket.socket(socket.AF_UNIX); s.connect('\\0csumfix');"
                 """s.sendall(b'{"request": "take-over"}\\n'); s.recv(999);"""
-                "import subprocess; subprocess.run(['iptables', '-t', 'mangle', '-F', 'CSUMFIX'])",
+                "import subprocess as s; s.run('iptables -t mangle -F CSUMFIX-KERNEL'.split())",
             ]
         )
         shim.wait_for("warning: process")
@@ -166,7 +169,7 @@ def test_a_successor_that_dies_half_way_changes_nothing(lab: Lab) -> None:
         assert send(lab, 20, 512).whole
 
 
-def test_a_frozen_service_can_not_be_taken_over_from(lab: Lab) -> None:
+def test_a_frozen_service_cannot_be_taken_over_from(lab: Lab) -> None:
     with service(lab.sender) as shim:
         shim.process.send_signal(signal.SIGSTOP)
         refused = lab.sender.run([*CSUMFIX, "run", "--take-over"], check=False, timeout=30)
@@ -251,7 +254,7 @@ def test_takes_over_without_sbin_in_the_path(lab: Lab) -> None:
 def test_closed_standard_error_is_no_reason_not_to_work(lab: Lab) -> None:
     mute = ["sh", "-c", 'exec "$@" 2>&-', "sh"]
     process = lab.sender.popen([*mute, *CSUMFIX, "run"])
-    wait_for_rules(lab.sender, "queue-0", timeout=10)
+    wait_for_rules(lab.sender, "CSUMFIX", timeout=10)
     said = lab.sender.run([*CSUMFIX, "restart"]).stdout
     assert process.wait(10) == 0
     lab.sender.run(["kill", said.split()[1].rstrip(",")])
@@ -299,7 +302,7 @@ def test_a_successor_is_not_misled_by_the_directory_it_starts_in(lab: Lab, tmp_p
         until(lambda: shim.status()["service"] is None or None, 5, lambda: str(shim.lines()))
 
 
-def test_a_successor_that_can_not_be_started_is_told_as_such(lab: Lab) -> None:
+def test_a_successor_that_cannot_be_started_is_told_as_such(lab: Lab) -> None:
     with service(lab.sender, prefix=failing("handover._spawn")) as shim:
         failed = lab.sender.run([*CSUMFIX, "restart"], check=False)
         assert failed.returncode == Exit.BROKEN
@@ -320,27 +323,36 @@ def test_a_restart_that_fails_leaves_the_old_one_at_work(lab: Lab, file: Path) -
 
 
 @pytest.mark.parametrize(
-    "damage",
-    ["-F", "-F CSUMFIX", "-D POSTROUTING 1", "-I CSUMFIX -j ACCEPT"],
+    ("lane", "damage"),
+    [
+        ("auto", "-F"),
+        ("auto", "-F CSUMFIX-KERNEL"),
+        ("auto", "-D OUTPUT 1"),
+        ("auto", "-I CSUMFIX-KERNEL -j ACCEPT"),
+        ("auto", "-R CSUMFIX-KERNEL 1 -j ACCEPT"),
+        ("queue", "-F"),
+        ("queue", "-D POSTROUTING 1"),
+        ("queue", "-R CSUMFIX-QUEUE 1 -j NFQUEUE --queue-num 9"),
+    ],
 )
-def test_rules_changed_by_others_are_mended(lab: Lab, damage: str) -> None:
-    with service(lab.sender) as shim:
+def test_rules_changed_by_others_are_restored(lab: Lab, lane: str, damage: str) -> None:
+    with service(lab.sender, f"--lane={lane}") as shim:
         rules = rules_text(lab.sender)
         lab.sender.run(["iptables", "-t", "mangle", *damage.split()])
         assert rules_text(lab.sender) != rules
         until(lambda: rules_text(lab.sender) == rules or None, 10, lambda: rules_text(lab.sender))
-        shim.wait_for("warning: rules were changed by others")
+        shim.wait_for("warning: another program changed the rules")
         assert shim.status()["service"]["rule_repairs"] == 1
-        assert "1 times that others" in lab.sender.run([*CSUMFIX, "status"]).stdout
+        assert "1 times that another program" in lab.sender.run([*CSUMFIX, "status"]).stdout
         assert send(lab, 20, 512).whole
 
 
-def test_legacy_rules_are_mended_too(lab: Lab) -> None:
+def test_legacy_rules_are_restored_too(lab: Lab) -> None:
     os.environ["CSUMFIX_IPTABLES"] = "iptables-legacy"
     try:
         with service(lab.sender) as shim:
             lab.sender.run(["iptables-legacy", "-t", "mangle", "-F"])
-            shim.wait_for("warning: rules were changed by others", 10)
+            shim.wait_for("warning: another program changed the rules", 10)
             assert "CSUMFIX" in lab.sender.run(["iptables-legacy", "-t", "mangle", "-S"]).stdout
     finally:
         del os.environ["CSUMFIX_IPTABLES"]
@@ -353,13 +365,6 @@ def test_a_device_that_moves_away_takes_its_rules_along(lab: Lab) -> None:
         wait_for_rules(lab.sender, "4789,8472")
         link(lab, "set moving0 netns elsewhere")
         wait_for_rules(lab.sender, "4789,8472", present=False)
-
-
-def test_rules_follow_the_underlay(lab: Lab) -> None:
-    with service(lab.sender, "--port=9999"):
-        wait_for_rules(lab.sender, "0:1578")
-        link(lab, "set eth0 mtu 1400")
-        wait_for_rules(lab.sender, "0:1528")  # the pod's veth is the widest now
 
 
 def test_an_impatient_ctrl_c_does_not_hit_the_removal_of_the_rules(

@@ -11,6 +11,8 @@ from csumfix_lab import Lab
 from tests.lab.shim import (
     CSUMFIX,
     HEALTHY,
+    LANES,
+    QUEUE,
     Load,
     Service,
     assert_no_rules,
@@ -50,11 +52,16 @@ def test_a_deleted_device_takes_its_rules_along(lab: Lab) -> None:
         wait_for_rules(lab.sender, "8472", present=False)
 
 
-def test_rules_follow_the_mtu(lab: Lab) -> None:
-    with service(lab.sender):
-        wait_for_rules(lab.sender, "0:1508")
-        link(lab, f"set {lab.device} mtu 1400")
-        wait_for_rules(lab.sender, "0:1458")
+@pytest.mark.parametrize("mtu", [1400, 65_478, 65_535])
+def test_no_mtu_changes_the_rules(lab: Lab, mtu: int) -> None:
+    with service(lab.sender) as shim:
+        rules = rules_text(lab.sender)
+        link(lab, f"add wide0 mtu {mtu} type vxlan id 9 dstport 8472 local 192.0.2.1")
+        shim.wait_for("ready")
+        time.sleep(1)
+        assert rules_text(lab.sender) == rules
+        link(lab, "add late0 type vxlan id 10 dstport 4789 local 192.0.2.1")
+        wait_for_rules(lab.sender, "4789,8472")
 
 
 def test_a_collect_metadata_device_counts_for_both_families(lab: Lab) -> None:
@@ -68,9 +75,10 @@ def test_a_collect_metadata_device_counts_for_both_families(lab: Lab) -> None:
 
 
 @HEALTHY
+@LANES
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
-def test_stopping_under_load_loses_nothing(lab: Lab, sig: signal.Signals) -> None:
-    with service(lab.sender) as shim:
+def test_stopping_under_load_loses_nothing(lab: Lab, lane: str, sig: signal.Signals) -> None:
+    with service(lab.sender, lane) as shim:
         load = Load(lab)
         assert shim.stop(sig) == 0
         assert_no_rules(lab.sender)
@@ -79,7 +87,7 @@ def test_stopping_under_load_loses_nothing(lab: Lab, sig: signal.Signals) -> Non
 
 @HEALTHY
 def test_traffic_goes_on_after_kill_9(lab: Lab) -> None:
-    with service(lab.sender) as shim:
+    with service(lab.sender, QUEUE) as shim:
         load = Load(lab)
         shim.stop(signal.SIGKILL)
         delivery = load.delivery()
@@ -93,24 +101,26 @@ def test_traffic_goes_on_after_kill_9(lab: Lab) -> None:
 
 
 @HEALTHY
-def test_a_frozen_service_lets_through_what_its_socket_can_not_hold(lab: Lab) -> None:
-    with service(lab.sender) as shim:
+def test_a_frozen_service_lets_through_what_its_socket_cannot_hold(lab: Lab) -> None:
+    with service(lab.sender, QUEUE) as shim:
         assert send_while_stopped(lab, shim.process, 20_000, 1400, 20_000).whole
         (queue,) = shim.status()["service"]["queues"].values()
         assert queue["overruns"] + queue["packets"] == 20_000
 
 
+@LANES
 @pytest.mark.parametrize("lab", ["snat", "dnat"], indirect=True)
-def test_a_burst_of_new_flows_loses_nothing(lab: Lab) -> None:
-    with service(lab.sender):
+def test_a_burst_of_new_flows_loses_nothing(lab: Lab, lane: str) -> None:
+    with service(lab.sender, lane):
         errors = checksum_errors(lab)
         assert send(lab, 2000, 512, flows=500).whole
         assert checksum_errors(lab) == errors
 
 
 @HEALTHY
-def test_devices_come_and_go_under_load(lab: Lab) -> None:
-    with service(lab.sender):
+@LANES
+def test_devices_come_and_go_under_load(lab: Lab, lane: str) -> None:
+    with service(lab.sender, lane):
         load = Load(lab)
         for _ in range(4):
             link(lab, "add other0 type vxlan id 9 dstport 4789 dev eth0")
@@ -167,7 +177,7 @@ def test_wrong_arguments(lab: Lab) -> None:
     for arguments in (
         ["--port", "0"],
         ["--port", "70000"],
-        ["--divert", "some"],
+        ["--lane", "some"],
         ["--queues", "0"],
     ):
         code, line = refused(lab, "run", *arguments)
@@ -179,7 +189,7 @@ def test_wrong_arguments(lab: Lab) -> None:
 
 
 def test_status_shows_everything(lab: Lab) -> None:
-    with service(lab.sender, "--queues", "2") as shim:
+    with service(lab.sender, QUEUE, "--queues", "2") as shim:
         assert send(lab, 20, 64, flows=20).whole
         state = shim.status()
         text = lab.sender.run([*CSUMFIX, "status"]).stdout
@@ -187,9 +197,10 @@ def test_status_shows_everything(lab: Lab) -> None:
     assert (tunnel["name"], tunnel["port"], tunnel["family"]) == (lab.device, 8472, "4")
     assert {queue["number"] for queue in state["queues"]} == {0, 1}
     assert all(queue["copy_range"] >= 65531 for queue in state["queues"])
-    assert any("rule=queue-1" in line for line in state["rules"])
+    assert {"jump", "queue-0", "queue-1"} == {rule["role"] for rule in state["rules"]}
     assert sum(q["packets"] for q in state["service"]["queues"].values()) == 20
-    for word in (lab.device, "recomputed", "rule=queue-0"):
+    assert text.startswith("all is well: 1 port looked after, 1 in the queue lane")
+    for word in (lab.device, "recomputed", "queue-0"):
         assert word in text
     stopped = lab.sender.run([*CSUMFIX, "status", "--json"], check=False)
     assert stopped.returncode == Exit.NEGATIVE

@@ -15,7 +15,7 @@ import pytest
 
 from csumfix.errors import Exit
 from csumfix_lab import Lab
-from tests.lab.shim import sender, service
+from tests.lab.shim import QUEUE, sender, service
 
 TOP = [sys.executable, "-m", "csumfix", "top"]
 ESCAPE = "\x1b"
@@ -23,7 +23,7 @@ PATIENCE = 10.0
 
 
 def test_once_prints_rates_as_plain_text(lab: Lab) -> None:
-    with service(lab.sender, "--queues=2", "--metrics=127.0.0.1:9478"):
+    with service(lab.sender, QUEUE, "--queues=2", "--metrics=127.0.0.1:9478"):
         load = sender(lab, 10_000, 512, flows=8, rate=2000)
         result = lab.sender.run([*TOP, "--once", "--interval=2"], check=False, timeout=20)
         load.kill()
