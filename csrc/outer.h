@@ -43,7 +43,7 @@ static inline void outer_ports_add(struct outer_ports *ports, uint16_t port)
 /** outer_ports_have() - may @port, in host order, carry VXLAN? */
 static inline bool outer_ports_have(const struct outer_ports *ports, uint16_t port)
 {
-	return !ports->named || ports->bits[port / 64] >> port % 64 & 1;
+	return ports->bits[port / 64] >> port % 64 & 1 || !ports->named;
 }
 
 /**

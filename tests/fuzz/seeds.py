@@ -25,6 +25,7 @@ from tests.packets import (
     Tunnel,
     build,
     expected_check,
+    outer_partial_check,
     partial_check,
 )
 
@@ -64,11 +65,13 @@ def odd_packets() -> Iterator[bytes]:
     yield bytes(IP() / UDP(dport=PORT) / Raw(b"\x0c\0\0\2" + bytes(4)) / IPv6() / UDP() / b"gpe")
 
 
-def partial(right: Tunnel, shape: Shape) -> bytes:
-    """Return the packet with an inner checksum that offload never finished, and a wrong outer."""
+def offloaded(right: Tunnel, shape: Shape) -> Iterator[bytes]:
+    """Yield the packet with a partial inner checksum: a wrong outer one, and two that are not."""
     field = right.inner_l4 + CHECK_OFFSET[shape.transport]
     partial = right.with_bytes(field, struct.pack("!H", partial_check(right, shape)))
-    return partial.with_check(expected_check(partial) ^ 0x5555)
+    yield partial.with_check(expected_check(partial) ^ 0x5555)
+    yield partial.data  # local checksum offload
+    yield partial.with_check(outer_partial_check(partial))  # as GSO packets have it
 
 
 def repair_inputs() -> Iterator[bytes]:
@@ -81,7 +84,7 @@ def repair_inputs() -> Iterator[bytes]:
         corrupt = right.with_bytes(right.inner_end - 1, b"\xee").with_check(right.check ^ 0x1234)
         yield bytes([FILL_ZERO]) + corrupt
         if shape.proven:
-            yield bytes([0]) + partial(right, shape)
+            yield from (bytes([0]) + packet for packet in offloaded(right, shape))
     for packet in odd_packets():
         yield bytes([ONE_PORT]) + packet
     for option in (CUT, PARTIAL):

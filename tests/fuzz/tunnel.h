@@ -97,10 +97,12 @@ static inline void mend_checks(uint8_t *bytes, size_t len, const struct ip_place
 static inline void mend_tunnel(uint8_t *bytes, size_t len, unsigned int choice)
 {
 	struct ip_place outer, inner;
+	bool has_inner;
 
 	if (!find_ip(bytes, len, 0, &outer))
 		return;
-	if (find_inner_ip(bytes, len, outer.l4, &inner)) {
+	has_inner = find_inner_ip(bytes, len, outer.l4, &inner);
+	if (has_inner) {
 		if (choice & 0x01)
 			mend_lengths(bytes, len, &inner);
 		if (choice & 0x06) /* more often than not */
@@ -109,7 +111,9 @@ static inline void mend_tunnel(uint8_t *bytes, size_t len, unsigned int choice)
 	if (choice & 0x40)
 		mend_lengths(bytes, len, &outer);
 	if (choice & 0x80)
-		mend_checks(bytes, len, &outer, false);
+		mend_checks(bytes, len, &outer, (choice & 0x600) == 0);
+	if (has_inner && (choice & 0x1800) == 0) /* behind the outer one: checksum offload */
+		mend_checks(bytes, len, &inner, true);
 	if (choice & 0x100) /* as NAT leaves it: off by the difference of two ports */
 		put16(bytes + outer.l4 + 6, get16(bytes + outer.l4 + 6) + (choice >> 16));
 }
