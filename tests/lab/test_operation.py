@@ -196,8 +196,8 @@ def test_a_start_is_not_taken_over_half_way(lab: Lab, slow_iptables: list[str]) 
 def test_a_successor_told_to_stop_half_way_leaves_the_old_one_at_work(
     lab: Lab, slow_iptables: list[str]
 ) -> None:
-    with service(lab.sender) as old:
-        new = Service(lab.sender, "--take-over", prefix=slow_iptables)
+    with service(lab.sender, QUEUE) as old:
+        new = Service(lab.sender, QUEUE, "--take-over", prefix=slow_iptables)
         try:
             until(lambda: len(old.status()["queues"]) == 2 or None, 10, lambda: str(new.lines()))
             assert new.stop() == 0
