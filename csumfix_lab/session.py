@@ -70,8 +70,8 @@ def _terminal_lent() -> Iterator[None]:
 def run_session(cause: str, ipv6: bool, mtu: int, port: int, command: Sequence[str]) -> int:
     """Build a lab, explain it, run `command` (default: a shell) on the sender; return its code.
 
-    A command ended by a signal gives 128 plus the signal's number. Raises LabError, one line for
-    the user, if the lab cannot be built here.
+    A command ended by a signal gives 128 plus the signal's number. Raises CsumfixError if the
+    lab cannot be built here.
     """
     with Lab(cause, ipv6=ipv6, mtu=mtu, port=port) as lab:
         lab.start_dns()
