@@ -58,10 +58,9 @@ _ALL = (
     Cause(
         name="cni",
         story=(
-            "kube-proxy (any later version) marks a query to a service IP, too, and clears the "
-            "mark when it masquerades. But the CNI's own rule masquerades the inner packet first, "
-            "so the mark stays, the VXLAN packet inherits it, and kube-proxy's rule masquerades "
-            "the *outer* header. Calico 3.28 did this."
+            "A later kube-proxy clears the mark when it masquerades the query. But the CNI's own "
+            "rule masquerades the query first, so the mark stays. The VXLAN packet inherits it, "
+            "and kube-proxy's rule masquerades the *outer* header. Calico 3.28 did this."
         ),
         symptom=_SERVICE_LOST,
         rules=rules.cni,
@@ -109,8 +108,9 @@ _ALL = (
     Cause(
         name="nic-udpcsum",
         story=(
-            "As cause nic, but the outer checksum is on over IPv4 (over IPv6 it is on in both). "
-            "So pings through the tunnel are lost, too."
+            "The sender's NIC claims transmit checksum offload and does not do it, and the outer "
+            "checksum is on, which is the kernel's default. So pings are lost as well. (Over IPv6 "
+            "the outer checksum is always on, and cause nic is the same.)"
         ),
         symptom="everything through the tunnel is lost",
         lying_nic=True,
@@ -119,9 +119,9 @@ _ALL = (
         name="relay",
         story=(
             "A user-mode program between the nodes receives the tunnel's datagrams and sends "
-            "their payload again, as slirp4netns, pasta or a UDP proxy does. Nobody has finished "
-            "the inner checksum by then, and now nobody will: the outer checksum is right, and "
-            "the pod drops the packet."
+            "their payload again, as slirp4netns, pasta or a UDP proxy does. The inner checksum "
+            "has not been finished by then, and now it never will be. The outer checksum is "
+            "right, but the pod drops the packet."
         ),
         symptom="UDP and TCP through the tunnel are lost; the pod's checksum errors rise",
         virtual_vtep="which is the relay's; it sends again to {real}",

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from csumfix_lab.lab import Lab
 
+_COUNTERS = "UdpInCsumErrors Udp6InCsumErrors TcpInCsumErrors"
 _SIGNAL_EXIT = 128  # what shells add to the number of the signal that ended a command
 
 
@@ -38,14 +39,14 @@ def _hints(lab: Lab) -> list[str]:
         query = f"nsenter --net=/run/netns/{lab.client.name} {query}"
     receiver = "nsenter --net=/run/netns/receiver"
     csumfix = shlex.join([sys.executable, "-m", "csumfix"])
-    options = " --divert all" if lab.cause.lying_nic else ""
+    options = " --divert all" if lab.cause.lying_nic or lab.cause.relay else ""
     if lab.cause.guest:  # the sender itself has no vxlan device to discover
         options = f" --port {lab.plan.port}"
     service = [("query by service IP", f"{query} @{lab.service_ip}")] if lab.cause.service else []
     rows = [
         ("query by pod IP", f"{query} @{lab.pod_ip}"),
         *service,
-        ("what was dropped", f"{receiver} nstat -asz UdpInCsumErrors Udp6InCsumErrors"),
+        ("what was dropped", f"{receiver} nstat -asz {_COUNTERS}"),
         *_capture(receiver, csumfix, lab.plan.port),
         ("cure it", f"{csumfix} run{options} &"),
     ]
