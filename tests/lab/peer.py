@@ -232,7 +232,7 @@ def main() -> None:
     args = parser.parse_args()
     try:
         result = run(args)
-    except TimeoutError as error:  # a TCP connection that cannot be
+    except OSError as error:  # a TCP connection that cannot be
         sys.exit(str(error))
     if result is not None:
         print(json.dumps(result))
