@@ -39,7 +39,7 @@ def _hints(lab: Lab) -> list[str]:
         query = f"nsenter --net=/run/netns/{lab.client.name} {query}"
     receiver = "nsenter --net=/run/netns/receiver"
     csumfix = shlex.join([sys.executable, "-m", "csumfix"])
-    options = " --divert all" if lab.cause.lying_nic or lab.cause.relay else ""
+    options = " --lane queue" if lab.cause.lying_nic or lab.cause.relay else ""
     if lab.cause.guest:  # the sender itself has no vxlan device to discover
         options = f" --port {lab.plan.port}"
     service = [("query by service IP", f"{query} @{lab.service_ip}")] if lab.cause.service else []
