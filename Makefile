@@ -17,7 +17,7 @@ INSTALL_PACKAGES := gcc libc6-dev make python3-dev python3-venv libnetfilter-que
 
 # What building and the lab need.
 PACKAGES := $(INSTALL_PACKAGES) \
-	iproute2 util-linux ethtool tcpdump dnsmasq-base bind9-dnsutils iputils-ping
+	iproute2 util-linux ethtool nftables tcpdump dnsmasq-base bind9-dnsutils iputils-ping
 # What tests and lint need on top.
 DEV_PACKAGES := $(PACKAGES) clang libclang-rt-dev llvm clang-format shellcheck conntrack iperf3 \
 	busybox git faketime systemd tshark

@@ -24,7 +24,7 @@ from rich.progress import (
 
 from bench import chart, cures, loads, measure, plan, report, targets
 from bench.stats import Key, Sample, summarise
-from csumfix_lab import LabError
+from csumfix.errors import CsumfixError
 
 _DEFAULTS = (report.LATEST, report.RESULTS / "quick.json")
 COLUMNS = 120  # of what is printed to a file
@@ -80,7 +80,7 @@ def main(  # noqa: PLR0913, PLR0917 - one for each option
         path = _DEFAULTS[quick]
     try:
         results = _run(base, cells, seed, mode)
-    except LabError as error:
+    except CsumfixError as error:
         raise click.ClickException(str(error)) from None
     if not results.complete and path in _DEFAULTS:
         path = None  # a part of a run is no replacement for a whole one

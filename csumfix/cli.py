@@ -19,7 +19,10 @@ from csumfix.host import rules
 
 DEFAULT_PORTS = (8472, 4789)
 
-LAB_CAUSES = ("none", "kube-proxy", "snat", "dnat", "nic", "forwarded")
+LAB_CAUSES = (
+    *("none", "kube-proxy", "cni", "snat", "dnat", "stateless"),
+    *("nic", "nic-udpcsum", "relay", "forwarded"),
+)
 """The causes of csumfix_lab, which is imported only by the command that needs it."""
 
 EXIT_CODES = """\b
@@ -256,7 +259,7 @@ def trace_command(
     help="The bug to reproduce.",
 )
 @click.option("--ipv6", is_flag=True, help="Use an IPv6 underlay.")
-@click.option("--mtu", type=click.IntRange(1280, 9000), default=1500, show_default=True)
+@click.option("--mtu", type=click.IntRange(1350, 9000), default=1500, show_default=True)
 @click.option("--port", type=PORT, default=8472, show_default=True)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def lab_command(cause: str, ipv6: bool, mtu: int, port: int, command: tuple[str, ...]) -> None:

@@ -1,8 +1,7 @@
 """A two-node VXLAN lab in throwaway namespaces, with one real cause of wrong outer checksums."""
 
 from csumfix_lab.causes import CAUSES
-from csumfix_lab.errors import LabError
 from csumfix_lab.lab import Lab
 from csumfix_lab.node import Counters, Node
 
-__all__ = ["CAUSES", "Counters", "Lab", "LabError", "Node"]
+__all__ = ["CAUSES", "Counters", "Lab", "Node"]

@@ -1,20 +1,22 @@
-"""The causes: why the outer checksum goes wrong, as data and as NAT rules.
+"""The causes: why checksums in a tunnel go wrong, as data. The rules they need are in rules.py.
 
-Rules are text for iptables-restore and ip6tables-restore.
+The outer checksum is on, unless the cause says otherwise, for both families. That is the kernel's
+default (over IPv4 since Linux 4.6, "Enable outer Tx checksum by default"), and flannel leaves it
+so: its netlink library sends IFLA_VXLAN_UDP_CSUM only to turn it on (addVxlanAttrs in
+vishvananda/netlink, link_linux.go). Cilium, Antrea and OVS send no outer checksum over IPv4. Then
+the NAT of a current kernel does no harm, but a lying NIC does, so there is a cause for either.
 
-The outer checksum is on, which is the kernel's default for both families; flannel itself asks for
-`noudpcsum` over IPv4, and then a current kernel shows none of the NAT bugs. The lying NIC breaks
-either kind, so over IPv4 it has flannel's. With the outer checksum on, `ethtool -K flannel.1
-tx-checksum-ip-generic off` would be no cure there: the kernel then finishes the inner checksum
-itself, but leaves the outer one to the NIC instead. Pings are lost for the same reason.
+With the outer checksum on, `ethtool -K flannel.1 tx-checksum-ip-generic off` is no cure for a
+lying NIC. The kernel then finishes the inner checksum itself, but leaves the outer one to the NIC.
+Pings are lost for the same reason.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from csumfix_lab.plan import POD_CIDR, POD_IP, RECEIVER, SERVICE_IP, VIRTUAL_VTEP, Plan
-
-Rules = dict[str, str]  # "iptables" or "ip6tables" -> input of its -restore
+from csumfix_lab import rules
+from csumfix_lab.plan import Plan
+from csumfix_lab.rules import Rules
 
 
 @dataclass(frozen=True)
@@ -24,83 +26,23 @@ class Cause:
     name: str
     story: str  # what happens, for the operator
     symptom: str  # what they will see
-    rules: Callable[[Plan], Rules]  # loaded on the sender
+    rules: Callable[[Plan], Rules] = rules.none  # loaded on the sender
     service: bool = False  # there is a service IP
     lying_nic: bool = False  # the sender's eth0 claims checksum offload and does not do it
     guest: bool = False  # see Plan
-    virtual_vtep: bool = False  # see Plan
+    virtual_vtep: str = ""  # see Plan; what happens to the address, {real} being the receiver's
+    relay: bool = False  # see Plan
     outer_checksum: bool = True  # see Plan
 
 
-def _nat(*rules: str) -> str:
-    return "\n".join(("*nat", *rules, "COMMIT", ""))
-
-
-def _underlay(plan: Plan, text: str) -> Rules:
-    return {"ip6tables" if plan.ipv6 else "iptables": text}
-
-
-def _no_rules(_plan: Plan) -> Rules:
-    return {}
-
-
-def _snat(plan: Plan) -> Rules:
-    # --random-fully, because MASQUERADE that keeps address and port changes no checksum.
-    rule = f"-A POSTROUTING -o eth0 -p udp --dport {plan.port} -j MASQUERADE --random-fully"
-    return _underlay(plan, _nat(rule))
-
-
-def _dnat(plan: Plan) -> Rules:
-    virtual, real = VIRTUAL_VTEP.ip(plan.ipv6), RECEIVER.ip(plan.ipv6)
-    match = f"-d {virtual}{plan.host_prefix} -p udp --dport {plan.port}"
-    return _underlay(plan, _nat(f"-A OUTPUT {match} -j DNAT --to-destination {real}"))
-
-
-# The chains and rules which kube-proxy keeps in both families, whatever the services. The packet
-# mark outlives encapsulation, so the last rule catches the outer packet a second time.
-_KUBE_COMMON = (
-    ":KUBE-SERVICES - [0:0]",
-    ":KUBE-MARK-MASQ - [0:0]",
-    ":KUBE-POSTROUTING - [0:0]",
-    '-A PREROUTING -m comment --comment "kubernetes service portals" -j KUBE-SERVICES',
-    '-A OUTPUT -m comment --comment "kubernetes service portals" -j KUBE-SERVICES',
-    '-A POSTROUTING -m comment --comment "kubernetes postrouting rules" -j KUBE-POSTROUTING',
-    "-A KUBE-MARK-MASQ -j MARK --set-xmark 0x4000/0x4000",
-    '-A KUBE-POSTROUTING -m comment --comment "kubernetes service traffic requiring SNAT" '
-    "-m mark --mark 0x4000/0x4000 -j MASQUERADE --random-fully",
-)
-
-
-def _kube_service(protocol: str, svc: str, sep: str) -> list[str]:
-    """Return the rules of the DNS service for one protocol; `svc` and `sep` name its chains."""
-    portname = "dns-tcp" if protocol == "tcp" else "dns"
-    comment = f'-m comment --comment "kube-system/kube-dns:{portname}'
-    service = f'-d {SERVICE_IP}/32 -p {protocol} {comment} cluster IP" -m {protocol} --dport 53'
-    return [
-        f":{svc} - [0:0]",
-        f":{sep} - [0:0]",
-        f"-A KUBE-SERVICES ! -s {POD_CIDR} {service} -j KUBE-MARK-MASQ",
-        f"-A KUBE-SERVICES {service} -j {svc}",
-        f'-A {svc} {comment}" -j {sep}',
-        f'-A {sep} -s {POD_IP}/32 {comment}" -j KUBE-MARK-MASQ',
-        f'-A {sep} -p {protocol} {comment}" -m {protocol} -j DNAT --to-destination {POD_IP}:53',
-    ]
-
-
-def _kube_proxy(_plan: Plan) -> Rules:
-    services = [
-        *_kube_service("udp", "KUBE-SVC-LABDNSUDPAAAAAAA", "KUBE-SEP-LABDNSUDPAAAAAAA"),
-        *_kube_service("tcp", "KUBE-SVC-LABDNSTCPAAAAAAA", "KUBE-SEP-LABDNSTCPAAAAAAA"),
-    ]
-    return {"iptables": _nat(*_KUBE_COMMON, *services), "ip6tables": _nat(*_KUBE_COMMON)}
-
+_LOST = "small packets are lost: queries time out, TCP cannot connect"
+_SERVICE_LOST = "a query to the pod IP is answered, one to the service IP times out"
 
 _ALL = (
     Cause(
         name="none",
         story="Nothing is wrong.",
         symptom="every query is answered",
-        rules=_no_rules,
     ),
     Cause(
         name="kube-proxy",
@@ -109,8 +51,19 @@ _ALL = (
             "The VXLAN packet around it inherits the mark, so the *outer* header is masqueraded "
             "too, and its checksum comes out wrong."
         ),
-        symptom="a query to the pod IP is answered, one to the service IP times out",
-        rules=_kube_proxy,
+        symptom=_SERVICE_LOST,
+        rules=rules.kube_proxy,
+        service=True,
+    ),
+    Cause(
+        name="cni",
+        story=(
+            "A later kube-proxy clears the mark when it masquerades the query. But the CNI's own "
+            "rule masquerades the query first, so the mark stays. The VXLAN packet inherits it, "
+            "and kube-proxy's rule masquerades the *outer* header. Calico 3.28 did this."
+        ),
+        symptom=_SERVICE_LOST,
+        rules=rules.cni,
         service=True,
     ),
     Cause(
@@ -119,8 +72,8 @@ _ALL = (
             "nat/POSTROUTING masquerades the tunnel's outer header to another port, and its "
             "checksum comes out wrong."
         ),
-        symptom="small packets are lost: queries time out, TCP cannot connect",
-        rules=_snat,
+        symptom=_LOST,
+        rules=rules.snat,
     ),
     Cause(
         name="dnat",
@@ -128,9 +81,19 @@ _ALL = (
             "The tunnel's remote end is a virtual address; nat/OUTPUT rewrites the outer header "
             "to the real one, and its checksum comes out wrong."
         ),
-        symptom="small packets are lost: queries time out, TCP cannot connect",
-        rules=_dnat,
-        virtual_vtep=True,
+        symptom=_LOST,
+        rules=rules.dnat,
+        virtual_vtep="which nat/OUTPUT rewrites to {real}",
+    ),
+    Cause(
+        name="stateless",
+        story=(
+            "The tunnel's remote end is a virtual address; nft rewrites the outer header to the "
+            "real one without conntrack, and its checksum comes out wrong."
+        ),
+        symptom=_LOST,
+        rules=rules.stateless,
+        virtual_vtep="which nft rewrites to {real} in raw/output",
     ),
     Cause(
         name="nic",
@@ -139,9 +102,30 @@ _ALL = (
             "as the driver left them, with checksums not finished."
         ),
         symptom="UDP and TCP through the tunnel are lost, large packets included",
-        rules=_no_rules,
         lying_nic=True,
         outer_checksum=False,
+    ),
+    Cause(
+        name="nic-udpcsum",
+        story=(
+            "The sender's NIC claims transmit checksum offload and does not do it, and the outer "
+            "checksum is on, which is the kernel's default. So pings are lost as well. (Over IPv6 "
+            "the outer checksum is always on, and cause nic is the same.)"
+        ),
+        symptom="everything through the tunnel is lost",
+        lying_nic=True,
+    ),
+    Cause(
+        name="relay",
+        story=(
+            "A user-mode program between the nodes receives the tunnel's datagrams and sends "
+            "their payload again, as slirp4netns, pasta or a UDP proxy does. The inner checksum "
+            "has not been finished by then, and now it never will be. The outer checksum is "
+            "right, but the pod drops the packet."
+        ),
+        symptom="UDP and TCP through the tunnel are lost; the pod's checksum errors rise",
+        virtual_vtep="which is the relay's; it sends again to {real}",
+        relay=True,
     ),
     Cause(
         name="forwarded",
@@ -150,7 +134,6 @@ _ALL = (
             "damages the outer checksum: the packet is wrong already when the sender forwards it."
         ),
         symptom="everything through the tunnel is lost, TCP and large packets included",
-        rules=_no_rules,
         guest=True,
     ),
 )

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 
 from rich.console import Console
 
-from csumfix_lab.errors import LabError
+from csumfix.errors import CsumfixError
 from csumfix_lab.lab import Lab
 from csumfix_lab.process import Process
 from csumfix_lab.sandbox import require, search_path
@@ -233,9 +233,9 @@ def main(argv: list[str]) -> int:
             with Lab(cause) as lab:
                 lab.start_dns()
                 _Demo(lab, say).run()
-    except LabError as error:
+    except CsumfixError as error:
         sys.stderr.write(f"demo: {error}\n")
-        return 1
+        return error.code
     say.heading("All as expected." if not say.failures else f"{say.failures} steps FAILED.")
     return 1 if say.failures else 0
 

@@ -49,7 +49,8 @@ def _draw(plan: Plan) -> list[str]:
     ipv6 = plan.ipv6
     receiver = _end("receiver", plan.receiver, ipv6, pod=True)
     height = len(receiver)
-    columns = [_link("wire", height), _box(receiver, height)]
+    wire = "relay" if plan.relay else "wire"
+    columns = [_link(wire, height), _box(receiver, height)]
     if plan.guest:
         legs: list[tuple[str, Dual]] = [("eth1", GUEST_GATEWAY), ("eth0", SENDER)]
         router = _rows("sender", [("", "")] + [(leg, at.ip(ipv6)) for leg, at in legs])
@@ -70,7 +71,8 @@ def _notes(cause: Cause, plan: Plan) -> list[str]:
         notes.append(f"service: {SERVICE_IP} port 53, by kube-proxy's rules on the sender")
     if cause.virtual_vtep:
         virtual, real = VIRTUAL_VTEP.ip(plan.ipv6), RECEIVER.ip(plan.ipv6)
-        notes.append(f"tunnel's remote end: {virtual}, which nat/OUTPUT rewrites to {real}")
+        what = cause.virtual_vtep.format(real=real)
+        notes.append(f"tunnel's remote end: {virtual}, {what}")
     return notes
 
 

@@ -5,15 +5,16 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-from types import TracebackType
+from types import ModuleType, TracebackType
 from typing import Self
 
-from csumfix_lab import drawing, forwarder, plan, topology
+from csumfix.errors import CsumfixError, Exit
+from csumfix_lab import drawing, forwarder, plan, relay, topology
 from csumfix_lab.causes import BY_NAME, CAUSES
-from csumfix_lab.errors import LabError
 from csumfix_lab.node import Node
 from csumfix_lab.plan import Plan
 from csumfix_lab.process import Process
+from csumfix_lab.rules import LOADERS
 from csumfix_lab.sandbox import Sandbox, require
 
 _TUN = Path("/dev/net/tun")
@@ -24,20 +25,22 @@ class Lab:
     """A lab that exists between __enter__ and __exit__, and dies with this process.
 
     `mtu` is the underlay's in bytes, `port` the tunnel's UDP port, `ipv6` the underlay's family.
-    Raises LabError, one line for the user, if it cannot be built here.
+    Raises CsumfixError if there is no such lab, or if it cannot be built here.
     """
 
     device = plan.DEVICE
     pod_ip = plan.POD_IP
     pod_ip6 = plan.POD_IP6
-    service_ip = plan.SERVICE_IP  # means something for cause kube-proxy only
+    service_ip = plan.SERVICE_IP  # means something for causes kube-proxy and cni only
     dns_name = plan.DNS_NAME
 
     def __init__(
         self, cause: str = "none", *, ipv6: bool = False, mtu: int = 1500, port: int = 8472
     ) -> None:
         if cause not in BY_NAME:
-            raise LabError(f"there is no cause {cause!r}; choose from: {', '.join(CAUSES)}")
+            raise CsumfixError(
+                f"there is no cause {cause!r}; choose from: {', '.join(CAUSES)}", Exit.USAGE
+            )
         self.cause = BY_NAME[cause]
         try:
             self.plan = Plan(
@@ -45,22 +48,19 @@ class Lab:
                 mtu=mtu,
                 port=port,
                 guest=self.cause.guest,
-                virtual_vtep=self.cause.virtual_vtep,
+                virtual_vtep=bool(self.cause.virtual_vtep),
+                relay=self.cause.relay,
                 outer_checksum=self.cause.outer_checksum,
             )
         except ValueError as error:
-            raise LabError(str(error)) from None
+            raise CsumfixError(str(error), Exit.USAGE) from None
         self._sandbox: Sandbox | None = None
 
     def __enter__(self) -> Self:
-        require("bridge", "ethtool", "ping", "iptables-restore", "ip6tables-restore")
-        if self.cause.lying_nic and not os.access(_TUN, os.R_OK | os.W_OK):
-            raise LabError(
-                f"cause {self.cause.name} needs {_TUN}, which you may not open; run as root, "
-                f"or: chmod 666 {_TUN}"
-                if _TUN.exists()
-                else f"cause {self.cause.name} needs {_TUN}; load it with: modprobe tun"
-            )
+        loaders = {LOADERS[tool][0] for tool in self.cause.rules(self.plan)}
+        require("bridge", "ethtool", "ping", *sorted(loaders))
+        if self.cause.lying_nic:
+            self._require_tun()
         extra = ("middlebox", "guest") if self.cause.guest else ()
         self._sandbox = Sandbox("sender", "wire", "receiver", *extra)
         try:
@@ -68,9 +68,10 @@ class Lab:
         except subprocess.CalledProcessError as error:
             self.close()
             text = "; ".join(error.stderr.strip().splitlines())
-            raise LabError(
+            raise CsumfixError(
                 f"cannot build the lab: {text}; probably a feature this kernel lacks "
-                "(vxlan, veth, bridge, NAT): load its module as root"
+                "(vxlan, veth, bridge, NAT): load its module as root",
+                Exit.KERNEL,
             ) from error
         except BaseException:
             self.close()
@@ -137,9 +138,10 @@ class Lab:
         deadline = time.monotonic() + _PATIENCE
         while self._dig(self.receiver, self.pod_ip, self.dns_name) is None:
             if server.poll() is not None or time.monotonic() > deadline:
-                raise LabError(
+                raise CsumfixError(
                     "dnsmasq does not answer in the service pod; see: csumfix lab -- "
-                    f"ip netns exec receiver dnsmasq {' '.join(options)}"
+                    f"ip netns exec receiver dnsmasq {' '.join(options)}",
+                    Exit.BROKEN,
                 )
             time.sleep(0.02)
         return server
@@ -160,40 +162,54 @@ class Lab:
         )
         return result.stdout.strip() if result.returncode == 0 else None
 
+    def _require_tun(self) -> None:
+        cause = f"cause {self.cause.name} needs {_TUN}"
+        if not _TUN.exists():
+            raise CsumfixError(f"{cause}; load it with: modprobe tun", Exit.KERNEL)
+        if not os.access(_TUN, os.R_OK | os.W_OK):
+            raise CsumfixError(
+                f"{cause}, which you may not open; run as root, or: chmod 666 {_TUN}",
+                Exit.PERMISSION,
+            )
+
     def _build(self) -> None:
         what = self.plan
         for node in {self.sender.name, self.receiver.name, self.client.name}:
             self._script(node, topology.settings())
         self._script("wire", topology.wire(what, lying_nic=self.cause.lying_nic))
         if self.cause.lying_nic:
-            self._forward("wire", "nic", topology.LYING_NIC, topology.NIC_PORT)
+            self._start("wire", forwarder, "nic", topology.LYING_NIC, topology.NIC_PORT)
             move = f"ip link set {topology.LYING_NIC} netns sender name eth0"
             self._script("wire", move)
         if self.cause.guest:
             self._script("middlebox", topology.middlebox(what))
             ports = topology.MIDDLEBOX_IN, topology.MIDDLEBOX_OUT
-            self._forward("middlebox", "damage", *ports, str(what.port))
+            self._start("middlebox", forwarder, "damage", *ports, str(what.port))
             self._script("guest", topology.guest(what))
+        if what.relay:
+            ends = plan.SENDER.ip(what.ipv6), plan.RECEIVER.ip(what.ipv6)
+            self._start("wire", relay, what.remote_vtep, str(what.port), *ends)
         self._script("sender", topology.sender(what))
         self._script("receiver", topology.receiver(what))
         for tool, rules in self.cause.rules(what).items():
-            self.sender.run([f"{tool}-restore", "-w"], input=rules)
+            self.sender.run(LOADERS[tool], input=rules)
         self._check()
 
     def _script(self, name: str, script: str) -> None:
         self.node(name).run(["sh", "-eu"], input=script)
 
-    def _forward(self, name: str, *arguments: str) -> None:
-        """Start the forwarder in a node; return when frames would pass."""
+    def _start(self, name: str, program: ModuleType, *arguments: str) -> None:
+        """Start one of the lab's programs in a node; return when packets would pass."""
         process = self.node(name).popen(
-            [sys.executable, str(Path(forwarder.__file__).resolve()), *arguments],
+            [sys.executable, str(Path(str(program.__file__)).resolve()), *arguments],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
         )
         assert process.stdout is not None
         with process.stdout as stdout:
             if stdout.readline() != "ready\n":
-                raise LabError(f"the lab's forwarder ({' '.join(arguments)}) did not start")
+                what = " ".join([program.__name__, *arguments])
+                raise CsumfixError(f"the lab's program {what!r} did not start", Exit.KERNEL)
 
     def _check(self) -> None:
         """See that the underlay works: whatever the cause, plain pings pass."""
@@ -204,9 +220,10 @@ class Lab:
             if self.client.run(ping, check=False).returncode == 0:
                 return
             time.sleep(0.05)
-        raise LabError(
+        raise CsumfixError(
             f"cannot build the lab: {receiver} does not answer pings on the underlay; "
-            "this is a bug in csumfix"
+            "this is a bug in csumfix",
+            Exit.BROKEN,
         )
 
     def describe(self) -> str:

@@ -33,14 +33,14 @@ class Counters:
 
 
 def _parse(text: str) -> dict[str, int]:
-    """Return /proc/net/snmp and snmp6 as one mapping, with names such as UdpInCsumErrors."""
+    """Return the texts of /proc/net/ as one mapping, with names such as UdpInCsumErrors."""
     values: dict[str, int] = {}
     names: list[str] = []
     for line in text.splitlines():
         head, *rest = line.split()
         if not head.endswith(":"):  # snmp6: one name and value a line
             values[head] = int(rest[0])
-        elif names and names[0] == head:  # snmp: a line of names, a line of values
+        elif names and names[0] == head:  # snmp, netstat: a line of names, a line of values
             values |= {
                 head[:-1] + name: int(value) for name, value in zip(names[1:], rest, strict=True)
             }
@@ -99,9 +99,14 @@ class Node:
         """
         return self._sandbox.popen(self.name, argv, **options)
 
+    def all_counters(self) -> dict[str, int]:
+        """Read all counters of the network namespace by the names that nstat shows."""
+        files = [f"/proc/net/{name}" for name in ("snmp", "snmp6", "netstat")]
+        return _parse(self.run(["cat", *files]).stdout)
+
     def counters(self) -> Counters:
         """Read the drop counters."""
-        values = _parse(self.run(["cat", "/proc/net/snmp", "/proc/net/snmp6"]).stdout)
+        values = self.all_counters()
         return Counters(
             in_csum_errors=values["UdpInCsumErrors"],
             in_csum_errors6=values["Udp6InCsumErrors"],

@@ -41,7 +41,8 @@ class Dual:
 SENDER = Dual("192.0.2.1/24", "2001:db8::1/64")
 RECEIVER = Dual("192.0.2.2/24", "2001:db8::2/64")
 GATEWAY = Dual("192.0.2.254/24", "2001:db8::fe/64")  # nobody: no packet gets that far
-VIRTUAL_VTEP = Dual("192.0.2.200/24", "2001:db8::c8/64")  # exists in a DNAT rule only
+# An address of no node: rules rewrite it, or the relay has it.
+VIRTUAL_VTEP = Dual("192.0.2.200/24", "2001:db8::c8/64")
 GUEST = Dual("198.51.100.2/24", "2001:db8:1::2/64")
 GUEST_GATEWAY = Dual("198.51.100.1/24", "2001:db8:1::1/64")  # the sender's other leg
 GUEST_NET = Dual("198.51.100.0/24", "2001:db8:1::/64")
@@ -79,7 +80,8 @@ class Plan:
     mtu: int = 1500
     port: int = 8472
     guest: bool = False  # the client is a guest behind the sender, not the sender itself
-    virtual_vtep: bool = False  # the client sends to an address that only DNAT can reach
+    virtual_vtep: bool = False  # the client sends to VIRTUAL_VTEP
+    relay: bool = False  # so does the receiver: a relay in the wire has that address
     outer_checksum: bool = True  # over IPv4; over IPv6 it is always on, as RFC 8200 wants it
 
     def __post_init__(self) -> None:
@@ -107,6 +109,11 @@ class Plan:
     def remote_vtep(self) -> str:
         """The underlay address to which the client sends."""
         return (VIRTUAL_VTEP if self.virtual_vtep else RECEIVER).ip(self.ipv6)
+
+    @property
+    def client_vtep(self) -> str:
+        """The underlay address to which the receiver sends."""
+        return (VIRTUAL_VTEP if self.relay else self.client.underlay).ip(self.ipv6)
 
     @property
     def host_prefix(self) -> str:

@@ -18,16 +18,18 @@ entered by their path below /proc/HOLDER/root, because nsenter opens all files b
 another, as ``ip netns exec`` does, fails for ordinary users inside containers.)
 """
 
+import errno
 import os
 import shutil
 import subprocess
 import sys
+import sysconfig
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from csumfix.errors import CsumfixError, Exit
 from csumfix_lab import waiter
-from csumfix_lab.errors import LabError
 from csumfix_lab.process import Process, only_child
 
 _SBIN = ("/usr/local/sbin", "/usr/sbin", "/sbin")  # ordinary users may lack these in PATH
@@ -55,6 +57,7 @@ _PACKAGES = {
     "ip": "iproute2",
     "ip6tables-restore": "iptables",
     "iptables-restore": "iptables",
+    "nft": "nftables",
     "nsenter": "util-linux",
     "ping": "iputils-ping",
     "tcpdump": "tcpdump",
@@ -63,41 +66,54 @@ _PACKAGES = {
 
 
 def search_path() -> str:
-    """Return PATH with the directories of administration tools in it."""
-    path = os.environ.get("PATH", os.defpath).split(os.pathsep)
+    """Return PATH with our own programs first, and with those for administration."""
+    path = [sysconfig.get_path("scripts"), *os.environ.get("PATH", os.defpath).split(os.pathsep)]
     return os.pathsep.join(path + [entry for entry in _SBIN if entry not in path])
 
 
 def require(*tools: str) -> None:
-    """Raise LabError unless every one of `tools` is installed."""
+    """Raise CsumfixError unless every one of `tools` is installed."""
     missing = [tool for tool in tools if shutil.which(tool, path=search_path()) is None]
     if missing:
         packages = sorted({_PACKAGES.get(tool, tool) for tool in missing})
-        raise LabError(
+        raise CsumfixError(
             f"the lab needs {', '.join(missing)}: not found; "
-            f"install it (Debian: apt install {' '.join(packages)})"
+            f"install it (Debian: apt install {' '.join(packages)})",
+            Exit.MISSING,
         )
 
 
-def _refusal(stderr: str) -> LabError:
+def _refusal(stderr: str) -> CsumfixError:
     """Say why unshare failed, and what would help."""
     what = f"cannot create namespaces ({stderr.strip() or 'unshare ended without a word'})"
+    # unshare makes / private in the new mount namespace; mount(2) says EINVAL where / is none.
+    if "propagation" in stderr and stderr.endswith(os.strerror(errno.EINVAL)):
+        return CsumfixError(
+            f"{what}: the root directory is no mount point, probably in a chroot; "
+            "run outside it, or bind-mount its directory on itself before the chroot",
+            Exit.KERNEL,
+        )
     if os.geteuid() == 0:
-        return LabError(
+        if not stderr.endswith(os.strerror(errno.EPERM)):
+            return CsumfixError(f"{what}: the kernel refused; run on another host", Exit.KERNEL)
+        return CsumfixError(
             f"{what}: root here lacks CAP_SYS_ADMIN, probably in a container; "
-            "run on the host or in a privileged container"
+            "run on the host or in a privileged container",
+            Exit.PERMISSION,
         )
     for name, forbidding, remedy in _USERNS_LOCKS:
         setting = Path("/proc/sys") / name
         if setting.exists() and setting.read_text(encoding="ascii").strip() == forbidding:
             key = name.replace("/", ".")
-            return LabError(
+            return CsumfixError(
                 f"{what}: {key}={forbidding} forbids user namespaces to ordinary users; "
-                f"run as root, or: sysctl -w {key}={remedy}"
+                f"run as root, or: sysctl -w {key}={remedy}",
+                Exit.PERMISSION,
             )
-    return LabError(
+    return CsumfixError(
         f"{what}: user namespaces seem forbidden to ordinary users here (container or "
-        "security module); run as root"
+        "security module); run as root",
+        Exit.PERMISSION,
     )
 
 
@@ -117,7 +133,7 @@ class Sandbox:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=self._environment(None),
+            env=self._environment({"LC_ALL": "C"}),  # _refusal() reads what it says
             start_new_session=True,  # a Ctrl-C at the terminal is ours to handle, not the holder's
         )  # fmt: skip
         ready = self._pipe(self._holder.stdout).readline() == "ready\n"
@@ -125,9 +141,10 @@ class Sandbox:
         if not ready or init is None:
             words = self.close()
             if ready:
-                raise LabError(
+                raise CsumfixError(
                     "cannot find the sandbox's first process: this kernel lacks "
-                    "/proc/PID/task/TID/children; use one built with CONFIG_PROC_CHILDREN"
+                    "/proc/PID/task/TID/children; use one built with CONFIG_PROC_CHILDREN",
+                    Exit.KERNEL,
                 )
             raise _refusal("; ".join(words.splitlines()))
         self.init = init  # process 1 of the pid namespace, as numbered outside

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from csumfix_lab.lab import Lab
 
+_COUNTERS = "UdpInCsumErrors Udp6InCsumErrors TcpInCsumErrors"
 _SIGNAL_EXIT = 128  # what shells add to the number of the signal that ended a command
 
 
@@ -38,14 +39,14 @@ def _hints(lab: Lab) -> list[str]:
         query = f"nsenter --net=/run/netns/{lab.client.name} {query}"
     receiver = "nsenter --net=/run/netns/receiver"
     csumfix = shlex.join([sys.executable, "-m", "csumfix"])
-    options = " --divert all" if lab.cause.lying_nic else ""
+    options = " --lane queue" if lab.cause.lying_nic or lab.cause.relay else ""
     if lab.cause.guest:  # the sender itself has no vxlan device to discover
         options = f" --port {lab.plan.port}"
     service = [("query by service IP", f"{query} @{lab.service_ip}")] if lab.cause.service else []
     rows = [
         ("query by pod IP", f"{query} @{lab.pod_ip}"),
         *service,
-        ("what was dropped", f"{receiver} nstat -asz UdpInCsumErrors Udp6InCsumErrors"),
+        ("what was dropped", f"{receiver} nstat -asz {_COUNTERS}"),
         *_capture(receiver, csumfix, lab.plan.port),
         ("cure it", f"{csumfix} run{options} &"),
     ]
@@ -70,8 +71,8 @@ def _terminal_lent() -> Iterator[None]:
 def run_session(cause: str, ipv6: bool, mtu: int, port: int, command: Sequence[str]) -> int:
     """Build a lab, explain it, run `command` (default: a shell) on the sender; return its code.
 
-    A command ended by a signal gives 128 plus the signal's number. Raises LabError, one line for
-    the user, if the lab cannot be built here.
+    A command ended by a signal gives 128 plus the signal's number. Raises CsumfixError if the
+    lab cannot be built here.
     """
     with Lab(cause, ipv6=ipv6, mtu=mtu, port=port) as lab:
         lab.start_dns()

@@ -9,6 +9,11 @@ cannot finish checksums makes the kernel do it, and cut super-packets to size, b
 handed on: exactly what a good NIC does for the node, whose own settings stay as they are. What the
 receiver gets is complete, and it verifies it.
 
+A relay has its socket in the wire, where packets have not been finished yet: they are finished on
+their way out of a port. So it receives the sender's inner checksums as the sender left them. Only
+the sender's packets shall suffer, so the receiver's NIC then offers no offload, and its kernel
+finishes its packets.
+
 Each function returns a script for ``sh -eu`` in the network namespace it is named after.
 """
 
@@ -20,6 +25,7 @@ from csumfix_lab.plan import (
     GUEST_NET,
     RECEIVER,
     SENDER,
+    VIRTUAL_VTEP,
     VNI,
     Dual,
     End,
@@ -133,6 +139,14 @@ def _bridge(plan: Plan) -> str:
     return f"link add br0 mtu {plan.mtu} type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
 
 
+def _relay_address() -> list[str]:
+    """Give the wire's bridge an address, once it exists."""
+    return [
+        "echo 0 >/proc/sys/net/ipv6/conf/br0/disable_ipv6",
+        *_batch("ip", _addresses("br0", VIRTUAL_VTEP)),
+    ]
+
+
 def wire(plan: Plan, *, lying_nic: bool) -> str:
     """Build the network between the nodes; with `lying_nic` without the sender's cable."""
     sender = (
@@ -148,7 +162,8 @@ def wire(plan: Plan, *, lying_nic: bool) -> str:
         "link set br0 up",
     ]
     offload = [f"ethtool -K {port} {_NO_OFFLOAD}" for port in ("p0", "p2")]
-    return _script([*_no_ipv6(), *_batch("ip", links), *offload])
+    relay = _relay_address() if plan.relay else []
+    return _script([*_no_ipv6(), *_batch("ip", links), *offload, *relay])
 
 
 def middlebox(plan: Plan) -> str:
@@ -209,5 +224,6 @@ def receiver(plan: Plan) -> str:
         links += [
             f"route add {GUEST_NET.cidr(ipv6)} via {SENDER.ip(ipv6)}" for ipv6 in (False, True)
         ]
-    tunnel = _tunnel(plan, plan.receiver, plan.client, plan.client.underlay.ip(plan.ipv6))
-    return _script([*_batch("ip", links), *tunnel])
+    tunnel = _tunnel(plan, plan.receiver, plan.client, plan.client_vtep)
+    offload = ["ethtool -K eth0 tx off"] if plan.relay else []
+    return _script([*_batch("ip", links), *tunnel, *offload])

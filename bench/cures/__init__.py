@@ -8,7 +8,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from csumfix_lab import Lab, LabError
+from csumfix.errors import CsumfixError, Exit
+from csumfix_lab import Lab
 from csumfix_lab.process import Process
 
 QUEUES = 2
@@ -82,7 +83,7 @@ def _serve(lab: Lab, argv: list[str], sign: str) -> Process:
         if line.startswith(sign):
             return server
         said = line.strip() or said
-    raise LabError(f"{' '.join(argv)}: did not start: {said}")
+    raise CsumfixError(f"{' '.join(argv)}: did not start: {said}", Exit.BROKEN)
 
 
 def _scapy(lab: Lab) -> Process:

@@ -241,6 +241,50 @@ def tcp_arrives(lab: Lab, size: int) -> bool:
     return bool(json.loads(out) == {"bytes": size, "sha256": peer.tcp_digest(size)})
 
 
+@dataclass(frozen=True)
+class Order:
+    """What became of the order of a TCP connection's packets."""
+
+    total: int  # bytes
+    intact: bool
+    out_of_order: int  # segments that came before one that was sent earlier
+    retransmitted: int  # segments
+
+
+def pipeline(lab: Lab, seconds: float, rate: float = 0) -> Order:
+    """Send pairs of messages of 1,400 and 20,000 bytes, at most `rate` pairs a second (0: any)."""
+    sent, received = lab.client.all_counters(), lab.receiver.all_counters()
+    sink = _sink(lab, "tcp-sink")
+    client = [sys.executable, PEER, "pipeline", address(lab), str(PORT)]
+    options = [f"--seconds={seconds}", f"--rate={rate}"]
+    expected = json.loads(lab.client.run([*client, *options], timeout=seconds + 30).stdout)
+    arrived = json.loads(sink.communicate(timeout=30)[0])
+    now_sent, now_received = lab.client.all_counters(), lab.receiver.all_counters()
+    return Order(
+        total=arrived["bytes"],
+        intact=arrived == expected,
+        out_of_order=now_received["TcpExtTCPOFOQueue"] - received["TcpExtTCPOFOQueue"],
+        retransmitted=now_sent["TcpRetransSegs"] - sent["TcpRetransSegs"],
+    )
+
+
+@dataclass(frozen=True)
+class Lateness:
+    """What became of the order of numbered datagrams."""
+
+    late: int  # came after one with a higher number
+    missing: int
+    duplicates: int
+
+
+def gso(lab: Lab, count: int, rate: float) -> Lateness:
+    """Send `count` times a single UDP packet and a super-packet of ten, `rate` times a second."""
+    sink = _sink(lab, "order-sink", f"--count={count * sum(peer.SEGMENTS)}")
+    client = [sys.executable, PEER, "gso-send", address(lab), str(PORT)]
+    lab.client.run([*client, f"--count={count}", f"--rate={rate}"], timeout=count / rate + 30)
+    return Lateness(**json.loads(sink.communicate(timeout=60)[0]))
+
+
 def checksum_errors(lab: Lab) -> int:
     """Datagrams and segments that the receiver's kernel dropped for their checksums."""
     counters = lab.receiver.counters()

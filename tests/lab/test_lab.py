@@ -12,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from csumfix_lab import CAUSES, Lab, LabError, Node
+from csumfix.errors import CsumfixError, Exit
+from csumfix_lab import CAUSES, Lab, Node
 from csumfix_lab.demo import main as demo
+from csumfix_lab.plan import CLIENT_POD_IP, CLIENT_POD_IP6
 from csumfix_lab.session import run_session
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -60,15 +62,19 @@ with socket.socket(family, socket.SOCK_DGRAM) as sock:
 """
 
 
-def arrived(lab: Lab, address: str, size: int) -> int:
-    """Send datagrams through the tunnel; return how many of them came whole."""
-    sink = lab.receiver.popen(
+def arrived(lab: Lab, address: str, size: int, *, back: bool = False) -> int:
+    """Send datagrams through the tunnel; return how many of them came whole.
+
+    back: from the receiver to the client.
+    """
+    source, target = (lab.receiver, lab.client) if back else (lab.client, lab.receiver)
+    sink = target.popen(
         [sys.executable, "-c", SINK, address, "7000", str(size)], stdout=subprocess.PIPE
     )
     assert sink.stdout is not None
     with sink.stdout as stdout:
         assert stdout.readline() == "ready\n"
-        lab.client.run([sys.executable, "-c", SEND, address, "7000", str(DATAGRAMS), str(size)])
+        source.run([sys.executable, "-c", SEND, address, "7000", str(DATAGRAMS), str(size)])
         time.sleep(0.1)  # for forwarders
         sink.terminate()
         count = int(stdout.readline())
@@ -145,8 +151,15 @@ def test_none_carries_packets_up_to_its_mtu(ipv6: bool, mtu: int) -> None:
         assert lab.client.run([*ping, str(size + 1), lab.pod_ip], check=False).returncode == 1
 
 
+def outer_is_wrong(cause: str, ipv6: bool) -> bool:
+    """Whether the outer checksum is what the receiver drops packets for, not the inner one."""
+    return cause != "relay" and (ipv6 or cause != "nic")
+
+
 @FAMILIES
-@pytest.mark.parametrize("cause", ["snat", "dnat", "nic", "forwarded"])
+@pytest.mark.parametrize(
+    "cause", ["snat", "dnat", "stateless", "nic", "nic-udpcsum", "relay", "forwarded"]
+)
 def test_bug_shows(cause: str, ipv6: bool) -> None:
     """Every datagram is lost, inner IPv4 and IPv6, and the receiver counts each as corrupt."""
     with Lab(cause, ipv6=ipv6) as lab:
@@ -157,15 +170,21 @@ def test_bug_shows(cause: str, ipv6: bool) -> None:
             lost += DATAGRAMS
         drops = lab.receiver.counters()
         assert drops.udp_drops == lost
-        if lab.plan.outer_checksum:  # otherwise it is the inner checksum, of the inner family
-            assert (drops.in_csum_errors6 if ipv6 else drops.in_csum_errors) == lost
+        by_family = (drops.in_csum_errors, drops.in_csum_errors6)
+        if outer_is_wrong(cause, ipv6):
+            assert by_family == ((0, lost) if ipv6 else (lost, 0))
+        else:
+            assert by_family == (2 * DATAGRAMS, DATAGRAMS)
         assert lab.query(lab.pod_ip) is None
         assert not connects(lab)
+        errors = lab.receiver.counters().tcp_in_csum_errors
+        assert (errors == 0) is outer_is_wrong(cause, ipv6)
 
 
 @FAMILIES
-def test_kube_proxy_breaks_only_the_service_ip(ipv6: bool) -> None:
-    with Lab("kube-proxy", ipv6=ipv6) as lab:
+@pytest.mark.parametrize("cause", ["kube-proxy", "cni"])
+def test_kube_proxy_breaks_only_the_service_ip(cause: str, ipv6: bool) -> None:
+    with Lab(cause, ipv6=ipv6) as lab:
         lab.start_dns()
         assert lab.query(lab.pod_ip) == lab.pod_ip
         assert arrived(lab, lab.pod_ip, 1400) == DATAGRAMS
@@ -175,14 +194,54 @@ def test_kube_proxy_breaks_only_the_service_ip(ipv6: bool) -> None:
         assert (drops.in_csum_errors, drops.in_csum_errors6) == ((0, 1) if ipv6 else (1, 0))
 
 
+def test_it_is_the_cni_that_keeps_the_mark() -> None:
+    """By itself, a later kube-proxy clears it."""
+    with Lab("cni") as lab:
+        lab.start_dns()
+        lab.sender.run(["iptables", "-t", "nat", "-D", "POSTROUTING", "-j", "CNI-POSTROUTING"])
+        assert lab.query(lab.service_ip) == lab.pod_ip
+        assert lab.receiver.counters().udp_drops == 0
+
+
+def test_stateless_rewriting_is_not_tracked() -> None:
+    """Otherwise it would be the cause dnat by another name."""
+    with Lab("stateless") as lab:
+        lab.sender.run(["iptables", "-A", "INPUT", "-m", "conntrack", "--ctstate", "NEW"])
+        assert arrived(lab, lab.pod_ip, 64) == 0
+        tracked = lab.sender.run(["conntrack", "-L"]).stdout
+        assert "dport=7000" in tracked  # the inner packets are
+        assert "dport=8472" not in tracked
+
+
 @FAMILIES
-@pytest.mark.parametrize("cause", ["none", "kube-proxy", "snat", "dnat"])
+@pytest.mark.parametrize("cause", ["nic", "relay", "forwarded"])
+def test_only_the_senders_packets_suffer(cause: str, ipv6: bool) -> None:
+    with Lab(cause, ipv6=ipv6) as lab:
+        for address in (CLIENT_POD_IP, CLIENT_POD_IP6):
+            assert arrived(lab, address, 64, back=True) == DATAGRAMS
+            assert arrived(lab, address, 1300, back=True) == DATAGRAMS
+        assert lab.client.counters().udp_drops == 0
+
+
+@FAMILIES
+@pytest.mark.parametrize(
+    "cause", ["none", "kube-proxy", "cni", "snat", "dnat", "stateless", "relay"]
+)
 def test_pings_pass_under_nat(cause: str, ipv6: bool) -> None:
     """The kernel finishes ICMP checksums early, which is why pings mislead operators."""
     with Lab(cause, ipv6=ipv6) as lab:
         assert pings(lab.client, lab.pod_ip)
         assert pings(lab.client, lab.pod_ip6)
         assert pings(lab.receiver, "10.244.0.10")
+
+
+def test_pings_pass_a_lying_nic_only_without_outer_checksum() -> None:
+    """The inner checksum of a ping is complete, but the outer one is left to the NIC."""
+    with Lab("nic") as lab:
+        assert pings(lab.client, lab.pod_ip)
+    with Lab("nic-udpcsum") as lab:
+        assert not pings(lab.client, lab.pod_ip)
+        assert lab.receiver.counters().in_csum_errors == 1
 
 
 @FAMILIES
@@ -379,14 +438,15 @@ def test_nothing_is_left_after_kill_9() -> None:
 
 ASK = """
 import sys
-from csumfix_lab import Lab, LabError
+from csumfix.errors import CsumfixError
+from csumfix_lab import Lab
 try:
     with Lab(sys.argv[1]) as lab:
         lab.start_dns()
-        address = lab.service_ip if sys.argv[1] == "kube-proxy" else lab.pod_ip
+        address = lab.service_ip if lab.cause.service else lab.pod_ip
         print(lab.query(address), lab.receiver.counters().udp_drops)
-except LabError as error:
-    print("LabError:", error)
+except CsumfixError as error:
+    print(f"{error.code.name}: {error}")
 """
 
 
@@ -400,7 +460,7 @@ def as_nobody(cause: str) -> str:
     ).stdout.strip()
 
 
-@pytest.mark.parametrize("cause", ["kube-proxy", "dnat", "forwarded"])
+@pytest.mark.parametrize("cause", ["kube-proxy", "cni", "dnat", "stateless", "relay", "forwarded"])
 def test_an_ordinary_user_sees_the_bug(cause: str) -> None:
     assert as_nobody(cause) == "None 1"
 
@@ -409,13 +469,14 @@ def test_an_ordinary_user_without_tun_is_told() -> None:
     if Path("/dev/net/tun").stat().st_mode & 0o006 == 0o006:
         assert as_nobody("nic") == "None 1"
     else:
-        assert as_nobody("nic").startswith("LabError: cause nic needs /dev/net/tun")
+        assert as_nobody("nic").startswith("PERMISSION: cause nic needs /dev/net/tun")
 
 
 @pytest.mark.parametrize("bad", [{"cause": "gremlins"}, {"mtu": 9001}, {"mtu": 576}, {"port": 0}])
 def test_a_lab_that_cannot_be_is_refused(bad: dict[str, int]) -> None:
-    with pytest.raises(LabError) as error:
+    with pytest.raises(CsumfixError) as error:
         Lab(**bad)  # type: ignore[arg-type]
+    assert error.value.code is Exit.USAGE
     assert "\n" not in str(error.value)
 
 
@@ -428,9 +489,65 @@ def test_refused_namespaces_are_explained() -> None:
         check=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
     )
-    assert result.stdout.startswith("LabError: cannot create namespaces (unshare:")
+    assert result.stdout.startswith("PERMISSION: cannot create namespaces (unshare:")
     assert "CAP_SYS_ADMIN" in result.stdout
     assert result.stdout.count("\n") == 1
+
+
+# A root directory that is no mount point, with all of the machine below it.
+CHROOT = """
+mount -t tmpfs tmpfs "$1"
+mkdir "$1/root"
+for entry in /*; do
+    if [ -L "$entry" ]; then cp -P "$entry" "$1/root$entry"
+    elif [ -d "$entry" ]; then mkdir "$1/root$entry"; mount --rbind "$entry" "$1/root$entry"; fi
+done
+cd "$1/root"
+shift
+exec chroot . "$@"
+"""
+
+
+def test_a_root_that_is_no_mount_point_is_explained(tmp_path: Path) -> None:
+    """In a chroot nothing lacks CAP_SYS_ADMIN."""
+    chroot = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-euc", CHROOT, "sh"]
+    result = subprocess.run(
+        [*chroot, str(tmp_path), sys.executable, "-c", ASK, "none"],
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+    assert result.stdout.startswith("KERNEL: cannot create namespaces (unshare:")
+    assert "Invalid argument" in result.stdout
+    assert "no mount point" in result.stdout
+    assert "CAP_SYS_ADMIN" not in result.stdout
+    assert result.stdout.count("\n") == 1
+
+
+def lab_command(*command: str, path: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "csumfix", "lab", "--cause", "none", "--", *command],
+        capture_output=True,
+        text=True,
+        check=False,
+        cwd=ROOT,
+        env={**os.environ, "PATH": path},
+    )
+
+
+def test_the_lab_finds_the_csumfix_that_started_it() -> None:
+    result = lab_command("sh", "-c", "command -v csumfix", path="/usr/bin:/bin")
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == f"{Path(sys.executable).parent}/csumfix\n"
+
+
+def test_a_missing_tool_is_named_with_its_package() -> None:
+    result = lab_command("true", path="/nonexistent")
+    assert result.returncode == Exit.MISSING
+    assert "ping" in result.stderr
+    assert "apt install iputils-ping" in result.stderr
+    assert len(result.stderr.splitlines()) == 1
 
 
 # --- session ------------------------------------------------------------------------------------

@@ -52,6 +52,7 @@ def test_help_lists_the_commands_and_exit_codes() -> None:
         ("trace", "--count", "0"),
         ("trace", "--pcap", "/"),
         ("lab", "--cause", "gremlins"),
+        ("lab", "--mtu", "1300"),
         ("lab", "--mtu", "9001"),
         ("rules", "apply", "--port", "0"),
     ],
