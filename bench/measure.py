@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from bench import clock, cures, loads
-from bench.plan import station
+from bench.plan import CAUSES, HEALTHY, station
 from bench.stats import Key, Round, Sample
 from csumfix_lab import Lab
 from csumfix_lab.process import Process
@@ -65,7 +65,9 @@ class Stations:
             for place in self.places:
                 cause, name, mtu = place
                 self._progress(f"building: {name} under {cause}")
-                lab = stack.enter_context(Lab(cause, mtu=mtu))
+                lab = stack.enter_context(Lab(CAUSES[cause], mtu=mtu))
+                if cause == HEALTHY:
+                    cures.conntrack_on(lab)
                 cure = cures.BY_NAME[name]
                 self._stations[place] = Station(lab, cure, cure.start(lab))
             self._stack = stack.pop_all()
@@ -125,7 +127,7 @@ def rounds(
 
 
 def _measure(at: Station, load: loads.Load, seconds: float) -> Sample:
-    sample = load.run(at.lab, seconds)
+    sample = load.run(at.lab, max(seconds, load.least_seconds))
     at.settle()
     return sample
 
