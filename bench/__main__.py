@@ -120,7 +120,7 @@ def _run(base: plan.Plan, cells: Sequence[Key], seed: int, mode: str) -> report.
     loads.prepare()
     taken: list[dict[Key, Sample]] = []
     started = time.strftime("%Y-%m-%d %H:%M:%S %z")
-    idle, complete = 0.0, False
+    idle, complete = measure.Idle(0, 0), False
     bar = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
@@ -134,7 +134,7 @@ def _run(base: plan.Plan, cells: Sequence[Key], seed: int, mode: str) -> report.
                 bar.update(task, description=f"{text:<55}")
 
             with measure.Stations(cells, say) as stations:
-                idle = stations.idle_share()
+                idle = stations.idle()
                 samples = measure.rounds(stations, cells, base.rounds, base.seconds, seed, say)
                 for key, sample, number in samples:
                     measure.collect(taken, key, sample, number)
@@ -151,7 +151,8 @@ def _run(base: plan.Plan, cells: Sequence[Key], seed: int, mode: str) -> report.
         started=started,
         mode=mode,
         seconds_per_cell=base.seconds,
-        idle_cores=idle,
+        idle_cores=idle.cures,
+        busy_cores=idle.machine,
         complete=complete,
         tools={name: _version(name) for name in ("iperf3", "sockperf")},
         cells=summarise(taken, loads.UNITS, cells),

@@ -51,6 +51,14 @@ class Station:
         return sum(int(line.split()[_WAITING]) for line in lines)
 
 
+@dataclass(frozen=True)
+class Idle:
+    """Core-seconds per second that are worked without traffic: by all cures, by everything."""
+
+    cures: float
+    machine: float
+
+
 class Stations:
     """All labs of a run; made when entered, gone when left."""
 
@@ -79,15 +87,16 @@ class Stations:
     def __getitem__(self, place: Place) -> Station:
         return self._stations[place]
 
-    def idle_share(self) -> float:
-        """Return the core-seconds per second that all cures together work without traffic."""
+    def idle(self) -> Idle:
+        """Look for a second at what works without traffic."""
         self._progress("checking that idle cures are idle")
         servers = [one.server for one in self._stations.values() if one.server]
         pids = [pid for one in servers if (pid := one.command_pid())]
         time.sleep(IDLE_SECONDS)  # what building them has left to do
         before = sum(map(clock.process_seconds, pids))
-        time.sleep(IDLE_SECONDS)
-        return (sum(map(clock.process_seconds, pids)) - before) / IDLE_SECONDS
+        busy = clock.busy_share(clock.Window.after(0, IDLE_SECONDS))
+        ours = (sum(map(clock.process_seconds, pids)) - before) / IDLE_SECONDS
+        return Idle(cures=ours, machine=busy)
 
 
 def rounds(
@@ -139,4 +148,4 @@ def collect(into: list[dict[Key, Sample]], key: Key, sample: Sample, number: int
     into[number][key] = sample
 
 
-__all__ = ["Progress", "Round", "Station", "Stations", "collect", "rounds"]
+__all__ = ["Idle", "Progress", "Round", "Station", "Stations", "collect", "rounds"]

@@ -24,6 +24,7 @@ from bench.stats import (
 )
 
 DOES_NOT_CURE = "does not cure"
+QUIET = 0.1  # cores; what an idle machine does now and then
 NO_LOSS = 0.00005  # what would be shown as 0.00 %
 RESULTS = Path(__file__).parent / "results"
 LATEST = RESULTS / "latest.json"
@@ -34,6 +35,7 @@ class Results:
     """One run.
 
     idle_cores: core-seconds per second that all cures together worked before any load began.
+    busy_cores: the same of everything on the machine: CPU figures are wrong by that.
     complete: whether all rounds were run.
     """
 
@@ -45,6 +47,7 @@ class Results:
     mode: str = ""
     seconds_per_cell: float = 0.0
     idle_cores: float = 0.0
+    busy_cores: float = 0.0
     complete: bool = True
     tools: dict[str, str] = field(default_factory=dict)
 
@@ -161,10 +164,12 @@ def tables(results: Results) -> Iterator[Table]:
 
 def heading(results: Results) -> str:
     """Say where and how a run was made."""
+    busy = f", other programs used {results.busy_cores:.2f} cores"
     return (
         f"{results.host}, Linux {results.kernel}, {results.cpu}; {results.started}; "
         f"{results.mode} run, {results.seconds_per_cell:g} s per cell"
-        f"{'' if results.complete else ', interrupted'}."
+        f"{'' if results.complete else ', interrupted'}"
+        f"{busy if results.busy_cores > QUIET else ''}."
     )
 
 
