@@ -32,9 +32,9 @@ class Column:
 
 _CPU = ("cpu_us_per_packet", "cpu_values")
 COLUMNS = (
-    Column("CPU, us per packet: no bug", HEALTHY, FIXED, *_CPU),
-    Column("snat", "snat", FIXED, *_CPU),
-    Column("dnat", "dnat", FIXED, *_CPU),
+    Column("CPU us/packet, no bug", HEALTHY, FIXED, *_CPU),
+    Column("CPU, snat", "snat", FIXED, *_CPU),
+    Column("CPU, dnat", "dnat", FIXED, *_CPU),
     Column("out of order, per s", "snat", "tcp-messages", "out_of_order", ""),
     Column("sent again, per s", "snat", "tcp-messages", "retransmitted", ""),
     Column("TCP messages, Gbit/s", "snat", "tcp-messages"),
