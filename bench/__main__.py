@@ -186,8 +186,10 @@ def _show(results: report.Results) -> None:
     for one in report.tables(results):
         console.print(f"\n[bold]{one.title}[/]")
         console.print(_narrow(one))
-    console.print("\n[bold]Targets[/]")
-    console.print(targets.table(targets.of(results)))
+    outcomes = targets.of(results)
+    if outcomes:
+        console.print("\n[bold]Targets[/]")
+        console.print(targets.table(outcomes))
 
 
 def _narrow(one: report.Table) -> Table:
