@@ -27,6 +27,7 @@ from csumfix_lab import Lab
 from tests.lab.shim import Service, checksum_errors, link, service
 
 SIZE, FLOWS = 512, 8
+OPTIONS = ("--lane=queue", "--queues=2", "--metrics=127.0.0.1:9478")
 LOOK = 5.0
 """Seconds between two looks at the service."""
 
@@ -116,7 +117,7 @@ def soak(seconds: float) -> list[str]:
     programs.build("load")
     with (
         Lab(cause="dnat") as lab,
-        service(lab.sender, "--queues=2", "--metrics=127.0.0.1:9478") as shim,
+        service(lab.sender, *OPTIONS) as shim,
         scraped(lab),
     ):
         errors = checksum_errors(lab)
@@ -143,6 +144,8 @@ def soak(seconds: float) -> list[str]:
         found = list(complaints(looks))
         if sent.total - got.total > let_through + got.overflows:
             found.append("more packets were lost than were let through")
+        if not seen:
+            found.append("no packet was queued")
         if got.bad:
             found.append("contents have changed")
         return found
