@@ -125,11 +125,11 @@ format: $(DEV) ## Lay out the code
 	clang-format -i csrc/*.[ch] tests/csrc/*.[ch] tests/fuzz/*.[ch]
 
 .PHONY: bench
-bench: $(BENCH) ## Measure what every cure costs, in some 25 minutes
+bench: $(BENCH) ## Measure what every cure costs, in some 22 minutes
 	$(BIN)/python -m bench
 
 .PHONY: bench-quick
-bench-quick: $(BENCH) ## The same roughly, in three minutes
+bench-quick: $(BENCH) ## The same roughly, in two minutes
 	$(BIN)/python -m bench --quick
 
 .PHONY: bench-core

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import click
 from rich.console import Console
-from rich.markdown import Markdown
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -21,13 +20,15 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 
-from bench import chart, cures, loads, measure, plan, report, targets
+from bench import chart, cures, loads, measure, plan, readme, report, targets
 from bench.stats import Key, Sample, summarise
 from csumfix.errors import CsumfixError
 
 _DEFAULTS = (report.LATEST, report.RESULTS / "quick.json")
-COLUMNS = 120  # of what is printed to a file
+COLUMNS = 80  # of what is printed to a file
+RATIO_WIDTH = len("(0.0022-0.0032)")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
@@ -42,12 +43,16 @@ COLUMNS = 120  # of what is printed to a file
     "--json",
     "path",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Results file; table and chart get the same name with .md and .png. A run that was "
+    help="Results file; tables and chart get the same name with .md and .png. A run that was "
     "not filtered writes bench/results/latest.json (--quick: quick.json) by default, others write "
     "nothing.",
 )
+@click.option("--compare-only", is_flag=True, help="Measure nothing: show the results file again.")
 @click.option(
-    "--compare-only", is_flag=True, help="Measure nothing: show and draw the results file again."
+    "--write",
+    is_flag=True,
+    help="With --compare-only: write tables and chart again, and README's table if it shows "
+    "latest.json.",
 )
 def main(  # noqa: PLR0913, PLR0917 - one for each option
     quick: bool,
@@ -59,15 +64,16 @@ def main(  # noqa: PLR0913, PLR0917 - one for each option
     seed: int,
     path: Path | None,
     compare_only: bool,
+    write: bool,
 ) -> None:
     """Measure what each cure of wrong VXLAN checksums costs, all of them on the same work."""
     if compare_only:
-        _publish(report.load(path or report.LATEST), path or report.LATEST)
+        _compare(path or report.LATEST, write)
         return
+    if write:
+        raise click.UsageError("--write belongs to --compare-only; a run writes what --json names")
     base = plan.QUICK if quick else plan.FULL
-    names = [name for name in loads.NAMES if _chosen(name, only_loads)]
-    if only_loads and not names:
-        raise click.UsageError(f"no such load; there are: {' '.join(loads.NAMES)}")
+    names = _names(only_loads)
     filtered = bool(causes or names or only_cures)
     if filtered and not quick:
         base = plan.Plan(base.rounds, base.seconds, plan.EVERYTHING)
@@ -84,21 +90,37 @@ def main(  # noqa: PLR0913, PLR0917 - one for each option
         raise click.ClickException(str(error)) from None
     if not results.complete and path in _DEFAULTS:
         path = None  # a part of a run is no replacement for a whole one
-    _publish(results, path)
+    _show(results)
+    if path is not None:
+        report.save(results, path)
+        _write(results, path)
     if not results.complete:
         sys.exit(1)
 
 
-def _chosen(name: str, wanted: Sequence[str]) -> bool:
-    """Tell whether a load is named, or begins like what is no load's whole name."""
-    return name in wanted or any(name.startswith(one) for one in wanted if one not in loads.NAMES)
+def _compare(path: Path, write: bool) -> None:
+    if not path.exists():
+        raise click.ClickException(f"{path} does not exist: run make bench first")
+    results = report.load(path)
+    _show(results)
+    if write:
+        _write(results, path)
+
+
+def _names(wanted: Sequence[str]) -> list[str]:
+    """Return the loads that are named, or begin like what is no load's whole name."""
+    prefixes = tuple(one for one in wanted if one not in loads.NAMES)
+    names = [name for name in loads.NAMES if name in wanted or name.startswith(prefixes)]
+    if wanted and not names:
+        raise click.UsageError(f"no such load; there are: {' '.join(loads.NAMES)}")
+    return names
 
 
 def _run(base: plan.Plan, cells: Sequence[Key], seed: int, mode: str) -> report.Results:
     loads.prepare()
     taken: list[dict[Key, Sample]] = []
     started = time.strftime("%Y-%m-%d %H:%M:%S %z")
-    idle, complete = 0.0, False
+    idle, complete = measure.Idle(0, 0), False
     bar = Progress(
         TextColumn("{task.description}", markup=False),
         BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn(),
@@ -112,7 +134,7 @@ def _run(base: plan.Plan, cells: Sequence[Key], seed: int, mode: str) -> report.
                 bar.update(task, description=f"{text:<55}")
 
             with measure.Stations(cells, say) as stations:
-                idle = stations.idle_share()
+                idle = stations.idle()
                 samples = measure.rounds(stations, cells, base.rounds, base.seconds, seed, say)
                 for key, sample, number in samples:
                     measure.collect(taken, key, sample, number)
@@ -129,7 +151,8 @@ def _run(base: plan.Plan, cells: Sequence[Key], seed: int, mode: str) -> report.
         started=started,
         mode=mode,
         seconds_per_cell=base.seconds,
-        idle_cores=idle,
+        idle_cores=idle.cures,
+        busy_cores=idle.machine,
         complete=complete,
         tools={name: _version(name) for name in ("iperf3", "sockperf")},
         cells=summarise(taken, loads.UNITS, cells),
@@ -137,9 +160,14 @@ def _run(base: plan.Plan, cells: Sequence[Key], seed: int, mode: str) -> report.
 
 
 def _cpu() -> str:
+    """Name the processor; hypervisors call very different ones alike, so give its model, too."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    models = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return f"{os.cpu_count()} x {models[0] if models else platform.machine()}"
+    pairs = (line.partition(":") for line in lines)
+    known = {name.strip(): value.strip() for name, _, value in pairs}
+    name = known.get("model name", platform.machine())
+    family, model = known.get("cpu family"), known.get("model")
+    exact = f" (family {family}, model {model})" if family and model else ""
+    return f"{os.cpu_count()} x {name}{exact}"
 
 
 def _version(tool: str) -> str:
@@ -147,26 +175,51 @@ def _version(tool: str) -> str:
     return (result.stdout or result.stderr).strip().split("\n")[0]
 
 
-def _publish(results: report.Results, path: Path | None) -> None:
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=COLUMNS)
-    text = report.markdown(results)
-    console.print(Markdown(text))
-    if path is None:
-        return
-    report.save(results, path)
-    path.with_suffix(".md").write_text(text, encoding="utf-8")
+def _console() -> Console:
+    console = Console(highlight=False)
+    return console if console.is_terminal else Console(width=COLUMNS, highlight=False)
+
+
+def _show(results: report.Results) -> None:
+    console = _console()
+    console.print(report.heading(results), report.EXPLANATION, sep="\n")
+    for one in report.tables(results):
+        console.print(f"\n[bold]{one.title}[/]")
+        console.print(_narrow(one))
+    outcomes = targets.of(results)
+    if outcomes:
+        console.print("\n[bold]Targets[/]")
+        console.print(targets.table(outcomes))
+
+
+def _narrow(one: report.Table) -> Table:
+    """Lay a table out for 80 columns: what is too long is wrapped and never cut."""
+    table = Table(box=None, padding=(0, 1, 0, 0))
+    for at, head in enumerate(one.head):
+        table.add_column(
+            head,
+            no_wrap=at == 0,
+            justify="left" if at in {0, len(one.head) - 1} else "right",
+            min_width=RATIO_WIDTH if head.startswith("to ") else None,
+            overflow="fold",
+        )
+    for row in one.rows:
+        table.add_row(*row)
+    return table
+
+
+def _write(results: report.Results, path: Path) -> None:
+    """Write what is made from a results file."""
+    console = _console()
+    path.with_suffix(".md").write_text(report.markdown(results), encoding="utf-8")
     try:
         chart.draw(results, path.with_suffix(".png"))
     except ImportError:
-        console.print("no chart: matplotlib is not installed: pip install 'csumfix[bench]'")
-    outcomes = targets.read(path)
-    if results.mode != "full":
-        outcomes = [one for one in outcomes if one.met is not None]
-    targets.show(outcomes, console.print)
+        console.print("no chart: matplotlib is not installed. Run: make bench")
+    if path == report.LATEST:
+        readme.update(results)
     console.print(f"written: {path}, .md and .png beside it")
 
 
 if __name__ == "__main__":
-    main(prog_name="python -m bench")
+    main(prog_name=".venv/bin/python -m bench")

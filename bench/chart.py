@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import cures, loads
-from bench.report import DOES_NOT_CURE, Results, number, ratio
-from bench.stats import BASELINE, CEILING, Cell, Series, known, middle, paired
+from bench.plan import FIXED, HEALTHY, ONE_FLOW, SIXTEEN
+from bench.report import DOES_NOT_CURE, Results, base_of, heading, number, ratio
+from bench.stats import CEILING, Cell, Key, by_key, known, middle, ratios
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -25,29 +26,41 @@ DPI = 130
 
 @dataclass(frozen=True)
 class Panel:
-    """One small chart: all cures under one cause and load, as ratios to `base`."""
+    """One small chart: all cures under one cause and load, as ratios to one of them.
+
+    field: the series of Cell that is compared.
+    order: whether to say how many packets arrive out of order.
+    """
 
     cause: str
     load: str
     title: str
-    base: str = BASELINE
     field: str = "values"
-    lower_is_better: bool = False
+    less_is_better: bool = False
+    order: bool = False
+
+    @property
+    def base(self) -> str:
+        """The cure whose bar is 1."""
+        return base_of(self.cause)
+
+
+def _cpu(cause: str) -> Panel:
+    cause_ = "no bug" if cause == HEALTHY else cause
+    return Panel(cause, FIXED, f"CPU per packet ({cause_})", "cpu_values", less_is_better=True)
 
 
 PANELS = (
-    Panel("snat", "udp-saturating-64-1", "UDP 64 B, one flow (snat)"),
-    Panel("snat", "udp-saturating-512-1", "UDP 512 B, one flow (snat)"),
-    Panel("snat", "udp-saturating-1400-1", "UDP 1,400 B, one flow (snat)"),
-    Panel("snat", "udp-saturating-512-16", "UDP 512 B, sixteen flows (snat)"),
+    _cpu(HEALTHY),
+    _cpu("snat"),
+    _cpu("dnat"),
+    Panel("snat", "tcp-messages", "TCP, pipelined messages (snat)", order=True),
     Panel("snat", "tcp-bulk", "TCP bulk (snat)"),
-    Panel("snat", "tcp-bulk-9000", "TCP bulk, MTU 9000 (snat)"),
-    Panel("dnat", "udp-saturating-512-1", "UDP 512 B, every packet recomputed (dnat)"),
-    Panel("healthy", "udp-saturating-512-1", "UDP 512 B, tunnel without the bug", base=CEILING),
-    Panel(
-        "snat", "latency-spaced", "Round trip p50, spaced (snat)", lower_is_better=True
-    ),
-)  # fmt: skip
+    Panel("snat", "latency-spaced", "Round trip p50, spaced (snat)", less_is_better=True),
+    Panel("snat", ONE_FLOW[1], "UDP 512 B, one flow, saturating (snat)"),
+    Panel("snat", SIXTEEN, "UDP 512 B, sixteen flows, saturating (snat)"),
+    Panel(HEALTHY, ONE_FLOW[1], "UDP 512 B, one flow, saturating (no bug)"),
+)
 
 
 @dataclass(frozen=True)
@@ -58,23 +71,42 @@ class Bar:
     ratio: float | None
     low: float
     high: float
+    note: str = ""
+
+    @property
+    def cut(self) -> bool:
+        """Whether the bar is longer than what is drawn."""
+        return self.ratio is not None and self.ratio > LIMIT
+
+    @property
+    def label(self) -> str:
+        """What stands at the end of the bar."""
+        assert self.ratio is not None
+        hidden = self.high > LIMIT and not self.cut
+        return ratio(self.ratio) + (f" (to {ratio(self.high)})" if hidden else "") + self.note
 
 
-def bars(panel: Panel, cells: Sequence[Cell]) -> list[Bar]:
+def bars(panel: Panel, cells: Iterable[Cell]) -> list[Bar]:
     """Return the bars of a panel in the order of the cures."""
-    mine = {c.cure: c for c in cells if (c.cause, c.load) == (panel.cause, panel.load)}
-    if panel.base not in mine:
+    named = by_key(cells)
+    base = Key(panel.cause, panel.load, panel.base)
+    if base not in named:
         return []
-    base: Series = getattr(mine[panel.base], panel.field)
     out = []
     for cure in cures.NAMES:
-        if cure not in mine:
+        cell = named.get(replace(base, cure=cure))
+        if cell is None:
             continue
-        ratios = paired(getattr(mine[cure], panel.field), base)
-        numbers = known(ratios)
-        centre = middle(ratios) if mine[cure].cures else None
-        out.append(Bar(cure, centre, min(numbers, default=0), max(numbers, default=0)))
+        found = ratios(named, cell.key, base, panel.field)
+        numbers = known(found)
+        centre = middle(found) if cell.cures else None
+        low, high = min(numbers, default=0), max(numbers, default=0)
+        out.append(Bar(cure, centre, low, high, _note(panel, cell)))
     return out
+
+
+def _note(panel: Panel, cell: Cell) -> str:
+    return f", {number(cell.out_of_order)}/s out of order" if panel.order else ""
 
 
 def draw(results: Results, path: Path) -> None:
@@ -90,78 +122,82 @@ def draw(results: Results, path: Path) -> None:
     columns = min(COLUMNS, len(shown))
     rows = -(-len(shown) // columns)
     figure, grid = pyplot.subplots(
-        rows, columns, squeeze=False, figsize=(4.9 * columns, 0.9 + 2.75 * rows)
+        rows, columns, squeeze=False, figsize=(5.6 * columns, 0.9 + 2.75 * rows)
     )
     for axes, (panel, found) in zip(grid.flat, shown, strict=False):
-        _panel(axes, panel, found, _absolute(results, panel))
+        _panel(axes, panel, found, results)
     for axes in list(grid.flat)[len(shown) :]:
         axes.axis("off")
     figure.suptitle(
-        "What each cure of wrong VXLAN checksums costs, as a ratio to ethtool-off in the same "
-        "round (median; whiskers: min-max)",
+        "What each cure of wrong VXLAN checksums costs (medians of ratios within a round; "
+        "whiskers: least and greatest)",
         fontsize=12, x=0.01, ha="left", color=INK,
     )  # fmt: skip
-    figure.text(
-        0.01, 0.005,
-        f"{results.host}, Linux {results.kernel}, {results.cpu}, {results.started}, "
-        f"{results.mode} run{'' if results.complete else ', interrupted'}",
-        fontsize=8, color=OTHERS,
-    )  # fmt: skip
+    figure.text(0.01, 0.005, heading(results), fontsize=8, color=OTHERS)
     figure.tight_layout(rect=(0, 0.02, 1, 0.98))
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=DPI)
     pyplot.close(figure)
 
 
-def _absolute(results: Results, panel: Panel) -> str:
-    """Say what 1 stands for."""
-    for cell in results.cells:
-        if (cell.cause, cell.load, cell.cure) == (panel.cause, panel.load, panel.base):
-            return f"1 = {panel.base}: {number(cell.median)} {loads.BY_NAME[panel.load].unit}"
-    return ""
+def _scale(results: Results, panel: Panel) -> str:
+    """Say what 1 stands for, and which way is better."""
+    cell = by_key(results.cells)[Key(panel.cause, panel.load, panel.base)]
+    load = loads.BY_NAME[panel.load]
+    cpu = panel.field == "cpu_values"
+    one = cell.cpu_us_per_packet if cpu else cell.median
+    unit = load.cpu_unit if cpu else load.unit
+    better = "less is better" if panel.less_is_better else "more is better"
+    title = cures.BY_NAME[panel.base].title
+    return f'ratio to "{title}" (1 = {number(one)} {unit}); {better}'
 
 
 def _colour(cure: str) -> str:
-    if cure.startswith("csumfix"):
+    if cures.BY_NAME[cure].ours:
         return OURS
     return REFERENCE if cure in (CEILING, "accept-only") else OTHERS
 
 
-def _label_of(bar: Bar) -> str:
-    assert bar.ratio is not None
-    cut = bar.high > LIMIT
-    return ratio(bar.ratio) + (f" (to {ratio(bar.high)})" if cut else "")
-
-
-def _panel(axes: Axes, panel: Panel, found: Sequence[Bar], absolute: str) -> None:
-    def clip(value: float) -> float:
-        return min(value, LIMIT)
-
-    limit = max(LEAST_LIMIT, *(clip(bar.high) for bar in found))
-    for at, bar in enumerate(found):
-        if bar.ratio is None:
-            axes.text(LABEL_GAP * limit, at, DOES_NOT_CURE, va="center", fontsize=9, color=BAD)
-            continue
-        axes.barh(at, clip(bar.ratio), height=0.62, color=_colour(bar.cure))
-        low, high = clip(bar.low), clip(bar.high)
+def _bar(axes: Axes, at: int, bar: Bar, limit: float) -> None:
+    if bar.ratio is None:
+        axes.text(LABEL_GAP * limit, at, DOES_NOT_CURE, va="center", fontsize=9, color=BAD)
+        return
+    length, low, high = (min(value, LIMIT) for value in (bar.ratio, bar.low, bar.high))
+    axes.barh(at, length, height=0.62, color=_colour(bar.cure))
+    if bar.cut:
+        _break_mark(axes, at, 0.9 * length, 0.02 * limit)
+    else:
         axes.plot([low, high], [at, at], color=INK, linewidth=1, solid_capstyle="butt")
         for end in (low, high):
             axes.plot([end, end], [at - 0.13, at + 0.13], color=INK, linewidth=1)
-        axes.text(
-            max(high, clip(bar.ratio)) + LABEL_GAP * limit, at, _label_of(bar),
-            va="center", fontsize=9, color=INK,
-            bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
-        )  # fmt: skip
+    axes.text(
+        max(high, length) + LABEL_GAP * limit, at, bar.label, va="center", fontsize=9, color=INK,
+        bbox={"facecolor": "white", "edgecolor": "none", "pad": 1},
+    )  # fmt: skip
+
+
+def _break_mark(axes: Axes, at: int, where: float, width: float) -> None:
+    """Draw a slanted gap across a bar that is longer than what is drawn."""
+    bottom, top = [where - width, where + width], [at + 0.4, at - 0.4]
+    axes.plot(bottom, top, color="white", linewidth=6, solid_capstyle="butt")
+    for side in (-width, width):
+        axes.plot([x + side for x in bottom], top, color=INK, linewidth=1)
+
+
+def _panel(axes: Axes, panel: Panel, found: Sequence[Bar], results: Results) -> None:
+    limit = max(LEAST_LIMIT, *(min(bar.high, LIMIT) for bar in found))
+    for at, bar in enumerate(found):
+        _bar(axes, at, bar, limit)
     axes.axvline(1, color=INK, linewidth=0.8, linestyle=(0, (3, 3)))
-    better = "less is better" if panel.lower_is_better else "more is better"
     axes.set_title(panel.title, fontsize=10, loc="left", color=INK, fontweight="bold")
-    axes.set_xlabel(f"{absolute}; {better}", fontsize=8, color=INK, loc="left")
-    axes.set_yticks(range(len(found)), [bar.cure for bar in found], fontsize=9)
+    axes.set_xlabel(_scale(results, panel), fontsize=8, color=INK, loc="left")
+    titles = [cures.BY_NAME[bar.cure].title for bar in found]
+    axes.set_yticks(range(len(found)), titles, fontsize=9)
     for tick, bar in zip(axes.get_yticklabels(), found, strict=True):
-        if bar.cure.startswith("csumfix"):
+        if cures.BY_NAME[bar.cure].ours:
             tick.set_color(OURS)
     axes.set_ylim(max(len(found), LEAST_ROWS) - 0.4, -0.6)
-    axes.set_xlim(0, limit * 1.18)
+    axes.set_xlim(0, limit * (1.6 if panel.order else 1.18))
     axes.tick_params(axis="x", labelsize=8)
     axes.tick_params(axis="y", length=0)
     for side in ("top", "right", "left"):

@@ -1,9 +1,10 @@
 """What repair() costs without the kernel, beside other ways to sum the same bytes.
 
-    python -m bench.core
+    .venv/bin/python -m bench.core [--write]
 
 Nanoseconds per packet and GB/s, medians over interleaved rounds, and instructions per packet
-counted by callgrind, which do not depend on noise. Writes bench/results/core.json and core.md.
+counted by callgrind, which do not depend on noise. With --write the results replace
+bench/results/core.json and core.md.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ import shutil
 import subprocess
 import sys
 import timeit
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -222,8 +223,11 @@ def markdown(document: Mapping[str, Any]) -> str:
     return "\n".join((*lines, ""))
 
 
-def main() -> int:
-    """Build, measure, write, print."""
+def main(argv: Sequence[str]) -> int:
+    """Build, measure, print; write if asked to."""
+    if set(argv) - {"--write"}:
+        sys.stderr.write("usage: .venv/bin/python -m bench.core [--write]\n")
+        return 2
     if not build():
         sys.stderr.write(
             "bench.core: DPDK is left out: not installed: apt install libdpdk-dev pkg-config\n"
@@ -237,13 +241,13 @@ def main() -> int:
     if None in counted.values():
         sys.stderr.write("bench.core: instructions are left out: apt install valgrind\n")
     document = results(times, counted)
-    report.RESULTS.mkdir(parents=True, exist_ok=True)
-    (report.RESULTS / "core.json").write_text(json.dumps(document, indent=1) + "\n", "utf-8")
     text = markdown(document)
-    (report.RESULTS / "core.md").write_text(text, "utf-8")
     sys.stdout.write(text)
+    if "--write" in argv:
+        (report.RESULTS / "core.json").write_text(json.dumps(document, indent=1) + "\n", "utf-8")
+        (report.RESULTS / "core.md").write_text(text, "utf-8")
     return 0
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(main(sys.argv[1:]))

@@ -2,76 +2,60 @@
 /*
  * load - UDP sender and receiver of the benchmark
  *
- *     load send ADDRESS PORT BYTES FLOWS RATE FROM TO
+ *     load send ADDRESS PORT BYTES FLOWS RATE SEGMENTS FROM TO
  *     load recv ADDRESS PORT BYTES FROM TO
  *
  * BYTES is the payload of each datagram; RATE is in packets per second over all flows, 0 for as
- * many as possible. FROM and TO are seconds of CLOCK_MONOTONIC: both programs work from their
- * start until TO, but count separately what happens between FROM and TO. The receiver goes on for
- * another GRACE_NS, so that its total can be compared with the sender's. At its end each prints
+ * many as possible. With SEGMENTS above 1, every other message is a GSO packet of that many
+ * datagrams, and the ones between are single datagrams: so senders of QUIC work. FROM and TO are
+ * nanoseconds of CLOCK_MONOTONIC. Both programs work from their start until TO, but count
+ * separately what happens between FROM and TO. At its end each prints
  *
- *     WINDOW_PACKETS TOTAL_PACKETS BAD_PACKETS OVERFLOWS
+ *     WINDOW_PACKETS TOTAL_PACKETS BAD_PACKETS OVERFLOWS LATE_PACKETS
  *
- * where bad packets (receiver only; not among the others) are of the wrong length or content, and
- * overflows are datagrams that the kernel dropped for want of room in the receiver's buffer.
+ * The last three are the receiver's. Bad packets are of the wrong length or content, and are not
+ * counted elsewhere. Overflows are datagrams that the kernel dropped because the receiver's buffer
+ * was full. Late packets arrived in the window after a packet of their flow that was sent later.
  *
  * Each flow is one connected socket, hence one inner source port, hence one outer source port.
  */
 #define _GNU_SOURCE
-#include <arpa/inet.h>
-#include <errno.h>
+#include <netinet/udp.h>
 #include <stdbool.h>
-#include <stdint.h>
-#include <stdio.h>
-#include <stdlib.h>
-#include <string.h>
 #include <sys/socket.h>
-#include <time.h>
 #include <unistd.h>
+
+#include "load.h"
+
+#ifndef UDP_SEGMENT
+#define UDP_SEGMENT 103
+#endif
 
 enum {
 	BATCH = 32,
 	FLOWS_MAX = 64,
 	BYTES_MAX = 9000,
+	SEGMENTS_MAX = 16,
 	BUFFER_BYTES = 64 << 20,
 };
 
-static const uint64_t GRACE_NS = 100 * 1000 * 1000;
-static const uint64_t TICK_NS =
-    1000 * 1000; /* paced packets leave, and the receiver looks, once a tick */
+/* Paced packets leave, and the receiver looks, once per tick. */
+static const uint64_t TICK_NS = 1000 * 1000;
 
-struct window {
-	uint64_t from, to;
-	uint64_t packets, total, bad, overflows;
+/* What each datagram begins with. */
+struct stamp {
+	uint32_t flow, number;
 };
 
-static void die(const char *what)
-{
-	fprintf(stderr, "load: %s: %s\n", what, strerror(errno));
-	exit(1);
-}
-
-static uint64_t now(void)
-{
-	struct timespec t;
-
-	clock_gettime(CLOCK_MONOTONIC, &t);
-	return (uint64_t)t.tv_sec * 1000000000 + (uint64_t)t.tv_nsec;
-}
-
-static void count(struct window *w, uint64_t at, uint64_t packets)
-{
-	w->total += packets;
-	if (at >= w->from && at < w->to)
-		w->packets += packets;
-}
-
-static int print(const struct window *w)
-{
-	return printf("%llu %llu %llu %llu\n", (unsigned long long)w->packets,
-		      (unsigned long long)w->total, (unsigned long long)w->bad,
-		      (unsigned long long)w->overflows) < 0;
-}
+struct sender {
+	struct sockaddr_in to;
+	size_t bytes;
+	unsigned flows, segments;
+	int fd[FLOWS_MAX];
+	uint32_t sent[FLOWS_MAX];
+	struct mmsghdr messages[BATCH];
+	struct iovec iov[BATCH];
+};
 
 static int open_socket(void)
 {
@@ -91,65 +75,77 @@ static void enlarge_buffer(int fd)
 		(void)setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof(bytes));
 }
 
-static struct sockaddr_in address(const char *host, const char *port)
+static void open_flows(struct sender *s)
 {
-	struct sockaddr_in a = { .sin_family = AF_INET, .sin_port = htons((uint16_t)atoi(port)) };
+	int bytes = (int)s->bytes;
 
-	if (inet_pton(AF_INET, host, &a.sin_addr) != 1)
-		die(host);
-	return a;
+	for (unsigned i = 0; i < s->flows; i++) {
+		s->fd[i] = open_socket();
+		if (connect(s->fd[i], (struct sockaddr *)&s->to, sizeof(s->to)) < 0)
+			die("connect");
+		if (s->segments > 1 &&
+		    setsockopt(s->fd[i], IPPROTO_UDP, UDP_SEGMENT, &bytes, sizeof(bytes)) < 0)
+			die("UDP_SEGMENT");
+	}
 }
 
-/* The content of every datagram: each byte differs from its neighbours. */
-static void fill(uint8_t *payload)
+static unsigned segments_of(const struct sender *s, unsigned message)
 {
-	for (size_t i = 0; i < BYTES_MAX; i++)
-		payload[i] = (uint8_t)(i * 151 + 7);
+	return message % 2 ? 1 : s->segments;
 }
 
-static void sleep_until(uint64_t at)
+static void prepare_messages(struct sender *s)
 {
-	struct timespec t = { .tv_sec = (time_t)(at / 1000000000),
-			      .tv_nsec = (long)(at % 1000000000) };
+	static uint8_t memory[BATCH * SEGMENTS_MAX * BYTES_MAX];
+	uint8_t *next = memory;
 
-	(void)clock_nanosleep(CLOCK_MONOTONIC, TIMER_ABSTIME, &t, NULL);
+	for (unsigned i = 0; i < BATCH; i++) {
+		size_t segments = segments_of(s, i);
+
+		s->iov[i] = (struct iovec){ next, segments * s->bytes };
+		s->messages[i].msg_hdr.msg_iov = &s->iov[i];
+		s->messages[i].msg_hdr.msg_iovlen = 1;
+		for (size_t k = 0; k < segments; k++, next += s->bytes)
+			fill(next, s->bytes);
+	}
 }
 
-static unsigned transmit(int fd, struct mmsghdr *messages, unsigned n)
+/* Number all datagrams of the first n messages; return how many there are. */
+static unsigned stamp(struct sender *s, unsigned flow, unsigned n)
 {
-	int sent = sendmmsg(fd, messages, n, 0);
+	unsigned packets = 0;
+
+	for (unsigned i = 0; i < n; i++) {
+		uint8_t *at = s->iov[i].iov_base;
+
+		for (unsigned k = 0; k < segments_of(s, i); k++, packets++, at += s->bytes) {
+			struct stamp mark = { flow, s->sent[flow] + packets };
+
+			memcpy(at, &mark, sizeof(mark));
+		}
+	}
+	s->sent[flow] += packets;
+	return packets;
+}
+
+static unsigned transmit(struct sender *s, unsigned flow, unsigned n)
+{
+	unsigned packets = stamp(s, flow, n);
+	int sent = sendmmsg(s->fd[flow], s->messages, n, 0);
 
 	/* A full device queue or an ICMP error is not the end: the receiver tells what is lost. */
-	return sent < 0 ? 0 : (unsigned)sent;
+	for (unsigned i = sent < 0 ? 0 : (unsigned)sent; i < n; i++)
+		packets -= segments_of(s, i);
+	return packets;
 }
 
-static int run_sender(char **arg)
+static void send_until(struct sender *s, struct window *w, double rate)
 {
-	static uint8_t payload[BYTES_MAX];
-	struct sockaddr_in to = address(arg[0], arg[1]);
-	struct iovec iov = { payload, (size_t)atoi(arg[2]) };
-	unsigned flows = (unsigned)atoi(arg[3]), flow = 0;
-	double rate = atof(arg[4]);
-	struct window w = { .from = strtoull(arg[5], NULL, 10), .to = strtoull(arg[6], NULL, 10) };
-	struct mmsghdr messages[BATCH] = { 0 };
-	int fd[FLOWS_MAX];
-	uint64_t start, at;
+	uint64_t start = now(), due = start, owed = 0, given = 0, at;
+	unsigned flow = 0;
 
-	if (flows < 1 || flows > FLOWS_MAX || iov.iov_len > BYTES_MAX)
-		return 2;
-	fill(payload);
-	for (int i = 0; i < BATCH; i++) {
-		messages[i].msg_hdr.msg_iov = &iov;
-		messages[i].msg_hdr.msg_iovlen = 1;
-	}
-	for (unsigned i = 0; i < flows; i++) {
-		fd[i] = open_socket();
-		if (connect(fd[i], (struct sockaddr *)&to, sizeof(to)) < 0)
-			die("connect");
-	}
-	start = now();
-	for (uint64_t due = start, owed = 0, given = 0; (at = now()) < w.to;) {
-		unsigned n = flows > 1 ? BATCH / 4 : BATCH;
+	while ((at = now()) < w->to) {
+		unsigned n = s->flows > 1 ? BATCH / 4 : BATCH;
 
 		if (rate > 0) {
 			owed = (uint64_t)((double)(at - start) * rate / 1e9);
@@ -159,19 +155,64 @@ static int run_sender(char **arg)
 				continue;
 			}
 			n = (unsigned)(owed - given < n ? owed - given : n);
-			if (flows > 1)
+			if (s->flows > 1)
 				n = 1;
 			given += n;
 		}
-		count(&w, at, transmit(fd[flow], messages, n));
-		flow = (flow + 1) % flows;
+		count(w, at, transmit(s, flow, n));
+		flow = (flow + 1) % s->flows;
 	}
+}
+
+static int run_sender(char **arg)
+{
+	static struct sender s;
+	struct window w = window_of(arg + 6);
+
+	s.to = address(arg[0], arg[1]);
+	s.bytes = (size_t)atoi(arg[2]);
+	s.flows = (unsigned)atoi(arg[3]);
+	s.segments = (unsigned)atoi(arg[5]);
+	if (s.flows < 1 || s.flows > FLOWS_MAX || s.segments < 1 || s.segments > SEGMENTS_MAX ||
+	    s.bytes < sizeof(struct stamp) || s.bytes > BYTES_MAX)
+		return 2;
+	open_flows(&s);
+	prepare_messages(&s);
+	send_until(&s, &w, atof(arg[4]));
 	return print(&w);
 }
 
-static bool is_good(const struct mmsghdr *m, const uint8_t *expected, size_t bytes)
+struct receiver {
+	size_t bytes;
+	uint8_t expected[BYTES_MAX];
+	uint32_t highest[FLOWS_MAX];
+	struct window window;
+};
+
+static bool is_good(const struct receiver *r, const struct mmsghdr *m, struct stamp *mark)
 {
-	return m->msg_len == bytes && !memcmp(m->msg_hdr.msg_iov->iov_base, expected, bytes);
+	const uint8_t *got = m->msg_hdr.msg_iov->iov_base;
+
+	if (m->msg_len != r->bytes)
+		return false;
+	memcpy(mark, got, sizeof(*mark));
+	return mark->flow < FLOWS_MAX &&
+	       !memcmp(got + sizeof(*mark), r->expected + sizeof(*mark), r->bytes - sizeof(*mark));
+}
+
+static void judge(struct receiver *r, const struct mmsghdr *m, uint64_t at)
+{
+	struct stamp mark;
+
+	if (!is_good(r, m, &mark)) {
+		r->window.bad++;
+		return;
+	}
+	count(&r->window, at, 1);
+	if (mark.number >= r->highest[mark.flow])
+		r->highest[mark.flow] = mark.number;
+	else if (is_inside(&r->window, at))
+		r->window.late++;
 }
 
 /* The kernel attaches the number of datagrams dropped so far to each one that was not. */
@@ -187,68 +228,77 @@ static void note_overflows(struct window *w, struct msghdr *header)
 	}
 }
 
-static int run_receiver(char **arg)
+static int bind_receiver(struct sockaddr_in here)
 {
-	static uint8_t payload[BYTES_MAX], memory[BATCH][BYTES_MAX + 1];
-	static uint8_t control[BATCH][CMSG_SPACE(sizeof(uint32_t))];
-	struct sockaddr_in here = address(arg[0], arg[1]);
-	size_t bytes = (size_t)atoi(arg[2]);
-	struct window w = { .from = strtoull(arg[3], NULL, 10), .to = strtoull(arg[4], NULL, 10) };
-	struct mmsghdr messages[BATCH] = { 0 };
-	struct iovec iov[BATCH];
 	int fd = open_socket(), one = 1;
-	uint64_t at;
 
-	if (bytes > BYTES_MAX)
-		return 2;
 	enlarge_buffer(fd);
-	fill(payload);
-	for (int i = 0; i < BATCH; i++) {
-		iov[i] = (struct iovec){ memory[i], sizeof(memory[i]) };
-		messages[i].msg_hdr.msg_iov = &iov[i];
-		messages[i].msg_hdr.msg_iovlen = 1;
-	}
 	if (setsockopt(fd, SOL_SOCKET, SO_RXQ_OVFL, &one, sizeof(one)) < 0)
 		die("setsockopt");
 	if (bind(fd, (struct sockaddr *)&here, sizeof(here)) < 0)
 		die("bind");
-	printf("ready\n");
-	fflush(stdout);
-	while ((at = now()) < w.to + GRACE_NS) {
-		int n;
+	return fd;
+}
 
-		for (int i = 0; i < BATCH; i++) {
-			messages[i].msg_hdr.msg_control = control[i];
-			messages[i].msg_hdr.msg_controllen = sizeof(control[i]);
-		}
-		n = recvmmsg(fd, messages, BATCH, MSG_DONTWAIT, NULL);
-		if (n < 0 && errno != EAGAIN && errno != EINTR)
-			die("recvmmsg");
-		if (n <= 0) {
+/* Receive what is there; return the number of messages, 0 if none. */
+static int receive(int fd, struct mmsghdr *messages)
+{
+	static uint8_t memory[BATCH][BYTES_MAX + 1];
+	static uint8_t control[BATCH][CMSG_SPACE(sizeof(uint32_t))];
+	static struct iovec iov[BATCH];
+	int n;
+
+	for (int i = 0; i < BATCH; i++) {
+		struct msghdr *header = &messages[i].msg_hdr;
+
+		iov[i] = (struct iovec){ memory[i], sizeof(memory[i]) };
+		*header = (struct msghdr){ .msg_iov = &iov[i], .msg_iovlen = 1 };
+		header->msg_control = control[i];
+		header->msg_controllen = sizeof(control[i]);
+	}
+	n = recvmmsg(fd, messages, BATCH, MSG_DONTWAIT, NULL);
+	if (n < 0 && errno != EAGAIN && errno != EINTR)
+		die("recvmmsg");
+	return n < 0 ? 0 : n;
+}
+
+static int run_receiver(char **arg)
+{
+	static struct receiver r;
+	struct mmsghdr messages[BATCH] = { 0 };
+	int fd;
+
+	r.bytes = (size_t)atoi(arg[2]);
+	r.window = window_of(arg + 3);
+	if (r.bytes < sizeof(struct stamp) || r.bytes > BYTES_MAX)
+		return 2;
+	fill(r.expected, sizeof(r.expected));
+	fd = bind_receiver(address(arg[0], arg[1]));
+	say_ready();
+	while (now() < r.window.to + GRACE_NS) {
+		int n = receive(fd, messages);
+		uint64_t at = now();
+
+		if (n == 0) {
 			/* A receiver that sleeps in recvmmsg would be woken for every packet or
 			 * two, at the cost of whoever delivers it: of the sender's machine. */
-			sleep_until(now() + TICK_NS);
+			sleep_until(at + TICK_NS);
 			continue;
 		}
-		note_overflows(&w, &messages[n - 1].msg_hdr);
-		at = now();
-		for (int i = 0; i < n; i++) {
-			if (is_good(&messages[i], payload, bytes))
-				count(&w, at, 1);
-			else
-				w.bad++;
-		}
+		note_overflows(&r.window, &messages[n - 1].msg_hdr);
+		for (int i = 0; i < n; i++)
+			judge(&r, &messages[i], at);
 	}
-	return print(&w);
+	return print(&r.window);
 }
 
 int main(int argc, char **argv)
 {
-	if (argc == 9 && !strcmp(argv[1], "send"))
+	if (argc == 10 && !strcmp(argv[1], "send"))
 		return run_sender(argv + 2);
 	if (argc == 7 && !strcmp(argv[1], "recv"))
 		return run_receiver(argv + 2);
-	fprintf(stderr, "usage: load send ADDRESS PORT BYTES FLOWS RATE FROM_NS TO_NS\n"
+	fprintf(stderr, "usage: load send ADDRESS PORT BYTES FLOWS RATE SEGMENTS FROM_NS TO_NS\n"
 			"       load recv ADDRESS PORT BYTES FROM_NS TO_NS\n");
 	return 2;
 }

@@ -8,17 +8,19 @@ from dataclasses import dataclass
 from bench import cures, loads
 from bench.stats import CEILING, Key
 
-CAUSES = {"snat": "snat", "dnat": "dnat", "healthy": "none"}
-"""Causes as they are reported, and what the lab calls them."""
+HEALTHY, UNTRACKED = "healthy", "untracked"
+CAUSES = {"snat": "snat", "dnat": "dnat", HEALTHY: "none", UNTRACKED: "none"}
+"""Causes as they are reported, and what the lab calls them. `healthy` is a tunnel without the bug
+on a node that follows connections, `untracked` one on a node that does not."""
 
-_UDP = [name for name in loads.NAMES if name.startswith("udp-saturating")]
-_ONE_FLOW = [name for name in _UDP if name.endswith("-1")]
-_SIXTEEN = "udp-saturating-512-16"
-_FIXED = "udp-fixed-512-1"
+FIXED = f"udp-fixed-{loads.FIXED_SIZE}-1"
+ONE_FLOW = [f"udp-saturating-{size}-1" for size in loads.SIZES]
+SIXTEEN = "udp-saturating-512-16"
+GSO = f"udp-gso-{loads.GSO_SIZE}-1"
 
-_NO_CURE_DNAT = ["checksum-target", "accept-only"]
-_CSUMFIX = ["csumfix-nat", "csumfix-packets", "csumfix-all"]
-_HEALTHY = ["none", "ethtool-off", "csumfix-nat", "csumfix-packets"]
+_KERNEL = ["none", "ethtool-off", "kernel-rules", "csumfix"]
+_CSUMFIX = [*_KERNEL, "csumfix-queue"]
+_QUEUES = ["netfilterqueue", *_CSUMFIX]
 
 
 @dataclass(frozen=True)
@@ -66,44 +68,44 @@ def _rank(key: Key) -> tuple[int, int, int]:
 
 
 def station(key: Key) -> tuple[str, str, int]:
-    """Return the lab in which a cell is measured: the lab's cause, cure, MTU.
+    """Return the lab in which a cell is measured: its cause, cure and MTU.
 
     A tunnel without the bug is the same under every cause, and is measured once for all.
     """
-    cause = "none" if key.cure == CEILING else CAUSES[key.cause]
-    return cause, key.cure, loads.BY_NAME[key.load].mtu
+    shared = key.cure == CEILING and key.cause != UNTRACKED
+    return HEALTHY if shared else key.cause, key.cure, loads.BY_NAME[key.load].mtu
 
 
 FULL = Plan(
     rounds=5,
     seconds=0.55,
     blocks=(
-        Block("snat", loads.NAMES, cures.NAMES),
         Block(
-            "dnat",
-            [*_ONE_FLOW, _SIXTEEN, _FIXED, "tcp-bulk", "latency-spaced"],
-            ["none", "ethtool-off", "netfilterqueue", *_CSUMFIX, *_NO_CURE_DNAT],
+            "snat",
+            [FIXED, *ONE_FLOW, SIXTEEN, GSO, "tcp-messages", "tcp-bulk"],
+            cures.NAMES,
         ),
-        Block("dnat", ["udp-saturating-512-1"], ["scapy"]),
-        Block("healthy", [*_ONE_FLOW, "tcp-bulk"], _HEALTHY),
+        Block("snat", ["tcp-bulk-9000", "latency-spaced"], [*_QUEUES, "checksum-target"]),
+        Block("snat", ["latency-spaced"], ["scapy"]),
+        Block("dnat", [FIXED, ONE_FLOW[1], SIXTEEN, "tcp-messages", "tcp-bulk"], _QUEUES),
+        # They do not cure dnat: tried once.
+        Block("dnat", [FIXED, ONE_FLOW[1]], ["checksum-target", "accept-only"]),
+        Block(HEALTHY, [FIXED, *ONE_FLOW, "tcp-messages", "tcp-bulk"], _CSUMFIX),
+        Block(HEALTHY, ["latency-spaced"], _KERNEL),
+        Block(UNTRACKED, [FIXED, ONE_FLOW[1]], _KERNEL),
     ),
 )
 
-_QUICK_LOADS = ["udp-saturating-512-1", _SIXTEEN, "tcp-bulk"]
-_QUICK_TIMED = ["none", "ethtool-off", "netfilterqueue", "csumfix-packets"]
+_QUICK = ["none", "ethtool-off", "csumfix", "csumfix-queue"]
 
 QUICK = Plan(
     rounds=2,
     seconds=0.5,
     blocks=(
-        Block("snat", _QUICK_LOADS, cures.NAMES),
-        Block("snat", ["latency-spaced"], _QUICK_TIMED),
-        Block(
-            "dnat",
-            ["udp-saturating-512-1"],
-            ["none", "ethtool-off", "netfilterqueue", "csumfix-packets", *_NO_CURE_DNAT],
-        ),
-        Block("healthy", ["udp-saturating-512-1", "tcp-bulk"], _HEALTHY[:3]),
+        Block("snat", [FIXED, ONE_FLOW[1], "tcp-messages", "tcp-bulk"], _QUEUES),
+        Block("snat", ["tcp-bulk"], ["checksum-target"]),
+        Block("dnat", [FIXED], _QUICK),
+        Block(HEALTHY, [FIXED, "tcp-messages"], _KERNEL),
     ),
 )
 

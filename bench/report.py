@@ -3,15 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from bench import loads
-from bench.stats import BASELINE, Cell, from_json
+from bench.plan import HEALTHY, UNTRACKED
+from bench.stats import (
+    BASELINE,
+    CEILING,
+    Cell,
+    Cells,
+    Series,
+    by_key,
+    from_json,
+    known,
+    middle,
+    ratios,
+)
 
 DOES_NOT_CURE = "does not cure"
+QUIET = 0.1  # cores; what an idle machine does now and then
+NO_LOSS = 0.00005  # what would be shown as 0.00 %
 RESULTS = Path(__file__).parent / "results"
 LATEST = RESULTS / "latest.json"
 
@@ -21,6 +35,7 @@ class Results:
     """One run.
 
     idle_cores: core-seconds per second that all cures together worked before any load began.
+    busy_cores: the same of everything on the machine: CPU figures are wrong by that.
     complete: whether all rounds were run.
     """
 
@@ -32,6 +47,7 @@ class Results:
     mode: str = ""
     seconds_per_cell: float = 0.0
     idle_cores: float = 0.0
+    busy_cores: float = 0.0
     complete: bool = True
     tools: dict[str, str] = field(default_factory=dict)
 
@@ -69,91 +85,108 @@ def number(value: float | None) -> str:
 
 def ratio(value: float | None) -> str:
     """Write a ratio so that small ones keep a digit."""
-    if value is None:
-        return "-"
-    return f"{value:.2f}" if value >= 0.1 else f"{value:.4f}"  # noqa: PLR2004
+    if value is None or value <= 0 or value >= 0.1:  # noqa: PLR2004
+        return number(value)
+    return f"{value:.4f}"
 
 
-def _row(cell: Cell) -> list[str]:
-    if not cell.cures:
-        return [cell.cure, DOES_NOT_CURE, *["-"] * 5]
-    span = f"{number(cell.median)} ({number(cell.min)}-{number(cell.max)})"
-    extra = "-"
+def span(values: Series) -> str:
+    """Write the median of ratios, and their span if they have one."""
+    numbers = known(values)
+    low, high = min(numbers, default=None), max(numbers, default=None)
+    spread = "" if low == high else f" ({ratio(low)}-{ratio(high)})"
+    return f"{ratio(middle(values))}{spread}"
+
+
+def base_of(cause: str) -> str:
+    """Return the cure to which others are compared under a cause."""
+    return CEILING if cause in (HEALTHY, UNTRACKED) else BASELINE
+
+
+def _against(cells: Cells, cell: Cell, name: str) -> str:
+    base = base_of(cell.cause)
+    if cell.cure == base:
+        return "1"
+    return span(ratios(cells, cell.key, replace(cell.key, cure=base), name))
+
+
+def _notes(cell: Cell) -> str:
+    notes = []
     if cell.p99 is not None:
-        extra = f"p99 {number(cell.p99)}, p99.9 {number(cell.p999)}"
-    elif cell.loss is not None:
-        extra = f"{100 * cell.loss:.2f} % lost"
-    own = cell.cure == BASELINE
+        notes.append(f"p99 {number(cell.p99)}, p99.9 {number(cell.p999)}")
+    if cell.loss is not None and cell.loss > NO_LOSS:
+        notes.append(f"{100 * cell.loss:.2f} % lost")
+    if cell.out_of_order:
+        notes.append(f"{number(cell.out_of_order)}/s out of order")
+    if cell.retransmitted:
+        notes.append(f"{number(cell.retransmitted)}/s sent again")
+    return ", ".join(notes)
+
+
+def _row(cells: Cells, cell: Cell) -> list[str]:
+    if not cell.cures:
+        return [cell.cure, "-", "-", DOES_NOT_CURE, "-", ""]
     return [
         cell.cure,
-        span,
-        "1" if own else ratio(cell.ratio_to_ethtool_off),
-        "" if own else f"{ratio(cell.ratio_min)}-{ratio(cell.ratio_max)}",
-        ratio(cell.ratio_to_none),
         number(cell.cpu_us_per_packet),
-        extra,
+        _against(cells, cell, "cpu_values"),
+        number(cell.median),
+        _against(cells, cell, "values"),
+        _notes(cell),
     ]
 
 
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    lines = [list(head), ["---", *["---:"] * (len(head) - 2), "---"], *map(list, rows)]
-    return [f"| {' | '.join(line)} |" for line in lines]
+@dataclass(frozen=True)
+class Table:
+    """All cures under one cause and load."""
+
+    title: str
+    head: Sequence[str]
+    rows: Sequence[Sequence[str]]
 
 
-def _groups(cells: Iterable[Cell]) -> dict[tuple[str, str], list[Cell]]:
+def tables(results: Results) -> Iterator[Table]:
+    """Yield a table for each cause and load."""
+    cells = by_key(results.cells)
     groups: dict[tuple[str, str], list[Cell]] = {}
-    for cell in cells:
+    for cell in results.cells:
         groups.setdefault((cell.cause, cell.load), []).append(cell)
-    return groups
+    for (cause, name), group in groups.items():
+        load_ = loads.BY_NAME[name]
+        rounds = max(cell.rounds for cell in group)
+        against = f"to {base_of(cause)}"
+        yield Table(
+            f"{cause}: {load_.title} ({rounds} rounds)",
+            ["cure", f"CPU, {load_.cpu_unit}", against, load_.unit, against, ""],
+            [_row(cells, cell) for cell in group],
+        )
+
+
+def heading(results: Results) -> str:
+    """Say where and how a run was made."""
+    busy = f", other programs used {results.busy_cores:.2f} cores"
+    return (
+        f"{results.host}, Linux {results.kernel}, {results.cpu}; {results.started}; "
+        f"{results.mode} run, {results.seconds_per_cell:g} s per cell"
+        f"{'' if results.complete else ', interrupted'}"
+        f"{busy if results.busy_cores > QUIET else ''}."
+    )
+
+
+EXPLANATION = (
+    "Medians over rounds; ratios are of the same round, with their span in brackets. CPU is that "
+    "of all cores. For CPU and round trips less is better. Another processor gives other figures."
+)
+
+
+def _markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    lines = [list(head), ["---", *["---:"] * (len(head) - 1)], *map(list, rows)]
+    return [f"| {' | '.join(line)} |" for line in lines]
 
 
 def markdown(results: Results) -> str:
     """Render all cells, a table for each cause and load."""
-    lines = [
-        "# What each cure costs",
-        "",
-        f"{results.host}, Linux {results.kernel}, {results.cpu}; {results.started}; "
-        f"{results.mode} run, {results.seconds_per_cell:g} s a cell"
-        f"{'' if results.complete else ', interrupted'}.",
-        "",
-        "Medians over rounds (min-max). Ratios are to the same round's other cure. CPU is both "
-        "cores'. For round trips less is better.",
-    ]
-    for (cause, name), cells in _groups(results.cells).items():
-        load_ = loads.BY_NAME[name]
-        rounds = max(cell.rounds for cell in cells)
-        lines += ["", f"## {cause}: {load_.title} ({rounds} rounds)", ""]
-        head = [
-            "cure", load_.unit, "to ethtool-off", "min-max", "to none",
-            f"CPU {load_.cpu_unit}", "",
-        ]  # fmt: skip
-        lines += _table(head, map(_row, cells))
+    lines = ["# What each cure costs", "", heading(results), "", EXPLANATION]
+    for table in tables(results):
+        lines += ["", f"## {table.title}", "", *_markdown_table(table.head, table.rows)]
     return "\n".join((*lines, ""))
-
-
-SUMMARY_LOADS = (
-    "udp-saturating-64-1", "udp-saturating-512-1", "udp-saturating-1400-1",
-    "udp-saturating-512-16", "tcp-bulk", "tcp-bulk-9000", "latency-spaced",
-)  # fmt: skip
-
-
-def summary(results: Results, cause: str = "snat") -> str:
-    """Render one small table for the README: cures by loads, median and ratio."""
-    groups = _groups(results.cells)
-    names = [name for name in SUMMARY_LOADS if (cause, name) in groups]
-    cures = list(dict.fromkeys(cell.cure for name in names for cell in groups[cause, name]))
-    head = ["cure", *(f"{loads.BY_NAME[n].title}, {loads.BY_NAME[n].unit}" for n in names)]
-    rows = []
-    for cure in cures:
-        row = [cure]
-        for name in names:
-            found = [cell for cell in groups[cause, name] if cell.cure == cure]
-            row.append(_short(found[0]) if found else "")
-        rows.append(row)
-    return "\n".join((*_table(head, rows), ""))
-
-
-def _short(cell: Cell) -> str:
-    if not cell.cures:
-        return DOES_NOT_CURE
-    return f"{number(cell.median)} (x {ratio(cell.ratio_to_ethtool_off)})"

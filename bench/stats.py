@@ -19,6 +19,9 @@ class Sample:
     cpu_us: microseconds of both cores for each delivered packet, MB or answered request.
     loss: share of what was sent that did not arrive, 0 to 1; None if the load does not count it.
     p99, p999: microseconds, of latency loads; their value is the p50.
+    out_of_order: arrivals per second that came after a later packet of their flow.
+    retransmitted: TCP segments per second that were sent again.
+    The last two are None if the load does not count them.
     """
 
     value: float | None
@@ -26,6 +29,8 @@ class Sample:
     loss: float | None = None
     p99: float | None = None
     p999: float | None = None
+    out_of_order: float | None = None
+    retransmitted: float | None = None
 
     @property
     def cures(self) -> bool:
@@ -71,8 +76,12 @@ class Cell:
     p50: float | None
     p99: float | None
     p999: float | None
+    out_of_order: float | None = None
+    retransmitted: float | None = None
     values: Series = field(default_factory=list)
+    cpu_values: Series = field(default_factory=list)
     p99_values: Series = field(default_factory=list)
+    out_of_order_values: Series = field(default_factory=list)
     ratios: Series = field(default_factory=list)
 
     @property
@@ -81,14 +90,34 @@ class Cell:
         return Key(self.cause, self.load, self.cure)
 
 
-def known(series: Iterable[float | None]) -> list[float]:
+Cells = Mapping[Key, Cell]
+
+
+def by_key(cells: Iterable[Cell]) -> dict[Key, Cell]:
+    """Return cells by what they are about."""
+    return {cell.key: cell for cell in cells}
+
+
+def series(cells: Cells, key: Key, name: str = "values") -> Series:
+    """Return one series of a cell; empty if there is no such cell."""
+    cell = cells.get(key)
+    return list(getattr(cell, name)) if cell else []
+
+
+def ratios(cells: Cells, above: Key, below: Key, name: str = "values") -> Series:
+    """Divide one cell by another, round by round; empty if one is missing."""
+    one, other = series(cells, above, name), series(cells, below, name)
+    return paired(one, other) if len(one) == len(other) else []
+
+
+def known(values: Iterable[float | None]) -> list[float]:
     """Leave out the rounds without a number."""
-    return [value for value in series if value is not None]
+    return [value for value in values if value is not None]
 
 
-def middle(series: Iterable[float | None]) -> float | None:
+def middle(values: Iterable[float | None]) -> float | None:
     """Return the median of what is known; None if nothing is."""
-    numbers = known(series)
+    numbers = known(values)
     return median(numbers) if numbers else None
 
 
@@ -100,9 +129,9 @@ def paired(above: Sequence[float | None], below: Sequence[float | None]) -> Seri
     ]
 
 
-def less(series: Sequence[float | None], base: Sequence[float | None]) -> Series:
+def less(values: Sequence[float | None], base: Sequence[float | None]) -> Series:
     """Subtract round by round; None where either is missing."""
-    return [None if a is None or b is None else a - b for a, b in zip(series, base, strict=True)]
+    return [None if a is None or b is None else a - b for a, b in zip(values, base, strict=True)]
 
 
 def _series(rounds: Sequence[Round], key: Key, name: str) -> Series:
@@ -130,7 +159,9 @@ def _cell(rounds: Sequence[Round], key: Key, units: tuple[str, str]) -> Cell:
     numbers = known(values)
     measured = sum(key in one for one in rounds)
     ratios = against(BASELINE, "value")
+    cpu = _series(rounds, key, "cpu_us")
     p99 = _series(rounds, key, "p99")
+    out_of_order = _series(rounds, key, "out_of_order")
     timed = any(value is not None for value in p99)
     return Cell(
         cause=key.cause,
@@ -147,15 +178,19 @@ def _cell(rounds: Sequence[Round], key: Key, units: tuple[str, str]) -> Cell:
         ratio_min=min(known(ratios), default=None),
         ratio_max=max(known(ratios), default=None),
         ratio_to_none=middle(against(CEILING, "value")),
-        cpu_us_per_packet=middle(_series(rounds, key, "cpu_us")),
+        cpu_us_per_packet=middle(cpu),
         cpu_unit=units[1],
         cpu_ratio_to_ethtool_off=middle(against(BASELINE, "cpu_us")),
         loss=middle(_series(rounds, key, "loss")),
         p50=middle(values) if timed else None,
         p99=middle(p99),
         p999=middle(_series(rounds, key, "p999")),
+        out_of_order=middle(out_of_order),
+        retransmitted=middle(_series(rounds, key, "retransmitted")),
         values=values,
+        cpu_values=cpu,
         p99_values=p99,
+        out_of_order_values=out_of_order,
         ratios=ratios,
     )
 

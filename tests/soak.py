@@ -21,12 +21,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench import loads
+from bench import programs, udp
 from bench.clock import Window
 from csumfix_lab import Lab
 from tests.lab.shim import Service, checksum_errors, link, service
 
 SIZE, FLOWS = 512, 8
+OPTIONS = ("--lane=queue", "--queues=2", "--metrics=127.0.0.1:9478")
 LOOK = 5.0
 """Seconds between two looks at the service."""
 
@@ -113,24 +114,24 @@ def scrape() -> None:
 
 def soak(seconds: float) -> list[str]:
     """Run it; return what is wrong."""
-    loads.build_udp()
+    programs.build("load")
     with (
         Lab(cause="dnat") as lab,
-        service(lab.sender, "--queues=2", "--metrics=127.0.0.1:9478") as shim,
+        service(lab.sender, *OPTIONS) as shim,
         scraped(lab),
     ):
         errors = checksum_errors(lab)
         window = Window.after(1, seconds)
         looks = []
-        with loads.udp_traffic(lab, SIZE, FLOWS, 0, window) as (sender, receiver):
+        with udp.traffic(lab, SIZE, FLOWS, 0, window) as (sender, receiver):
             while sender.poll() is None:
                 looks.append(look(shim))
                 print(f"{len(looks) * LOOK:6.0f} s  {looks[-1].rss_kb} kB", flush=True)
                 if len(looks) % MEDDLE == 0:
                     meddle(lab, shim)
                 time.sleep(LOOK)
-            sent = loads.parse_count(sender.communicate(timeout=10)[0])
-            got = loads.parse_count(receiver.communicate(timeout=10)[0])
+            sent = programs.parse_count(sender.communicate(timeout=10)[0])
+            got = programs.parse_count(receiver.communicate(timeout=10)[0])
         last = look(shim).counters
         let_through = sum(value for name, value in last.items() if name.endswith(" overruns"))
         seen = sum(value for name, value in last.items() if name.endswith(" packets"))
@@ -143,6 +144,8 @@ def soak(seconds: float) -> list[str]:
         found = list(complaints(looks))
         if sent.total - got.total > let_through + got.overflows:
             found.append("more packets were lost than were let through")
+        if not seen:
+            found.append("no packet was queued")
         if got.bad:
             found.append("contents have changed")
         return found

@@ -21,7 +21,8 @@ _HERE = Path(__file__).parent
 _RULES = _HERE.parents[1] / "iptables" / "csumfix-rules"
 
 # A rule with a conntrack match turns conntrack on for its namespace, even in a chain that no
-# packet enters. So `none` pays for conntrack, as everything under NAT does, and for nothing else.
+# packet enters. So a tunnel without the bug pays for conntrack, as everything under NAT does, and
+# for nothing else.
 _CONNTRACK_ON = """\
 *mangle
 :BENCH-CONNTRACK - [0:0]
@@ -34,42 +35,53 @@ COMMIT
 class Cure:
     """One way to mend a tunnel, or none.
 
+    title: what README and the chart call it.
     start: sets it up; returns the process that has to run, if any.
-    queued: packets pass through NFQUEUE.
+    queued: packets may pass through NFQUEUE.
     """
 
     name: str
+    title: str
     start: Callable[[Lab], Process | None]
     queued: bool = False
 
+    @property
+    def ours(self) -> bool:
+        """Whether it is csumfix."""
+        return "csumfix" in self.title
 
-def _none(lab: Lab) -> None:
+
+def conntrack_on(lab: Lab) -> None:
+    """Have the sender's kernel follow connections, as that of a node with NAT rules does."""
     lab.sender.run(["iptables-restore", "--noflush"], input=_CONNTRACK_ON)
+    # csumfix-rules looks whether anything is tracked.
+    lab.sender.run(["ping", "-n", "-q", "-c1", "-W1", lab.plan.receiver.underlay.ip(False)])
+
+
+def _none(_lab: Lab) -> None:
+    pass
 
 
 def _ethtool_off(lab: Lab) -> None:
     lab.sender.run(["ethtool", "-K", lab.device, "tx-checksum-ip-generic", "off"])
 
 
-def _mangle(lab: Lab, *target: str) -> None:
+def _mangle(lab: Lab, *rule: str) -> None:
     match = ["-p", "udp", "--dport", str(lab.plan.port)]
-    lab.sender.run(["iptables", "-w", "-t", "mangle", "-A", "POSTROUTING", *match, "-j", *target])
+    lab.sender.run(["iptables", "-w", "-t", "mangle", "-A", "POSTROUTING", *match, *rule])
 
 
 def _checksum_target(lab: Lab) -> None:
-    _mangle(lab, "CHECKSUM", "--checksum-fill")
+    _mangle(lab, "-j", "CHECKSUM", "--checksum-fill")
 
 
-def _csumfix_rules(lab: Lab, queues: int) -> None:
-    longest = str(lab.plan.tunnel_mtu + VXLAN_OVERHEAD)
-    lab.sender.run(
-        [str(_RULES), "apply", "--port", str(lab.plan.port), "--queues", str(queues),
-         "--family", "4", "--divert", "packets", "--max-length", longest]
-    )  # fmt: skip
+def _csumfix_rules(lab: Lab, *options: str) -> None:
+    port = str(lab.plan.port)
+    lab.sender.run([str(_RULES), "apply", "--port", port, "--family", "4", *options])
 
 
-def _serve(lab: Lab, argv: list[str], sign: str) -> Process:
-    """Start a server on the sender; return when it has printed a line that begins with `sign`."""
+def _serve(lab: Lab, argv: list[str]) -> Process:
+    """Start a server on the sender; return when it has printed a line that begins with `ready`."""
     server = lab.sender.popen(
         [sys.executable, *argv],
         stdin=subprocess.DEVNULL,
@@ -80,50 +92,55 @@ def _serve(lab: Lab, argv: list[str], sign: str) -> Process:
     assert server.stdout is not None
     said = ""
     for line in server.stdout:
-        if line.startswith(sign):
+        if line.startswith("ready"):
             return server
         said = line.strip() or said
     raise CsumfixError(f"{' '.join(argv)}: did not start: {said}", Exit.BROKEN)
 
 
 def _scapy(lab: Lab) -> Process:
-    server = _serve(lab, [str(_HERE / "scapy_shim.py"), "0"], "ready")
-    _mangle(lab, "NFQUEUE", "--queue-num", "0", "--queue-bypass")
+    server = _serve(lab, [str(_HERE / "scapy_shim.py"), "0"])
+    _mangle(lab, "-j", "NFQUEUE", "--queue-num", "0", "--queue-bypass")
     return server
 
 
 def _netfilterqueue(lab: Lab) -> Process:
-    port = str(lab.plan.port)
-    server = _serve(lab, [str(_HERE / "netfilterqueue_shim.py"), "0", port], "ready")
-    _csumfix_rules(lab, 1)
+    """Queue no GSO packets, as its author would: TCP would be nine times slower."""
+    server = _serve(lab, [str(_HERE / "netfilterqueue_shim.py"), "0", str(lab.plan.port)])
+    longest = lab.plan.tunnel_mtu + VXLAN_OVERHEAD
+    length = ["-m", "length", "--length", f"0:{longest}"]
+    _mangle(lab, *length, "-j", "NFQUEUE", "--queue-num", "0", "--queue-bypass")
     return server
 
 
 def _accept_only(lab: Lab) -> Process:
-    server = _serve(lab, [str(_HERE / "accept_only.py"), "0", str(QUEUES)], "ready")
-    _csumfix_rules(lab, QUEUES)
+    server = _serve(lab, [str(_HERE / "accept_only.py"), "0", str(QUEUES)])
+    _csumfix_rules(lab, "--lane", "queue", "--queues", str(QUEUES))
     return server
 
 
-def _csumfix(divert: str) -> Callable[[Lab], Process]:
+def _kernel_rules(lab: Lab) -> None:
+    _csumfix_rules(lab, "--lane", "kernel")
+
+
+def _csumfix(*options: str) -> Callable[[Lab], Process]:
     def start(lab: Lab) -> Process:
-        options = ["--divert", divert, "--queues", str(QUEUES)]
-        return _serve(lab, ["-m", "csumfix", "run", *options], "ready")
+        return _serve(lab, ["-m", "csumfix", "run", "--queues", str(QUEUES), *options])
 
     return start
 
 
-_ALL = (
-    Cure("none", _none),
-    Cure("ethtool-off", _ethtool_off),
-    Cure("checksum-target", _checksum_target),
-    Cure("scapy", _scapy, queued=True),
-    Cure("netfilterqueue", _netfilterqueue, queued=True),
-    Cure("csumfix-nat", _csumfix("nat"), queued=True),
-    Cure("csumfix-packets", _csumfix("packets"), queued=True),
-    Cure("csumfix-all", _csumfix("all"), queued=True),
-    Cure("accept-only", _accept_only, queued=True),
+ALL = (
+    Cure("none", "no bug, no cure", _none),
+    Cure("ethtool-off", "ethtool -K ... off", _ethtool_off),
+    Cure("checksum-target", "CHECKSUM in POSTROUTING", _checksum_target),
+    Cure("scapy", "NetfilterQueue and scapy", _scapy, queued=True),
+    Cure("netfilterqueue", "NetfilterQueue and C repair", _netfilterqueue, queued=True),
+    Cure("kernel-rules", "csumfix-rules --lane kernel", _kernel_rules),
+    Cure("csumfix", "csumfix run", _csumfix(), queued=True),
+    Cure("csumfix-queue", "csumfix run --lane queue", _csumfix("--lane", "queue"), queued=True),
+    Cure("accept-only", "NFQUEUE, accept only", _accept_only, queued=True),
 )
 
-BY_NAME = {cure.name: cure for cure in _ALL}
+BY_NAME = {cure.name: cure for cure in ALL}
 NAMES = tuple(BY_NAME)

@@ -14,9 +14,7 @@ from typing import Any
 from netfilterqueue import NetfilterQueue
 
 from csumfix.core import Policy, repair
-
-QUEUE_LENGTH = 4096  # packets, as csumfix has
-SOCKET_BYTES = 8 << 20  # as csumfix has
+from csumfix.host.queues import MAX_LENGTH, SOCKET_BYTES
 
 
 def main() -> None:
@@ -32,7 +30,7 @@ def main() -> None:
         packet.accept()
 
     queue = NetfilterQueue()
-    queue.bind(int(sys.argv[1]), mend, QUEUE_LENGTH, sock_len=SOCKET_BYTES)
+    queue.bind(int(sys.argv[1]), mend, MAX_LENGTH, sock_len=SOCKET_BYTES)
     sys.stdout.write("ready\n")
     sys.stdout.flush()
     queue.run()

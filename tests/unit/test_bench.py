@@ -6,9 +6,26 @@ import json
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from bench import chart, clock, core, loads, plan, report, targets
-from bench.stats import Cell, Key, Sample, less, middle, paired, summarise
+from bench import (
+    __main__,
+    chart,
+    clock,
+    core,
+    cures,
+    latency,
+    loads,
+    plan,
+    programs,
+    readme,
+    report,
+    targets,
+    tcp,
+    udp,
+)
+from bench.programs import Count
+from bench.stats import Cell, Key, Sample, by_key, less, middle, paired, summarise
 
 UNITS = {"tcp-bulk": ("Gbit/s", "us/MB"), "latency-spaced": ("us", "us/request")}
 
@@ -33,10 +50,6 @@ def cells_at(cause: str, load: str, **values: list[float | None]) -> list[Cell]:
     return summarise(rounds, loads.UNITS, order)
 
 
-def by_key(cells: list[Cell]) -> dict[Key, Cell]:
-    return {cell.key: cell for cell in cells}
-
-
 def results_of(cells: list[Cell]) -> report.Results:
     return report.Results(host="h", kernel="k", cells=cells)
 
@@ -44,16 +57,16 @@ def results_of(cells: list[Cell]) -> report.Results:
 class TestStats:
     def test_ratios_are_paired_by_round_and_not_of_medians(self) -> None:
         # Medians are 20 and 20; in each round the cure was twice or half as fast.
-        cells = by_key(cells_of(ethtool_off=[10.0, 20.0, 40.0], csumfix_nat=[20.0, 40.0, 20.0]))
-        ours = cells[key("csumfix-nat")]
+        cells = by_key(cells_of(ethtool_off=[10.0, 20.0, 40.0], csumfix=[20.0, 40.0, 20.0]))
+        ours = cells[key("csumfix")]
         assert ours.ratios == [2.0, 2.0, 0.5]
         assert ours.ratio_to_ethtool_off == 2.0
         assert (ours.ratio_min, ours.ratio_max) == (0.5, 2.0)
         assert (ours.median, ours.min, ours.max, ours.rounds) == (20.0, 20.0, 40.0, 3)
 
     def test_a_round_without_arrival_has_no_ratio(self) -> None:
-        cells = by_key(cells_of(ethtool_off=[10.0, None, 10.0], csumfix_nat=[20.0, 20.0, 20.0]))
-        assert cells[key("csumfix-nat")].ratios == [2.0, None, 2.0]
+        cells = by_key(cells_of(ethtool_off=[10.0, None, 10.0], csumfix=[20.0, 20.0, 20.0]))
+        assert cells[key("csumfix")].ratios == [2.0, None, 2.0]
 
     def test_traffic_that_never_arrives_is_no_cure_and_no_number(self) -> None:
         cell = by_key(cells_of(ethtool_off=[1.0, 1.0], scapy=[None, None]))[key("scapy")]
@@ -86,32 +99,53 @@ class TestStats:
 
 
 class TestLoads:
-    def test_udp_rate_loss_and_cpu(self) -> None:
-        sent, got = loads.Count(100, 200, 0, 0), loads.Count(80, 150, 0, 0)
-        sample = loads.judge_udp(sent, got, drops=50, seconds=0.5, busy=2.0)
+    def test_udp_rate_loss_order_and_cpu(self) -> None:
+        sent, got = Count(100, 200, 0, 0, 0), Count(80, 150, 0, 0, 6)
+        sample = udp.judge(sent, got, drops=50, seconds=0.5, busy=2.0)
         assert sample.value == pytest.approx(0.16)
         assert sample.loss == pytest.approx(0.25)
         assert sample.cpu_us == pytest.approx(12_500)
+        assert sample.out_of_order == pytest.approx(12)
 
     def test_udp_that_the_receiver_drops_is_no_cure(self) -> None:
-        sent, got = loads.Count(10_000, 10_000, 0, 0), loads.Count(5, 5, 0, 0)
-        assert not loads.judge_udp(sent, got, drops=9_000, seconds=1, busy=1).cures
+        sent, got = Count(10_000, 10_000, 0, 0, 0), Count(5, 5, 0, 0, 0)
+        assert not udp.judge(sent, got, drops=9_000, seconds=1, busy=1).cures
 
     def test_udp_lost_before_a_slow_cure_is_still_a_cure(self) -> None:
-        sent, got = loads.Count(10_000, 10_000, 0, 0), loads.Count(50, 50, 0, 0)
-        assert loads.judge_udp(sent, got, drops=0, seconds=1, busy=1).cures
+        sent, got = Count(10_000, 10_000, 0, 0, 0), Count(50, 50, 0, 0, 0)
+        assert udp.judge(sent, got, drops=0, seconds=1, busy=1).cures
 
     def test_udp_of_which_nothing_arrives_is_no_cure(self) -> None:
-        sent, got = loads.Count(100, 100, 0, 0), loads.Count(0, 0, 100, 0)
-        assert not loads.judge_udp(sent, got, drops=0, seconds=1, busy=1).cures
+        sent, got = Count(100, 100, 0, 0, 0), Count(0, 0, 100, 0, 0)
+        assert not udp.judge(sent, got, drops=0, seconds=1, busy=1).cures
+
+    def test_messages_are_judged_by_what_the_kernels_counted_in_the_window(self) -> None:
+        got = Count(125_000_000, 200_000_000, 0, 0, 0)
+        before, after = tcp.Order(100, 7), tcp.Order(150, 8)
+        sample = tcp.judge_messages(got, before, after, seconds=0.5, busy=1.0)
+        assert sample.value == pytest.approx(2.0)
+        assert sample.cpu_us == pytest.approx(4_000)
+        assert (sample.out_of_order, sample.retransmitted) == (100, 2)
+
+    def test_messages_that_do_not_arrive_or_are_changed_are_no_cure(self) -> None:
+        order = tcp.Order(0, 0)
+        for got in (Count(0, 0, 0, 0, 0), Count(1000, 1000, 1000, 0, 0)):
+            assert not tcp.judge_messages(got, order, order, seconds=1, busy=1).cures
+
+    def test_a_counter_is_found_by_its_name(self) -> None:
+        text = "TcpExt: A TCPOFOQueue B\nTcpExt: 1 22 3\nIpExt: TCPOFOQueue\nIpExt: 9\n"
+        assert tcp.counter(text, "TcpExt", "TCPOFOQueue") == 22
+
+    def test_what_a_program_prints(self) -> None:
+        assert programs.parse_count("ready\n1 2 3 4 5\n") == Count(1, 2, 3, 4, 5)
 
     def test_iperf_leaves_out_the_warm_up(self) -> None:
         def interval(start: float, size: int) -> dict[str, object]:
             return {"sum": {"start": start, "seconds": 0.25, "bytes": size}}
 
         document = {"intervals": [interval(0, 1), interval(0.25, 10**9), interval(0.5, 10**9)]}
-        assert loads.parse_iperf(document, 0.25) == pytest.approx(32)
-        assert loads.parse_iperf({"error": "x"}, 0.25) is None
+        assert tcp.parse_iperf(document, 0.25) == pytest.approx(32)
+        assert tcp.parse_iperf({"error": "x"}, 0.25) is None
 
     def test_sockperf(self) -> None:
         text = (
@@ -122,10 +156,10 @@ class TestLoads:
             "sockperf: ---> percentile 99.000 =   90.701\n"
             "sockperf: ---> percentile 50.000 =   48.181\n"
         )
-        sample = loads.parse_sockperf(text, busy=0.2)
+        sample = latency.parse(text, busy=0.2)
         assert (sample.value, sample.p99, sample.p999) == (48.181, 90.701, 717.108)
         assert sample.cpu_us == pytest.approx(100)
-        assert not loads.parse_sockperf("sockperf: No messages were received", 0.2).cures
+        assert not latency.parse("sockperf: No messages were received", 0.2).cures
 
     def test_proc_stat(self) -> None:
         text = "cpu  100 10 200 9999 50 5 15 77 0 0\ncpu0 1 2 3\n"
@@ -133,14 +167,25 @@ class TestLoads:
 
 
 class TestPlan:
-    def test_every_target_can_be_evaluated_from_a_full_run(self) -> None:
+    @staticmethod
+    def full_run() -> list[Cell]:
         order = plan.FULL.cells()
-        rounds = [dict.fromkeys(order, Sample(2.0, 1.0, p99=1.0))]
-        cells = by_key(summarise(rounds, loads.UNITS, order))
-        # What csumfix adds to a round trip is a difference, here 0; the core is another program.
-        missing = [o.what for o in targets.evaluate(cells, {"repair_right_1478_to_dpdk": 2.5})
-                   if o.measured is None and "latency" not in o.what]  # fmt: skip
-        assert missing == []
+        sample = Sample(2.0, 1.0, p99=1.0, out_of_order=0.0, retransmitted=0.0)
+        return summarise([dict.fromkeys(order, sample)], loads.UNITS, order)
+
+    def test_every_target_can_be_evaluated_from_a_full_run(self) -> None:
+        outcomes = targets.evaluate(by_key(self.full_run()))
+        assert [one.what for one in outcomes if one.measured is None] == []
+
+    def test_a_full_run_fills_readme_s_table_for_csumfix(self) -> None:
+        text = readme.summary(results_of(self.full_run()))
+        ours = [line for line in text.splitlines() if "**" in line]
+        assert len(ours) == 3
+        assert not [line for line in ours if "| |" in line.replace("|  |", "| |")]
+
+    def test_a_full_run_draws_every_panel(self) -> None:
+        cells = self.full_run()
+        assert all(len(chart.bars(panel, cells)) > 2 for panel in chart.PANELS)
 
     @pytest.mark.parametrize("mode", [plan.FULL, plan.QUICK])
     def test_ratios_to_the_baseline_exist_everywhere(self, mode: plan.Plan) -> None:
@@ -154,14 +199,16 @@ class TestPlan:
         assert cells == [key("none"), key("scapy")]
 
     def test_the_ceiling_is_the_same_lab_under_every_cause(self) -> None:
-        places = {plan.station(key("none", cause=cause)) for cause in plan.CAUSES}
-        assert places == {("none", "none", 1500)}
+        tracked = [cause for cause in plan.CAUSES if cause != plan.UNTRACKED]
+        places = {plan.station(key("none", cause=cause)) for cause in tracked}
+        assert places == {("healthy", "none", 1500)}
+        assert plan.station(key("none", cause=plan.UNTRACKED)) == ("untracked", "none", 1500)
         assert plan.station(key("scapy", "tcp-bulk-9000")) == ("snat", "scapy", 9000)
 
 
 class TestReport:
     CELLS = staticmethod(
-        lambda: cells_of(ethtool_off=[2.0, 4.0], csumfix_nat=[3.0, 6.0], scapy=[None, None])
+        lambda: cells_of(ethtool_off=[2.0, 4.0], csumfix=[3.0, 6.0], scapy=[None, None])
     )
 
     def test_json_has_what_was_promised_and_can_be_read_back(self, tmp_path: Path) -> None:
@@ -177,23 +224,48 @@ class TestReport:
 
     def test_markdown_says_in_words_what_does_not_cure(self) -> None:
         text = report.markdown(results_of(self.CELLS()))
-        assert "| scapy | does not cure | - | - | - | - | - |" in text
-        assert "| csumfix-nat | 4.50 (3.00-6.00) | 1.50 | 1.50-1.50 | - | 1.00 | - |" in text
+        assert "| scapy | - | - | does not cure | - |  |" in text
+        assert "| csumfix | 1.00 | 1.00 | 4.50 | 1.50 |  |" in text
+
+    def test_a_cell_says_what_was_lost_and_what_came_out_of_order(self) -> None:
+        sample = Sample(1.0, 1.0, loss=0.25, out_of_order=1234.0, retransmitted=5.0)
+        cells = summarise([{key("csumfix"): sample}], loads.UNITS, [key("csumfix")])
+        text = report.markdown(results_of(cells))
+        assert "25.00 % lost, 1,234/s out of order, 5.00/s sent again" in text
+
+    def test_without_the_bug_figures_are_compared_to_no_cure(self) -> None:
+        cells = cells_at("healthy", "tcp-bulk", none=[4.0], ethtool_off=[2.0], csumfix=[3.0])
+        assert "| csumfix | 1.00 | 1.00 | 3.00 | 0.75 |  |" in report.markdown(results_of(cells))
+
+    def test_other_work_on_the_machine_is_reported(self) -> None:
+        results = results_of([])
+        assert "other programs" not in report.heading(results)
+        results.busy_cores = 0.7
+        assert "other programs used 0.70 cores" in report.heading(results)
 
     def test_markdown_tables_are_rectangular(self) -> None:
         for text in (
             report.markdown(results_of(self.CELLS())),
-            report.summary(results_of(self.CELLS())),
-            targets.markdown(targets.evaluate({}, None)),
+            readme.summary(results_of(self.CELLS())),
         ):
             for table in text.split("\n\n"):
                 rows = [line for line in table.splitlines() if line.startswith("|")]
                 assert len({row.count("|") for row in rows}) <= 1, table
 
-    def test_summary(self) -> None:
-        text = report.summary(results_of(self.CELLS()))
-        assert "| scapy | does not cure |" in text
-        assert "| csumfix-nat | 4.50 (x 1.50) |" in text
+    def test_terminal_tables_fit_80_columns_and_cut_nothing(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        wide: list[float | None] = [0.0022, 1_234_567.0, 1.0]
+        path = tmp_path / "out.json"
+        cells = cells_of(**{name.replace("-", "_"): wide for name in cures.NAMES})
+        report.save(results_of(cells), path)
+        monkeypatch.setenv("COLUMNS", "80")
+        shown = CliRunner().invoke(__main__.main, ["--compare-only", "--json", str(path)])
+        assert shown.exit_code == 0, shown.output
+        assert max(map(len, shown.output.splitlines())) <= 80
+        assert "\N{HORIZONTAL ELLIPSIS}" not in shown.output
+        for name in cures.NAMES:
+            assert f"\n{name} " in shown.output
 
     @pytest.mark.parametrize(
         ("value", "text"),
@@ -205,19 +277,82 @@ class TestReport:
     def test_small_ratios_keep_their_digits(self) -> None:
         assert report.ratio(0.00345) == "0.0034"
         assert report.ratio(1.666) == "1.67"
+        assert report.ratio(457.2) == "457"
+        assert report.ratio(-3.0) == "-3.00"
+
+
+class TestComparing:
+    @pytest.fixture
+    def path(self, tmp_path: Path) -> Path:
+        path = tmp_path / "out.json"
+        report.save(results_of(cells_of(none=[2.0], ethtool_off=[2.0], csumfix=[4.0])), path)
+        return path
+
+    def test_it_shows_the_goals_and_writes_nothing(self, path: Path) -> None:
+        shown = CliRunner().invoke(__main__.main, ["--compare-only", "--json", str(path)])
+        assert shown.exit_code == 0, shown.output
+        assert "TCP bulk" in shown.output
+        assert ">= 1.6" in shown.output
+        assert list(path.parent.iterdir()) == [path]
+
+    def test_it_writes_when_asked(self, path: Path) -> None:
+        arguments = ["--compare-only", "--write", "--json", str(path)]
+        shown = CliRunner().invoke(__main__.main, arguments)
+        assert shown.exit_code == 0, shown.output
+        assert sorted(one.suffix for one in path.parent.iterdir()) == [".json", ".md", ".png"]
+
+    def test_a_missing_file_is_one_line(self, tmp_path: Path) -> None:
+        arguments = ["--compare-only", "--json", str(tmp_path / "none.json")]
+        shown = CliRunner().invoke(__main__.main, arguments)
+        assert shown.exit_code == 1
+        assert "does not exist: run make bench first" in shown.output
+
+
+class TestReadme:
+    def test_cells_show_figure_and_ratio(self) -> None:
+        cells = [
+            *cells_at("healthy", plan.FIXED, none=[4.0], csumfix=[4.0]),
+            *cells_at("snat", "tcp-bulk", ethtool_off=[2.0], csumfix=[3.0], scapy=[None]),
+        ]
+        text = readme.summary(results_of(cells))
+        assert "| **csumfix run** | 1.00 (1.00) |  |  |  |  |  | 3.00 (1.50) |  |  |" in text
+        assert "| NetfilterQueue and scapy |  |  |  |  |  |  | does not cure |  |  |" in text
+
+    def test_only_what_is_between_the_markers_is_replaced(self) -> None:
+        text = f"before\n{readme.BEGIN}\n\nold\n\n{readme.END}\nafter\n"
+        fresh = readme.insert(text, "new")
+        assert readme.block(fresh) == "new"
+        assert fresh == text.replace("old", "new")
+        with pytest.raises(ValueError, match="lacks the lines"):
+            readme.insert("no markers", "new")
+
+    def test_readme_shows_the_latest_run(self) -> None:
+        text = readme.README.read_text(encoding="utf-8")
+        assert readme.block(text) == readme.summary(report.load(report.LATEST))
 
 
 class TestChart:
     def test_bars_keep_the_order_of_cures_and_say_what_does_not_cure(self) -> None:
         panel = chart.Panel("snat", "tcp-bulk", "TCP")
-        cells = cells_of(scapy=[None], csumfix_all=[1.0], ethtool_off=[2.0])
+        cells = cells_of(scapy=[None], csumfix_queue=[1.0], ethtool_off=[2.0])
         found = chart.bars(panel, cells)
-        assert [bar.cure for bar in found] == ["ethtool-off", "scapy", "csumfix-all"]
+        assert [bar.cure for bar in found] == ["ethtool-off", "scapy", "csumfix-queue"]
         assert [bar.ratio for bar in found] == [1.0, None, 0.5]
 
     def test_a_panel_without_its_base_is_empty(self) -> None:
         panel = chart.Panel("snat", "tcp-bulk", "TCP")
         assert chart.bars(panel, cells_of(scapy=[1.0])) == []
+
+    def test_cpu_per_packet_comes_first(self) -> None:
+        assert [panel.field for panel in chart.PANELS[:3]] == ["cpu_values"] * 3
+
+    def test_a_bar_that_is_cut_is_known_as_such_and_its_number_tells(self) -> None:
+        bar = chart.Bar("scapy", 58.7, 50.0, 60.0)
+        assert bar.cut
+        assert bar.label == "58.7"
+        whisker = chart.Bar("scapy", 1.5, 1.0, 60.0)
+        assert not whisker.cut
+        assert whisker.label == "1.50 (to 60.0)"
 
 
 class TestTargets:
@@ -229,44 +364,60 @@ class TestTargets:
 
     def test_met_and_missed(self) -> None:
         cells = by_key(
-            cells_of(ethtool_off=[2.0], csumfix_nat=[3.0], csumfix_packets=[2.8],
-                     csumfix_all=[1.7], checksum_target=[3.0])
-        )  # fmt: skip
-        outcomes = targets.evaluate(cells, None)
-        assert self.find(outcomes, "csumfix-nat", "ethtool-off").met is True
-        assert self.find(outcomes, "tcp-bulk: csumfix-packets", "ethtool-off").met is False
-        assert self.find(outcomes, "csumfix-nat", "checksum-target").met is True
-        assert self.find(outcomes, "csumfix-all", "ethtool-off").met is True
+            cells_of(ethtool_off=[2.0], csumfix=[3.0], csumfix_queue=[1.7], checksum_target=[3.0])
+        )
+        outcomes = targets.evaluate(cells)
+        assert self.find(outcomes, "queue lane", "ethtool-off").met is True
+        bulk = [one for one in outcomes if one.what == "snat: TCP bulk"]
+        assert [(one.against, one.met) for one in bulk] == [
+            ("ethtool-off", False),
+            ("checksum-target", True),
+        ]
 
     def test_nothing_measured_is_neither(self) -> None:
-        assert {one.met for one in targets.evaluate({}, None)} == {None}
+        assert {one.met for one in targets.evaluate({})} == {None}
 
-    def test_the_floor_under_dnat_is_that_of_snat(self) -> None:
+    def test_cpu_is_compared_at_the_fixed_rate(self) -> None:
+        rounds = [
+            {
+                Key("snat", plan.FIXED, "ethtool-off"): Sample(40.0, cpu_us=10.0),
+                Key("snat", plan.FIXED, "csumfix"): Sample(40.0, cpu_us=ours),
+            }
+            for ours in (10.2, 10.4, 11.0)
+        ]
+        cells = by_key(summarise(rounds, loads.UNITS, list(rounds[0])))
+        outcome = self.find(targets.evaluate(cells), "snat: CPU", "ethtool-off")
+        assert outcome.measured == pytest.approx(1.04)
+        assert outcome.met
+
+    @pytest.mark.parametrize(("ours", "met"), [(20.0, True), (4000.0, False)])
+    def test_order_is_that_of_no_cure_but_for_noise(self, ours: float, met: bool) -> None:
+        one = {
+            key("none", "tcp-messages"): Sample(1.0, out_of_order=4.0),
+            key("csumfix", "tcp-messages"): Sample(1.0, out_of_order=ours),
+        }
+        cells = by_key(summarise([one], loads.UNITS, list(one)))
+        outcome = self.find(targets.evaluate(cells), "snat: out of order", "none")
+        assert outcome.measured == ours - 4
+        assert outcome.met is met
+
+    def test_the_tap_is_judged_by_the_rounds_of_all_causes(self) -> None:
         load = "udp-saturating-512-1"
         cells = by_key(
-            cells_at("dnat", load, csumfix_packets=[95.0])
-            + cells_at("snat", load, accept_only=[100.0])
+            [
+                *cells_at("snat", load, kernel_rules=[100.0], csumfix=[98.0]),
+                *cells_at("dnat", load, kernel_rules=[100.0], csumfix=[99.5]),
+                *cells_at("healthy", load, kernel_rules=[100.0], csumfix=[101.0]),
+            ]
         )
-        floor = self.find(targets.evaluate(cells, None), f"dnat: {load}", "accept-only under snat")
-        assert floor.measured == pytest.approx(0.95)
-        assert floor.met
-
-    def test_added_latency_is_what_comes_on_top_of_no_cure(self) -> None:
-        cells = by_key(
-            cells_at("snat", "latency-spaced", none=[50.0, 60.0], netfilterqueue=[90.0, 100.0],
-                     csumfix_packets=[70.0, 90.0])
-        )  # fmt: skip
-        outcome = self.find(targets.evaluate(cells, None), "latency p50", "netfilterqueue")
-        assert outcome.measured == pytest.approx(0.625)
-        assert outcome.met is False
-
-    def test_the_core(self) -> None:
-        outcome = targets.evaluate({}, {"repair_right_1478_to_dpdk": 2.5})[-1]
-        assert (outcome.measured, outcome.verdict) == (2.5, "met")
+        outcome = self.find(targets.evaluate(cells), "tap: UDP", "kernel-rules")
+        assert (outcome.low, outcome.high) == (0.98, 1.01)
+        assert outcome.measured == pytest.approx(0.995)
+        assert outcome.met
 
     def test_read_and_exit_code(self, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
         path = tmp_path / "out.json"
-        report.save(results_of(cells_of(ethtool_off=[2.0], csumfix_all=[1.0])), path)
+        report.save(results_of(cells_of(ethtool_off=[2.0], csumfix_queue=[1.0])), path)
         assert targets.main([str(path)]) == 1
         assert "missed" in capsys.readouterr().out
         assert targets.main([str(tmp_path / "none.json")]) == 2
