@@ -100,7 +100,7 @@ def test_strangers_do_not_lock_the_operator_out(lab: Lab) -> None:
         strangers.wait(5)
 
 
-@pytest.mark.parametrize("command", ["top", "restart", "trace"])
+@pytest.mark.parametrize("command", ["top", "restart"])
 def test_who_is_frozen_is_not_said_to_be_gone(lab: Lab, command: str) -> None:
     with service(lab.sender) as shim:
         shim.process.send_signal(signal.SIGSTOP)
@@ -183,7 +183,7 @@ def test_a_successor_withdraws_before_a_predecessor_that_has_gone_on(lab: Lab) -
     fake.wait(5)
 
 
-@pytest.mark.parametrize("command", ["status", "top", "restart", "trace"])
+@pytest.mark.parametrize("command", ["status", "top", "restart"])
 def test_a_stranger_behind_the_name_is_told(lab: Lab, command: str) -> None:
     stranger = lab.sender.popen([sys.executable, "-c", SQUATTER], stdout=-1)
     assert stranger.stdout
