@@ -285,6 +285,7 @@ def test_apply_again_keeps_counting(node: Node) -> None:
 def test_rules_that_stay_keep_their_counters(node: Node) -> None:
     """A tunnel that comes or goes, or another lane, is no reason to forget what was counted."""
     node.add_device()
+    node.add_set()
     node.apply("--port=8472", "--port=4789")
     node.send("4", 2, count=3)
     node.apply("--port=8472", "--port=4790", "--gate=conntrack")
