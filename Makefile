@@ -20,7 +20,7 @@ PACKAGES := $(INSTALL_PACKAGES) \
 	iproute2 util-linux ethtool nftables tcpdump dnsmasq-base bind9-dnsutils iputils-ping
 # What tests and lint need on top.
 DEV_PACKAGES := $(PACKAGES) clang libclang-rt-dev llvm clang-format shellcheck conntrack iperf3 \
-	busybox git faketime systemd tshark
+	busybox git faketime ipset systemd tshark
 PROMETHEUS := build/prometheus
 
 # What building the image from nothing and running it needs on top of those.
