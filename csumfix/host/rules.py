@@ -14,7 +14,6 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 from csumfix.errors import CsumfixError, Exit
 from csumfix.host.tunnels import Family
@@ -22,11 +21,6 @@ from csumfix.host.tunnels import Family
 SCRIPT = Path(sysconfig.get_path("scripts")) / "csumfix-rules"
 SYSTEM_PATH = "/usr/sbin:/sbin"
 """Where iptables is. A user's PATH often lacks these; csumfix-rules adds them, too."""
-
-CONNTRACK_COUNT = Path("/proc/sys/net/netfilter/nf_conntrack_count")
-"""How many connections conntrack follows in this network namespace."""
-
-Gate = Literal["conntrack", "none"]
 
 _RULE = re.compile(
     r"^family=(?P<family>\d) lane=(?P<lane>\S+) rule=(?P<role>\S+) "
@@ -46,7 +40,6 @@ class RuleSet:
     kernel_ports, queue_ports: UDP destination ports of each lane, sorted.
     leaving_ports: ports of the queue lane whose flows leave it as they fall idle.
     recording: the first step of leaving: flows are recorded, and all are still queued.
-    gate: whether the kernel lane spares flows that conntrack knows NAT does not touch.
     source_ports: range that is split over the queues.
     """
 
@@ -56,7 +49,6 @@ class RuleSet:
     queues: int
     family: Family
     source_ports: tuple[int, int]
-    gate: Gate = "none"
     leaving_ports: tuple[int, ...] = ()
     recording: bool = False
 
@@ -73,7 +65,6 @@ class RuleSet:
             *(f"--queue-port={port}" for port in self.queue_ports),
             *(f"--leaving-port={port}" for port in self.leaving_ports),
             *(["--record"] if self.recording else []),
-            f"--gate={self.gate}",
             f"--queue-base={self.queue_base}",
             f"--queues={self.queues}",
             f"--sport-range={low}:{high}",
@@ -166,12 +157,26 @@ def apply(rules: RuleSet) -> None:
 
 
 def differences(rules: RuleSet) -> tuple[str, ...]:
-    """Return how the loaded rules differ from these, a line for each difference."""
+    """Return how the loaded rules differ from these, a line for each difference.
+
+    See is_about_gate() for differences that are no other program's work.
+    """
     result = run(["check", *rules.arguments()])
     if result.returncode not in (Exit.OK, Exit.NEGATIVE):
         raise _failure(result)
     lines = result.stdout.splitlines()
     return tuple(line.removeprefix("difference ") for line in lines)
+
+
+def is_about_gate(difference: str) -> bool:
+    """Tell whether a difference only says that conntrack has been switched on.
+
+    csumfix-rules leaves the gate out where conntrack is off, because loading it would switch
+    conntrack on.
+    """
+    return " lane=kernel rule=gate what=missing" in difference or (
+        " lane=kernel rule=nat what=missing" in difference
+    )
 
 
 def remove() -> None:
@@ -204,18 +209,6 @@ def parse(text: str, trouble: str | None = None) -> Loaded:
         for m in _RULE.finditer(text)
     )
     return Loaded(states, tuple(found), trouble)
-
-
-def conntrack_is_on() -> bool:
-    """Tell whether conntrack surely follows connections in this network namespace.
-
-    An entry proves it. A namespace may have conntrack and no entry yet; nothing else is read,
-    because listing the rules of a legacy table would create that table, and with it conntrack.
-    """
-    try:
-        return int(CONNTRACK_COUNT.read_text()) > 0
-    except (OSError, ValueError):
-        return False
 
 
 def changes_are_announced() -> bool:

@@ -19,7 +19,7 @@ from csumfix.core import Policy
 from csumfix.errors import CsumfixError, Exit
 from csumfix.evidence.tap import PortTraffic, Tap
 from csumfix.host import flows, rules, tunnels, underlays
-from csumfix.host.rules import Gate, LanesRefusedError, RuleSet
+from csumfix.host.rules import LanesRefusedError, RuleSet
 from csumfix.host.tunnels import Tunnel
 from csumfix.options import LaneSetting, Options
 from csumfix.service.lanes import Evidence, Lane, PortLane, Terms, decide
@@ -127,13 +127,13 @@ class Datapath:
         if self.rules is None:
             return ()
         await self._count()
-        if self.rules.gate != self._gate():
-            await self._load(frozenset(self.lanes))
         differs = await asyncio.to_thread(rules.differences, self.rules)
         if not differs or differs == self._irreparable:
             return ()
         await self._apply(self.rules)
         self._irreparable = await asyncio.to_thread(rules.differences, self.rules)
+        if all(map(rules.is_about_gate, differs)):
+            return ()
         self.restored += 1
         return differs
 
@@ -193,13 +193,7 @@ class Datapath:
             tuple(self._leaving),
             recording=any(now - since < RECORDING for since in self._leaving.values()),
             kernel_works=not self._kernel_fault,
-            gate=self._gate(),
         )
-
-    def _gate(self) -> Gate:
-        """Return the kernel lane's gate: conntrack is used where it is on, and never turned on."""
-        stays = self.rules is not None and self.rules.gate == "conntrack"
-        return "conntrack" if stays or rules.conntrack_is_on() else "none"
 
     async def _apply(self, wanted: RuleSet | None) -> None:
         if self.rules is not None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from csumfix.host.rules import Gate, RuleSet
+from csumfix.host.rules import RuleSet
 from csumfix.host.tunnels import Family, Tunnel, local_port_range
 from csumfix.options import LaneSetting, Options
 from csumfix.service.lanes import Lane, PortLane
@@ -24,7 +24,6 @@ def plan(  # noqa: PLR0913 - everything that the rules depend on
     *,
     recording: bool = False,
     kernel_works: bool = True,
-    gate: Gate = "none",
 ) -> RuleSet | None:
     """Compute the rules; None if there is no tunnel.
 
@@ -43,7 +42,6 @@ def plan(  # noqa: PLR0913 - everything that the rules depend on
         queues=len(numbers),
         family=_family(options, found),
         source_ports=_source_ports(options, found),
-        gate=gate,
         leaving_ports=tuple(sorted(leaving)),
         recording=recording,
     )

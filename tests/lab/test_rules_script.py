@@ -562,6 +562,8 @@ def test_gate_is_used_for_the_family_that_is_tracked(node: Node, family: str, ot
     assert node.check() == (
         f"difference family={family} lane=kernel rule=gate what=missing text=-A CSUMFIX-KERNEL "
         "-m conntrack ! --ctstate SNAT,DNAT --ctstatus CONFIRMED -j RETURN\n"
+        f"difference family={family} lane=kernel rule=nat what=missing text=-A CSUMFIX-KERNEL "
+        "-m conntrack --ctstatus CONFIRMED\n"
     )
     node.apply()
     assert node.check() == ""

@@ -28,14 +28,13 @@ def test_no_tunnel_needs_no_rule() -> None:
 
 def test_one_tunnel() -> None:
     lanes = {8472: KERNEL}
-    assert plan(Options(), range(7, 9), [FLANNEL], lanes, (), gate="conntrack") == RuleSet(
+    assert plan(Options(), range(7, 9), [FLANNEL], lanes, ()) == RuleSet(
         kernel_ports=(8472,),
         queue_ports=(),
         queue_base=7,
         queues=2,
         family="4",
         source_ports=(32768, 60999),
-        gate="conntrack",
     )
 
 
@@ -92,7 +91,6 @@ def test_script_arguments() -> None:
         "--queue-port=4789",
         "--leaving-port=8472",
         "--record",
-        "--gate=none",
         "--queue-base=3",
         "--queues=2",
         "--sport-range=1000:2000",

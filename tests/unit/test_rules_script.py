@@ -21,11 +21,12 @@ KERNEL = """\
 *mangle
 :CSUMFIX-KERNEL - [0:0]
 -A CSUMFIX-KERNEL -m conntrack ! --ctstate SNAT,DNAT --ctstatus CONFIRMED -j RETURN
+-A CSUMFIX-KERNEL -m conntrack --ctstatus CONFIRMED
 -A CSUMFIX-KERNEL -p udp -m udp --dport 4789 -j CHECKSUM --checksum-fill
 -A CSUMFIX-KERNEL -p udp -m udp --dport 8472 -j CHECKSUM --checksum-fill
 -I OUTPUT 1 -p udp -m multiport --dports 4789,8472 -j CSUMFIX-KERNEL
 COMMIT
-# matches in OUTPUT: other UDP 1, tunnel 2, tunnel that NAT may touch 4
+# matches in OUTPUT: other UDP 1, tunnel 2, tunnel that NAT may touch 5
 """
 
 KERNEL_WITHOUT_GATE = """\
@@ -197,7 +198,7 @@ def test_sample_at_the_top_of_the_script_is_what_is_loaded() -> None:
         + show("--leaving-port=8473")
     )
     wanted = [line.replace("-I OUTPUT 1 ", "-A OUTPUT ") for line in shown.splitlines()]
-    assert len(sample) == 10
+    assert len(sample) == 11
     assert not set(sample) - set(wanted)
 
 
