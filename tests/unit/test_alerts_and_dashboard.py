@@ -13,6 +13,7 @@ from grafana_foundation_sdk.cog.plugins import register_default_plugins
 from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from csumfix import core
+from csumfix.evidence.departures import Departure
 from csumfix.service import metrics
 from tests.prometheus import dashboard, dashboard_expressions, promtool
 from tests.unit.snapshots import snapshot
@@ -59,6 +60,7 @@ def test_expressions_select_labels_that_exist() -> None:
     for expression in EXPRESSIONS:
         assert set(re.findall(r'outcome!?="(\w+)"', expression)) <= outcomes
         assert set(re.findall(r'reason!?="(\w+)"', expression)) <= set(core.REASONS)
+        assert set(re.findall(r'checksum!?="(\w+)"', expression)) <= set(Departure)
 
 
 def test_expressions_of_the_dashboard_are_valid(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.metrics_core import Metric
 
 from csumfix import core
+from csumfix.evidence.departures import Departure
 from csumfix.service import metrics
 from csumfix.service.control import Snapshot
 from tests.prometheus import promtool
@@ -145,7 +146,7 @@ def test_the_document_lists_exactly_what_is_exposed() -> None:
 
 
 def test_the_document_lists_the_reasons_under_their_outcomes() -> None:
-    text = DOCUMENT.read_text()
+    text = DOCUMENT.read_text().partition("## Outcomes and reasons")[2].partition("\n## ")[0]
     for reason in core.REASONS:
         what = metrics.outcome(reason)
         (row,) = re.findall(rf"^\| `{what}` \| .*$", text, re.M)
@@ -154,3 +155,8 @@ def test_the_document_lists_the_reasons_under_their_outcomes() -> None:
 
 def test_promtool_has_no_complaint() -> None:
     assert promtool("check", "metrics", input=generate_latest(registry(snapshot())).decode()) == ""
+
+
+def test_the_document_explains_every_departure() -> None:
+    text = DOCUMENT.read_text().partition("## Departures")[2].partition("\n## ")[0]
+    assert re.findall(r"^\| `(\w+)` \|", text, re.M) == [str(one) for one in Departure]
