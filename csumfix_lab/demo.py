@@ -5,6 +5,7 @@ one step that was not makes the exit code 1.
 """
 
 import contextlib
+import json
 import os
 import re
 import subprocess
@@ -21,13 +22,15 @@ from csumfix_lab.process import Process
 from csumfix_lab.sandbox import require, search_path
 
 _CAUSES = ("kube-proxy", "dnat")
-_SERVICE = [sys.executable, "-m", "csumfix", "run"]
+_CSUMFIX = [sys.executable, "-m", "csumfix"]
+_SERVICE = [*_CSUMFIX, "run"]
 _START = 5.0  # seconds for the service or tcpdump to be ready
 _ARRIVAL = 1.0  # seconds for a captured packet to be printed
 _STOP = 10.0  # seconds for the service to drain and end
 _SETTLE = 0.2  # seconds for a packet to be counted
 _QUERIES = 10
 _BAD = "bad udp cksum"
+_WRONG = "WRONG"
 _LABEL = 44  # columns
 
 
@@ -81,6 +84,10 @@ class _Narrator:
 
     def text(self, text: str) -> None:
         self._console.print(text)
+
+    def detail(self, text: str) -> None:
+        """Show what belongs to the step above."""
+        self.text(f"{'':<10}{text.strip()}")
 
     def step(self, label: str, result: str, ok: bool) -> None:
         """Report one step: what was done, what came of it, and whether it should have."""
@@ -139,7 +146,7 @@ class _Demo:
         answer = self._lab.query(address)
         self._say.step(
             f"query {self._lab.dns_name} by {self._name(address)}",
-            "time-out" if answer is None else f"answer {answer}",
+            f"answer {answer}" if answer else "no answer" if answered else "lost (expected)",
             (answer == self._lab.pod_ip) if answered else answer is None,
         )
 
@@ -148,13 +155,18 @@ class _Demo:
         if self._victim != lab.pod_ip:
             self._query(lab.pod_ip, answered=True)
         before = self._drops()
-        with self._capture() as capture:
+        with self._trace() as trace, self._capture() as capture:
             self._query(self._victim, answered=False)
+            leaving = trace.find(_WRONG, _ARRIVAL)
             bad = capture.find(_BAD, _ARRIVAL)
-        result = f"no {_BAD!r}" if bad is None else "arrived, but:"
+        result = f"no {_WRONG!r}" if leaving is None else "leaves:"
+        say.step("csumfix trace on the sender", result, leaving is not None)
+        if leaving is not None:
+            say.detail(leaving)
+        result = f"no {_BAD!r}" if bad is None else "arrives, but:"
         say.step("tcpdump of the receiver's eth0", result, bad is not None)
         if bad is not None:
-            say.text(f"{'':<10}{bad.strip()}")
+            say.detail(bad)
         after = self._drops()
         say.step("the receiver's drop counter", f"{before} -> {after}", after > before)
 
@@ -168,6 +180,31 @@ class _Demo:
         say.step(f"{_QUERIES} more", f"{answers} answered", answers == _QUERIES)
         after = self._drops()
         say.step("the receiver's drop counter", f"{before} -> {after}", after == before)
+        self._show_departures()
+
+    def _show_departures(self) -> None:
+        """Show what the egress tap of the service has seen leave."""
+        shown = self._lab.sender.run([*_CSUMFIX, "status", "--json"]).stdout
+        (lane,) = json.loads(shown)["service"]["lanes"]
+        looked, wrong = sum(lane["departures"].values()), lane["departures"].get("wrong", 0)
+        result = f"{looked} packets left, {wrong} of them wrong; {lane['lane']} lane"
+        self._say.step("csumfix status on the sender", result, looked > 0 and wrong == 0)
+
+    @contextlib.contextmanager
+    def _trace(self) -> Iterator[_Output]:
+        """Show what leaves the sender with a wrong checksum."""
+        process = self._lab.sender.popen(
+            [*_CSUMFIX, "trace", "--bad-only"],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+        )
+        _Output(process, "stderr").find("tracing", _START)
+        try:
+            yield _Output(process, "stdout")
+        finally:
+            process.terminate()
+            process.wait(_STOP)
 
     @contextlib.contextmanager
     def _capture(self) -> Iterator[_Output]:
@@ -237,6 +274,7 @@ def main(argv: list[str]) -> int:
         sys.stderr.write(f"demo: {error}\n")
         return error.code
     say.heading("All as expected." if not say.failures else f"{say.failures} steps FAILED.")
+    say.text("Next: .venv/bin/csumfix lab --cause snat    # the same by hand, in a shell")
     return 1 if say.failures else 0
 
 
