@@ -87,7 +87,7 @@ def accept(packet: Any) -> None:
 class Queue:
     """One bound queue and the thread that empties it.
 
-    Order matters to whoever uses it: make it before rules divert packets to it; stop() only
+    Order matters to its users: make it before rules send packets to it; stop() only
     after they are gone and the queue is empty, because closing a queue drops what it holds.
     """
 

@@ -7,13 +7,13 @@ Losing a packet is worse than not repairing it, and the order of every step foll
 - Start: clear leftovers of a killed predecessor, bind the queues, then load the rules. A rule
   without a listener accepts (``--queue-bypass``), but a queue that is bound and not configured
   drops. Taking over from a living predecessor: see handover.py.
-- Change: the drains learn new ports before the rules divert them; queues are bound before rules
-  lead to them, and emptied after none does.
+- Change: the drains learn new ports before rules queue them; queues are bound before rules lead to
+  them, and drained after none does.
 - Stop: remove the rules, let the queues run empty, then unbind; unbinding drops what is left.
 
-The event loop does no packet work: each queue has a thread that is in C all the time. Signals,
-doorbells and timers only note what is due in the agenda; one coroutine does it, piece by piece,
-and holds the lock meanwhile, as whoever hands over to a successor does.
+The event loop does no packet work: each queue has a thread that is in C all the time, and the
+egress tap has one of its own. Signal handlers, netlink events and timers only note what is due in
+the agenda. One coroutine runs it step by step while holding a lock; a hand-over holds it, too.
 """
 
 from __future__ import annotations
