@@ -34,6 +34,9 @@ EXPECTED = {
 }
 """What the answer to a request has at least."""
 
+TUNNELS = 1000
+"""Tunnels that an answer lists at most, which keeps it below MAX_LINE."""
+
 Message = dict[str, Any]
 Snapshot = dict[str, Any]
 
@@ -81,6 +84,12 @@ class Peer:
 def encode(message: Message) -> bytes:
     """Return the message as a line."""
     return json.dumps(message).encode() + b"\n"
+
+
+def bounded(snapshot: Snapshot) -> Snapshot:
+    """Return the snapshot with a list of tunnels that fits into an answer."""
+    tunnels = snapshot["tunnels"]
+    return {**snapshot, "tunnels": tunnels[:TUNNELS], "tunnel_count": len(tunnels)}
 
 
 def decode(line: bytes) -> Message:

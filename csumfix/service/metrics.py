@@ -25,6 +25,9 @@ from csumfix.service.control import Snapshot
 
 Queues = dict[str, dict[str, Any]]
 
+DEVICES = 200
+"""Devices that have series of their own at most; csumfix_tunnels counts all."""
+
 DRAIN_COUNTERS = (
     ("bytes", "csumfix_bytes", "Bytes of the queue lane's packets."),
     ("batches", "csumfix_receives", "Receive calls that brought messages from the kernel."),
@@ -163,7 +166,7 @@ def _tunnels(tunnels: list[dict[str, Any]]) -> Iterator[Metric]:
     mtu = GaugeMetricFamily(
         "csumfix_tunnel_mtu_bytes", "MTU of a vxlan device.", labels=["device"]
     )
-    for tunnel in tunnels:
+    for tunnel in tunnels[:DEVICES]:
         vni = "any" if tunnel["metadata"] else str(tunnel["vni"])
         info.add_metric([tunnel["name"], vni, str(tunnel["port"]), tunnel["family"]], 1)
         mtu.add_metric([tunnel["name"]], tunnel["mtu"])

@@ -329,7 +329,7 @@ class Service:
     # What others ask for
 
     async def _tell_status(self, peer: Peer) -> None:
-        await peer.send(**self.snapshot())
+        await peer.send(**control.bounded(self.snapshot()))
 
     async def _hand_over(self, peer: Peer) -> None:
         """Keep our hands off the rules until the successor has its own, then go."""
