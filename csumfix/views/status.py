@@ -207,6 +207,8 @@ def _service_lines(service: control.Snapshot) -> list[str]:
         f"service: process {service['pid']}, version {service['version']}",
         f"all counters since {since}",
     ]
+    if service.get("control"):
+        lines.append(f"trouble: {service['control']}")
     if not service["reload"]["ok"]:
         lines.append("trouble: the last reload failed, see the log; older settings are in force")
     if service["kernel_fault"]:
