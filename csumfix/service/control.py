@@ -32,8 +32,8 @@ EXPECTED = {
 }
 """What the answer to a request has at least."""
 
-TUNNELS = 1000
-"""Tunnels that an answer lists at most, which keeps it below MAX_LINE."""
+LISTED = 1000
+"""Tunnels, and ports, that an answer lists at most, which keeps it below MAX_LINE."""
 
 Message = dict[str, Any]
 Snapshot = dict[str, Any]
@@ -94,9 +94,10 @@ def encode(message: Message) -> bytes:
 
 
 def bounded(snapshot: Snapshot) -> Snapshot:
-    """Return the snapshot with a list of tunnels that fits into an answer."""
-    tunnels = snapshot["tunnels"]
-    return {**snapshot, "tunnels": tunnels[:TUNNELS], "tunnel_count": len(tunnels)}
+    """Return the snapshot with lists that fit into an answer, and how long they were."""
+    counts = {f"{name}_count": len(snapshot[name]) for name in ("tunnels", "lanes")}
+    lists = {name: snapshot[name][:LISTED] for name in ("tunnels", "lanes")}
+    return snapshot | counts | lists
 
 
 def decode(line: bytes) -> Message:
