@@ -12,10 +12,14 @@ from typing import Any
 import click
 from rich.console import Console
 
-from csumfix import config
+from csumfix import config, usage
 from csumfix.config import PORT, Configured
 from csumfix.errors import CsumfixError, Exit
 from csumfix.host import rules
+from csumfix.text import printable
+from csumfix.usage import Number, WholeNumber
+
+DAY = 24 * 3600
 
 DEFAULT_PORTS = (8472, 4789)
 
@@ -42,10 +46,11 @@ UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 
 @click.group(
+    cls=usage.Group,
     context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 90},
     epilog=EXIT_CODES,
 )
-@click.version_option(package_name="csumfix")
+@click.version_option(None, "--version", "-V", package_name="csumfix")
 def cli() -> None:
     """Repair wrong outer UDP checksums of VXLAN packets; NIC settings stay as they are."""
 
@@ -169,7 +174,7 @@ def status_command(as_json: bool) -> None:
 @cli.command("top")
 @click.option(
     "--interval",
-    type=click.FloatRange(min=0.1),
+    type=Number(0.1, DAY),
     default=1.0,
     show_default=True,
     help="Seconds between two looks.",
@@ -228,7 +233,7 @@ def check_command(file: Path, ports: tuple[int, ...], as_json: bool) -> None:
 
 @cli.command("trace", epilog=TRACE_EXAMPLE)
 @click.option("--bad-only", is_flag=True, help="Show only packets whose outer checksum is wrong.")
-@click.option("--count", type=click.IntRange(1), help="Stop when that many have been shown.")
+@click.option("--count", type=WholeNumber(1), help="Stop when that many have been shown.")
 @click.option(
     "--pcap",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -259,7 +264,7 @@ def trace_command(
     help="The bug to reproduce.",
 )
 @click.option("--ipv6", is_flag=True, help="Use an IPv6 underlay.")
-@click.option("--mtu", type=click.IntRange(1350, 9000), default=1500, show_default=True)
+@click.option("--mtu", type=WholeNumber(1350, 9000), default=1500, show_default=True)
 @click.option("--port", type=PORT, default=8472, show_default=True)
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def lab_command(cause: str, ipv6: bool, mtu: int, port: int, command: tuple[str, ...]) -> None:
@@ -288,9 +293,7 @@ def main() -> None:
         error.show()
         sys.exit(Exit.USAGE)
     except click.UsageError as error:
-        where = error.ctx.command_path if error.ctx else "csumfix"
-        what = config.explain(error).rstrip(".")
-        _fail(f"{what}. See '{where} --help'.", Exit.USAGE)
+        _fail(usage.line(config.explain(error), error.ctx), Exit.USAGE)
     except (click.Abort, KeyboardInterrupt):
         _fail("interrupted", Exit.NEGATIVE)
     except OSError as error:
@@ -305,5 +308,5 @@ def main() -> None:
 
 
 def _fail(message: str, code: Exit) -> None:
-    click.echo(f"csumfix: {message}", err=True)
+    click.echo(f"csumfix: {printable(message)}", err=True)
     sys.exit(code)

@@ -10,6 +10,8 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import json
+import os
+import shlex
 import tomllib
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,12 +21,14 @@ from urllib.parse import urlsplit
 import click
 from click.core import ParameterSource
 
+from csumfix import environment
 from csumfix.errors import CsumfixError, Exit
 from csumfix.options import LAST_QUEUE, LaneSetting, Options
+from csumfix.usage import Command, Number, WholeNumber
+from csumfix.usage import explain as explain_usage
 
 DEFAULT_FILE = Path("/etc/csumfix.toml")
-ENVIRONMENT = "CSUMFIX"
-PORT = click.IntRange(1, 65535)
+PORT = WholeNumber(1, 65535)
 MAX_FILE = 1 << 20
 
 ARGUMENTS = f"{__name__}.arguments"
@@ -57,9 +61,18 @@ def _read_file(ctx: click.Context, _: click.Parameter, file: Path | None) -> Pat
     return chosen
 
 
+class PortOption(click.Option):
+    """An option whose variable, CSUMFIX_PORT, Kubernetes may have set for its own purposes."""
+
+    def resolve_envvar_value(self, ctx: click.Context) -> str | None:
+        """Return the variable's value if it is meant for us."""
+        value = super().resolve_envvar_value(ctx)
+        return None if value and environment.is_service_link(value) else value
+
+
 FILE = click.Option(
     ["--config"],
-    type=click.Path(path_type=Path, dir_okay=False),
+    type=click.Path(path_type=Path),
     metavar="FILE",
     is_eager=True,
     callback=_read_file,
@@ -77,7 +90,7 @@ SETTINGS = (
     ),
     click.Option(
         ["--hold"],
-        type=click.IntRange(1, 7 * 24 * 3600),
+        type=WholeNumber(1, 7 * 24 * 3600),
         default=Options.hold,
         show_default=True,
         metavar="SECONDS",
@@ -85,21 +98,21 @@ SETTINGS = (
     ),
     click.Option(
         ["--tap-pause"],
-        type=click.FloatRange(0, 3600),
+        type=Number(0, 3600),
         default=Options.tap_pause,
         show_default=True,
         metavar="SECONDS",
         help="Pause between two looks at the packets that leave. 0: never look.",
     ),
-    click.Option(
+    PortOption(
         ["--port"], type=PORT, multiple=True, help="UDP port that no device shows; repeatable."
     ),
     click.Option(
-        ["--queues"], type=click.IntRange(1, 64), default=1, show_default=True, help="Threads."
+        ["--queues"], type=WholeNumber(1, 64), default=1, show_default=True, help="Threads."
     ),
     click.Option(
         ["--queue-base"],
-        type=click.IntRange(0, LAST_QUEUE),
+        type=WholeNumber(0, LAST_QUEUE),
         default=0,
         show_default=True,
         help="Number of the first netfilter queue.",
@@ -139,7 +152,7 @@ SETTINGS = (
 )
 
 
-class Configured(click.Command):
+class Configured(Command):
     """A command that has all the settings of the service.
 
     Its context keeps the arguments as they were given, for load() to read them again.
@@ -148,13 +161,14 @@ class Configured(click.Command):
     def __init__(self, *args: Any, **attributes: Any) -> None:
         attributes["params"] = [*SETTINGS, FILE, *attributes.get("params", [])]
         attributes["context_settings"] = {
-            "auto_envvar_prefix": ENVIRONMENT,
+            "auto_envvar_prefix": environment.PREFIX,
             **attributes.get("context_settings", {}),
         }
         super().__init__(*args, **attributes)
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Remember the arguments, then parse them."""
+        environment.check(os.environ, [str(setting.name) for setting in (*SETTINGS, FILE)])
         ctx.meta[ARGUMENTS] = tuple(args)
         return super().parse_args(ctx, args)
 
@@ -168,7 +182,8 @@ def read(file: Path) -> dict[str, Any]:
             raise _wrong(file, "is far too long for settings")
         document = tomllib.loads(text)
     except OSError as error:
-        raise _wrong(file, f"cannot be read: {error.strerror}") from None
+        remedy = "name a file with settings in TOML"
+        raise _wrong(file, f"cannot be read: {error.strerror}", remedy) from None
     except (ValueError, RecursionError) as error:  # TOML's, UTF-8's, and too many brackets
         raise _wrong(file, f"is not TOML: {error}") from None
     known = {_key(option): option for option in SETTINGS}
@@ -206,10 +221,9 @@ def _wanted(option: click.Option) -> tuple[tuple[type, ...], str]:
     return (str,), "a text in quotes"
 
 
-def _wrong(
-    file: Path, what: str, remedy: str = "correct it, then try 'csumfix config check'"
-) -> CsumfixError:
-    return CsumfixError(f"{file}: {what.rstrip('.')}: {remedy}", Exit.USAGE)
+def _wrong(file: Path, what: str, remedy: str = "") -> CsumfixError:
+    again = f"correct it, then try 'csumfix config check {shlex.quote(str(file))}'"
+    return CsumfixError(f"{file}: {what.rstrip('.')}: {remedy or again}", Exit.USAGE)
 
 
 def _key(option: click.Option) -> str:
@@ -240,7 +254,7 @@ def load(command: click.Command, arguments: Sequence[str]) -> Options:
 
 def explain(error: click.UsageError) -> str:
     """Return click's message, and the variable that it is about if it is about one."""
-    message = error.format_message()
+    message = explain_usage(error)
     if isinstance(error, click.BadParameter) and error.param and error.ctx:
         name = str(error.param.name)
         if error.ctx.get_parameter_source(name) is ParameterSource.ENVIRONMENT:
@@ -271,4 +285,4 @@ def _source(ctx: click.Context, setting: click.Option) -> str:
 
 
 def _variable(name: str) -> str:
-    return f"{ENVIRONMENT}_{name.upper()}"
+    return environment.variable(name)

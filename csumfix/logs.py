@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from csumfix.text import printable, shortened
+
 STDERR = 2
 
 BURST, PERIOD = 5, 60.0
@@ -24,7 +26,19 @@ _OWN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message"}
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3}
 
 
-class TextFormatter(logging.Formatter):
+class _PrintableFormatter(logging.Formatter):
+    """A message of bounded length, and nothing in it or in a traceback that steers a terminal."""
+
+    def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
+        """Return the line without a traceback."""
+        return shortened(super().formatMessage(record))
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, and the lines of a traceback if there is one."""
+        return "\n".join(map(printable, super().format(record).split("\n")))
+
+
+class TextFormatter(_PrintableFormatter):
     """Information as it is; anything worse says so first."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -33,7 +47,7 @@ class TextFormatter(logging.Formatter):
         return line if record.levelno <= logging.INFO else f"{record.levelname.lower()}: {line}"
 
 
-class JournalFormatter(logging.Formatter):
+class JournalFormatter(_PrintableFormatter):
     """A line that tells journald its priority; see sd-daemon(3)."""
 
     def format(self, record: logging.LogRecord) -> str:
@@ -50,7 +64,7 @@ class JsonFormatter(logging.Formatter):
         document = {
             "time": f"{time.strftime('%Y-%m-%dT%H:%M:%S', seconds)}.{int(record.msecs):03}Z",
             "level": record.levelname.lower(),
-            "message": record.getMessage(),
+            "message": shortened(record.getMessage()),
         }
         given = {key: value for key, value in vars(record).items() if key not in _OWN_FIELDS}
         if record.exc_info:

@@ -89,8 +89,9 @@ def read(path: Path, ports: tuple[int, ...]) -> Iterator[Finding]:
     except FileNotFoundError:
         raise CsumfixError(f"{path}: no such file", Exit.USAGE) from None
     except (OSError, EOFError, Scapy_Exception) as error:
+        reason = getattr(error, "strerror", None) or error
         raise CsumfixError(
-            f"{path} can not be read: {error}: give a file written by 'tcpdump -w'", Exit.USAGE
+            f"{path} can not be read: {reason}: give a file written by 'tcpdump -w'", Exit.USAGE
         ) from None
 
 

@@ -11,6 +11,7 @@ from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
 
 from csumfix.errors import CsumfixError, Exit
+from csumfix.text import printable
 
 Family = Literal["4", "6", "both"]
 
@@ -76,7 +77,7 @@ def parse_link(link: Any, default_ports: tuple[int, int]) -> Tunnel:
     ports = data.get("IFLA_VXLAN_PORT_RANGE") or {"low": 0, "high": 0}
     own = (int(ports["low"]), int(ports["high"]))
     return Tunnel(
-        name=link.get("ifname"),
+        name=printable(link.get("ifname")),
         port=data.get("IFLA_VXLAN_PORT"),
         family=_family(data),
         mtu=link.get("mtu"),

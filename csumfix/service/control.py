@@ -1,38 +1,39 @@
-"""The running service's side door: one socket a network namespace, which answers requests.
+"""The running service's control socket: requests, answers, and who may ask for what.
 
-The socket has an abstract name, which belongs to the network namespace as the rules do: there
-can be one service in each, the name is gone the moment its owner dies, and no directory has to
-be writable. Both sides speak in lines of JSON; the first is the request. Anybody in the namespace
-can connect and ask for the state; whatever changes something is for root and the service's own
-user.
+Both sides speak in lines of JSON; the first is the request. Anybody in the network namespace can
+connect and ask for the state; whatever changes something is for root and the service's own user.
+Where the socket is, and whose answers are believed, is explained in address.py.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import json
 import os
 import socket
-import struct
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from csumfix.errors import CsumfixError, Exit
+from csumfix.service import address
+from csumfix.service.listener import Listener, already_running
+from csumfix.text import printable_data
 
-ADDRESS = "\0csumfix"
 TIMEOUT = 2.0
-MAX_PEERS = 16  # strangers may not keep the operator out: more of those we trust are served
+MAX_STRANGERS = 16  # who are served at the same time; there is no limit for the operator
+STRANGERS_TIME = 4.0  # seconds in which a stranger must have asked and read the answer
 MAX_LINE = 1 << 20
-UCRED = struct.Struct("3i")  # pid, uid, gid: see unix(7)
 
 EXPECTED = {
     "status": {"version", "pid", "started", "config", "reload", "tunnels", "rules", "queues"},
     "restart": {"successor"},
 }
 """What the answer to a request has at least."""
+
+LISTED = 1000
+"""Tunnels, and ports, that an answer lists at most, which keeps it below MAX_LINE."""
 
 Message = dict[str, Any]
 Snapshot = dict[str, Any]
@@ -43,12 +44,13 @@ class Peer:
 
     def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._reader, self._writer = reader, writer
-        self.pid, self.uid = credentials(writer.get_extra_info("socket"))
+        owner = address.owner(writer.get_extra_info("socket"))
+        self.pid, self.uid = owner.pid, owner.uid
 
     @property
     def trusted(self) -> bool:
         """Whether it may change what the service does."""
-        return self.uid in (0, os.geteuid())
+        return _may_command(self.uid)
 
     async def send(self, **message: Any) -> None:
         """Send a message."""
@@ -74,13 +76,28 @@ class Peer:
         return True
 
     def close(self) -> None:
-        """Hang up."""
+        """Hang up, once everything has been sent."""
         self._writer.close()
+
+    def abort(self) -> None:
+        """Hang up at once: it does not read."""
+        self._writer.transport.abort()
+
+
+def _may_command(uid: int) -> bool:
+    return uid in (0, os.geteuid())
 
 
 def encode(message: Message) -> bytes:
     """Return the message as a line."""
     return json.dumps(message).encode() + b"\n"
+
+
+def bounded(snapshot: Snapshot) -> Snapshot:
+    """Return the snapshot with lists that fit into an answer, and how long they were."""
+    counts = {f"{name}_count": len(snapshot[name]) for name in ("tunnels", "lanes")}
+    lists = {name: snapshot[name][:LISTED] for name in ("tunnels", "lanes")}
+    return snapshot | counts | lists
 
 
 def decode(line: bytes) -> Message:
@@ -94,13 +111,6 @@ def decode(line: bytes) -> Message:
     return message
 
 
-def credentials(connection: socket.socket) -> tuple[int, int]:
-    """Return process id and user id of whoever is at the other end."""
-    raw = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, UCRED.size)
-    pid, uid, _ = UCRED.unpack(raw)
-    return pid, uid
-
-
 @dataclass(frozen=True)
 class Handler:
     """What is done on a request.
@@ -112,34 +122,75 @@ class Handler:
     harmless: bool = False
 
 
-async def serve(handlers: Mapping[str, Handler]) -> asyncio.Server:
-    """Answer requests by these handlers; refuse if a service does so already."""
-    peers = 0
+class Server:
+    """Answers requests by these handlers until it is closed."""
 
-    async def on_connection(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        nonlocal peers
-        peers += 1
+    def __init__(self, handlers: Mapping[str, Handler]) -> None:
+        self._handlers = handlers
+        self._strangers = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._listener = Listener(self._on_connection)
+
+    @property
+    def trouble(self) -> str | None:
+        """What the operator should know about the socket."""
+        return self._listener.trouble
+
+    def open(self) -> None:
+        """Begin to listen; raise CsumfixError if another service does."""
+        self._listener.open()
+
+    def close(self) -> None:
+        """Stop listening; requests that have been accepted are answered."""
+        self._listener.close()
+
+    def _on_connection(self, connection: socket.socket) -> None:
+        trusted = _may_command(address.owner(connection).uid)
+        if not trusted and self._strangers >= MAX_STRANGERS:
+            connection.close()
+            return
+        task = asyncio.get_running_loop().create_task(self._serve(connection, trusted))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _serve(self, connection: socket.socket, trusted: bool) -> None:
+        self._strangers += not trusted
+        peer = None
         try:
-            peer = Peer(reader, writer)
-            if peers <= MAX_PEERS or peer.trusted:
-                await _answer(peer, handlers)
-        except OSError:
-            pass  # it hung up: its own affair
+            peer = Peer(*await asyncio.open_unix_connection(sock=connection))
+            async with asyncio.timeout(None if trusted else STRANGERS_TIME):
+                await _answer(peer, self._handlers)
+            peer.close()
+        except OSError:  # it hung up, or does not read what it asked for: its own affair
+            if peer:
+                peer.abort()
         finally:
-            peers -= 1
-            writer.close()
+            self._strangers -= not trusted
 
-    try:
-        return await asyncio.start_unix_server(on_connection, ADDRESS)
-    except OSError as error:
-        if error.errno != errno.EADDRINUSE:
-            raise
-        raise CsumfixError(
-            f"csumfix runs already in this network namespace ({_owner()}): "
-            "one service repairs all its tunnels: "
-            "stop that one first, replace it with --take-over, or see 'csumfix status'",
-            Exit.IN_USE,
-        ) from None
+
+async def serve(handlers: Mapping[str, Handler]) -> Server:
+    """Answer requests by these handlers; refuse if a service does so already."""
+    occupant = await asyncio.to_thread(_occupant)
+    if occupant:
+        raise already_running(occupant)
+    server = Server(handlers)
+    server.open()
+    return server
+
+
+def _occupant() -> str | None:
+    """Name the service that runs in this network namespace; None if none does."""
+    connection = address.find(TIMEOUT).connection
+    if not connection:
+        return None
+    with connection:
+        who = str(address.owner(connection))
+        try:
+            return who if _exchange(connection, "status") else None
+        except TimeoutError:
+            return f"{who}, which does not answer"
+        except OSError:  # it went while we asked
+            return None
 
 
 async def _answer(peer: Peer, handlers: Mapping[str, Handler]) -> None:
@@ -155,37 +206,22 @@ async def _answer(peer: Peer, handlers: Mapping[str, Handler]) -> None:
         await handler.answer(peer)
 
 
-def _owner() -> str:
-    """Say who has the socket's name: an abstract name is anybody's to take."""
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.setblocking(False)
-        try:
-            connection.connect(ADDRESS)
-        except BlockingIOError:  # too many wait already
-            return "it does not answer"
-        except OSError:
-            return "just gone"
-        pid, uid = credentials(connection)
-    return f"process {pid} of user {uid}"
-
-
 def ask(request: str = "status") -> Message | None:
     """Return the answer of the service in this network namespace; None if none runs.
 
-    Raises CsumfixError if it runs and does not answer.
+    Raises CsumfixError if it runs and does not answer, or is not believed.
     """
-    with socket.socket(socket.AF_UNIX) as connection:
-        connection.settimeout(TIMEOUT)
+    found = address.find(TIMEOUT)
+    if not found.connection:
+        _explain_absence(found)
+        return None
+    with found.connection as connection:
         try:
-            connection.connect(ADDRESS)
-            connection.sendall(encode({"request": request}))
-            with connection.makefile("rb") as stream:
-                line = stream.readline(MAX_LINE)
+            line = _exchange(connection, request)
             return _understood(line, request, connection) if line else None
         except TimeoutError:
-            pid, uid = credentials(connection)
             raise CsumfixError(
-                f"csumfix runs, but does not answer (process {pid} of user {uid}): "
+                f"csumfix runs, but does not answer ({address.owner(connection)}): "
                 "it was stopped or hangs: wake it with 'kill -CONT', or end it with 'kill -9'",
                 Exit.BROKEN,
             ) from None
@@ -193,17 +229,38 @@ def ask(request: str = "status") -> Message | None:
             return None
 
 
+def _exchange(connection: socket.socket, request: str) -> bytes:
+    """Send a request; return the line that answers it, empty if the other end hung up."""
+    connection.sendall(encode({"request": request}))
+    with connection.makefile("rb") as stream:
+        return stream.readline(MAX_LINE)
+
+
+def _explain_absence(found: address.Found) -> None:
+    """Raise if something other than the service is at its addresses."""
+    if found.stranger:
+        raise CsumfixError(
+            f"{found.stranger} has the name of csumfix's socket, and is not believed: it is "
+            "neither root nor csumfix's user: see what it is, and stop it; is csumfix running?",
+            Exit.IN_USE,
+        )
+    if found.busy:
+        raise CsumfixError(
+            "csumfix does not answer, because too many others wait for it: try again, as root",
+            Exit.BROKEN,
+        )
+
+
 def _understood(line: bytes, request: str, connection: socket.socket) -> Message:
     """Return the answer in a line; raise unless it looks like one to this request."""
     try:
-        answer = decode(line)
+        answer: Message = printable_data(decode(line))
     except ValueError:
         answer = {}
     if answer.keys() >= EXPECTED[request] or answer.keys() >= {"error", "code"}:
         return answer
-    pid, uid = credentials(connection)
     raise CsumfixError(
-        f"process {pid} of user {uid} has the name of csumfix's socket, but does not speak like "
+        f"{address.owner(connection)} has the name of csumfix's socket, but does not speak like "
         "this version: an older or newer service, or a stranger: see what it is, and stop it",
         Exit.IN_USE,
     )
@@ -211,8 +268,10 @@ def _understood(line: bytes, request: str, connection: socket.socket) -> Message
 
 async def connect() -> Peer | None:
     """Return a connection to the service in this network namespace; None if none runs."""
+    found = await asyncio.to_thread(address.find, TIMEOUT)
+    if not found.connection:
+        return None
     try:
-        async with asyncio.timeout(TIMEOUT):  # one that hangs may have too many waiting already
-            return Peer(*await asyncio.open_unix_connection(ADDRESS))
+        return Peer(*await asyncio.open_unix_connection(sock=found.connection))
     except OSError:
         return None

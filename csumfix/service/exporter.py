@@ -6,6 +6,8 @@ password and no encryption: anybody who can reach the address may read, so let i
 Slow clients can not do much harm: at most CONNECTIONS are served at a time. One that keeps silent
 for TIMEOUT seconds is hung up on, and when there are too many, the one that is there longest: if
 newcomers were, eight clients that send a byte now and then would keep out kubelet's probes.
+Many clients cannot do much harm either: what is accepted and answered per second is bounded, and
+costs a small share of a CPU. The others wait in the kernel, or are refused.
 """
 
 from __future__ import annotations
@@ -17,6 +19,7 @@ import random
 import socket
 import socketserver
 import threading
+import time
 from collections.abc import Callable, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -28,6 +31,7 @@ from prometheus_client import make_wsgi_app
 from csumfix.errors import CsumfixError, Exit
 from csumfix.service import metrics
 from csumfix.service.control import Snapshot
+from csumfix.service.pace import Pace
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -35,6 +39,14 @@ if TYPE_CHECKING:
 log = logging.getLogger("csumfix")
 
 CONNECTIONS = 8
+CONNECTS, SCRAPES = (250, 25), (20, 10)
+"""Connections that are accepted, and scrapes that are answered: per second on average, at once."""
+
+BACKLOG = 128
+
+SCRAPERS = 4
+"""Scrapes at the same time."""
+
 TIMEOUT = 5.0
 POLL = 0.1
 
@@ -134,11 +146,13 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
     """A WSGI server with a bounded number of threads."""
 
     daemon_threads = True
+    request_queue_size = BACKLOG
 
     def __init__(self, address: tuple[str, int]) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self._free = threading.BoundedSemaphore(CONNECTIONS)
         self._served: list[socket.socket] = []  # the oldest first
+        self._pace = Pace(*CONNECTS)
         super().__init__(address, _Handler)
 
     def server_bind(self) -> None:
@@ -146,6 +160,11 @@ class _Server(socketserver.ThreadingMixIn, WSGIServer):
         socketserver.TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
         self.setup_environ()
+
+    def get_request(self) -> tuple[socket.socket, Any]:
+        """Accept a connection, not too soon after the last ones."""
+        time.sleep(self._pace.take())
+        return super().get_request()
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Answer in a thread; if there are too many, instead of the oldest."""
@@ -199,7 +218,7 @@ def _listen(address: str, application: WSGIApplication) -> _Server:
 def _application(
     snapshot: Callable[[], Snapshot], trouble: Callable[[], str | None]
 ) -> WSGIApplication:
-    exposition: WSGIApplication = make_wsgi_app(metrics.registry(snapshot))
+    exposition = _paced(make_wsgi_app(metrics.registry(snapshot)))
 
     def health() -> tuple[str, str]:
         reason = trouble()
@@ -215,6 +234,23 @@ def _application(
         except TimeoutError:
             return _text(start_response, UNAVAILABLE, "the service does not answer itself")
         return _text(start_response, "404 Not Found", "there are /metrics and /healthz")
+
+    return answer
+
+
+def _paced(exposition: WSGIApplication) -> WSGIApplication:
+    """Have scrapes wait for their turn, but never so many that health is not answered."""
+    pace = Pace(*SCRAPES)
+    free = threading.BoundedSemaphore(SCRAPERS)
+
+    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if not free.acquire(blocking=False):
+            return _text(start_response, UNAVAILABLE, "too many scrapes at a time: try again")
+        try:
+            pace.wait()
+            return exposition(environ, start_response)
+        finally:
+            free.release()
 
     return answer
 

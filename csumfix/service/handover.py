@@ -177,18 +177,25 @@ def restart() -> str:
         )
     if "error" in answer:
         raise CsumfixError(f"can not restart: {answer['error']}", Exit(answer["code"]))
+    return _await_successor(int(answer["successor"]))
+
+
+def _await_successor(pid: int) -> str:
+    """Wait until the process with this id has taken over; return what to tell the operator."""
+    seen = f"process {pid} did not take over: the old one goes on"
     deadline = time.monotonic() + RESTART
     while time.monotonic() < deadline:
-        state = None
-        with contextlib.suppress(CsumfixError):  # busy: there is time
+        try:
             state = control.ask()
-        if state and state["pid"] == answer["successor"]:
-            return f"process {state['pid']}, version {state['version']}, has taken over"
-        if state and state["successor"] != answer["successor"]:
+        except CsumfixError as error:  # busy, or its name has been taken: there is time
+            seen = f"whether process {pid} has taken over cannot be asked: {error}"
+            state = None
+        if state and state["pid"] == pid:
+            return f"process {pid}, version {state['version']}, has taken over"
+        if state and state["successor"] != pid:
+            seen = f"process {pid} did not take over: the old one goes on"
             break
         time.sleep(POLL)
     raise CsumfixError(
-        f"process {answer['successor']} did not take over: the old one goes on: "
-        "see the log of the service, or 'csumfix config check'",
-        Exit.BROKEN,
+        f"{seen}: see the log of the service, or 'csumfix config check'", Exit.BROKEN
     )

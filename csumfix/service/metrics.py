@@ -25,6 +25,9 @@ from csumfix.service.control import Snapshot
 
 Queues = dict[str, dict[str, Any]]
 
+LABELLED = 200
+"""Devices, and ports, that have series of their own at most; csumfix_tunnels counts all."""
+
 DRAIN_COUNTERS = (
     ("bytes", "csumfix_bytes", "Bytes of the queue lane's packets."),
     ("batches", "csumfix_receives", "Receive calls that brought messages from the kernel."),
@@ -163,7 +166,7 @@ def _tunnels(tunnels: list[dict[str, Any]]) -> Iterator[Metric]:
     mtu = GaugeMetricFamily(
         "csumfix_tunnel_mtu_bytes", "MTU of a vxlan device.", labels=["device"]
     )
-    for tunnel in tunnels:
+    for tunnel in tunnels[:LABELLED]:
         vni = "any" if tunnel["metadata"] else str(tunnel["vni"])
         info.add_metric([tunnel["name"], vni, str(tunnel["port"]), tunnel["family"]], 1)
         mtu.add_metric([tunnel["name"]], tunnel["mtu"])
@@ -186,7 +189,7 @@ def _lanes(snapshot: Snapshot) -> Iterator[Metric]:
         "Packets whose outer checksum the queue lane computed anew.",
         labels=["port"],
     )
-    for one in snapshot["lanes"]:
+    for one in snapshot["lanes"][:LABELLED]:
         port = str(one["port"])
         lane.add_metric([port, one["lane"]], 1)
         kernel.add_metric([port], one["kernel_packets"])
@@ -211,7 +214,7 @@ def _tap(snapshot: Snapshot) -> Iterator[Metric]:
         "Tunnel packets that the egress tap looked at, by the state of their outer checksum.",
         labels=["port", "checksum"],
     )
-    for one in snapshot["lanes"]:
+    for one in snapshot["lanes"][:LABELLED]:
         for departure in Departure:
             count = one["departures"].get(departure, 0)
             looked.add_metric([str(one["port"]), departure], count)

@@ -5,27 +5,45 @@ from __future__ import annotations
 import os
 import socket
 
+from csumfix.text import printable, shortened
+
 READY = "READY=1"
 STOPPING = "STOPPING=1"
 ALIVE = "WATCHDOG=1"
+STATUS = "STATUS="
+
+STATUS_LIMIT = 500
+"""Longest status in characters. systemd drops a message of more than 4,096 bytes (PIPE_BUF) whole,
+with all that is in it (systemd's src/core/manager.c, NOTIFY_BUFFER_MAX)."""
 
 PATIENCE = 1.0
 """Seconds that a busy manager may make us wait."""
 
 
 def notify(*lines: str) -> None:
-    """Send these lines to the manager; nothing happens if there is none, or it does not listen."""
+    """Send these lines to the manager; nothing happens if there is none, or it does not listen.
+
+    A status travels alone: no text may keep the manager from learning the rest.
+    """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
     # A leading @ stands for the null byte of an abstract name.
     address = "\0" + address[1:] if address.startswith("@") else address
+    statuses = [line for line in lines if line.startswith(STATUS)]
+    others = [line for line in lines if not line.startswith(STATUS)]
+    messages = ["\n".join(others)] * bool(others) + [_bounded(status) for status in statuses]
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as manager:
         manager.settimeout(PATIENCE)
         try:
-            manager.sendto("\n".join(lines).encode(), address)
+            for message in messages:
+                manager.sendto(message.encode(), address)
         except OSError:
             return
+
+
+def _bounded(status: str) -> str:
+    return shortened(printable(status), STATUS_LIMIT)
 
 
 def watchdog_limit() -> float | None:

@@ -72,7 +72,7 @@ class Service:
         self._tap = Tap(self._options.tap_pause, self._on_wrong_packet)
         self._datapath = Datapath(self._options, self._tap, self._on_queue_failure)
         self._exporter = Exporter(self.snapshot, self._trouble, self._datapath.pool.probe)
-        self._server: asyncio.Server | None = None
+        self._server: control.Server | None = None
         self._heir = handover.Heir(command)
         self._successor: int | None = None
         self._failure: CsumfixError | None = None
@@ -329,7 +329,7 @@ class Service:
     # What others ask for
 
     async def _tell_status(self, peer: Peer) -> None:
-        await peer.send(**self.snapshot())
+        await peer.send(**control.bounded(self.snapshot()))
 
     async def _hand_over(self, peer: Peer) -> None:
         """Keep our hands off the rules until the successor has its own, then go."""
@@ -379,6 +379,7 @@ class Service:
             "reload": self._reload,
             "successor": self._heir.pid,
             "complaint": self._complaint,
+            "control": self._server.trouble if self._server else None,
             "rule_failures": self._agenda.rule_failures,
             **self._datapath.snapshot(),
         }

@@ -20,6 +20,7 @@ from csumfix.host.rules import LoadedRule
 from csumfix.host.tunnels import Tunnel
 from csumfix.service import control
 from csumfix.service.lanes import Lane
+from csumfix.text import printable, printable_data
 
 LEFT = {"device", "reason", "family", "lane", "rule", "why"}
 """Columns of words, not numbers."""
@@ -43,7 +44,8 @@ class State:
 
     def as_json(self) -> dict[str, Any]:
         """Return it as plain data."""
-        return asdict(self)
+        plain: dict[str, Any] = printable_data(asdict(self))
+        return plain
 
 
 def gather() -> State:
@@ -84,7 +86,7 @@ def show(state: State, console: Console) -> None:
 
 
 def _line(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
 
 
 def verdict(state: State) -> str:
@@ -116,27 +118,29 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def tunnel_table(found: list[Tunnel]) -> Table:
-    """Draw a table of vxlan devices."""
+def tunnel_table(found: list[Tunnel], limit: int | None = None) -> Table:
+    """Draw a table of vxlan devices; of the first ones only if there are more than the limit."""
     table = _table("tunnels", "device", "VNI", "port", "underlay", "MTU", "outer checksum")
-    for tunnel in found:
+    for tunnel in found[:limit]:
         on = tunnel.checksum6 if tunnel.family == "6" else tunnel.checksum
         underlay = {"4": "IPv4", "6": "IPv6", "both": "any"}[tunnel.family]
         vni = "any" if tunnel.metadata else str(tunnel.vni)
-        table.add_row(
-            tunnel.name, vni, str(tunnel.port), underlay, str(tunnel.mtu), "on" if on else "0"
-        )
+        # Text, because rich would take "[red]" in a name for markup.
+        name = Text(printable(tunnel.name))
+        table.add_row(name, vni, str(tunnel.port), underlay, str(tunnel.mtu), "on" if on else "0")
+    _say_rest(table, found, limit)
     return table
 
 
-def lane_table(service: control.Snapshot) -> Table:
+def lane_table(service: control.Snapshot, limit: int | None = None) -> Table:
     """Draw a table of the lanes; departures are those that the egress tap looked at."""
+    lanes = service["lanes"]
     table = _table(
         "lanes",
         *("port", "lane", "for", "met in\nkernel", "repaired\nin queue", "looked\nat"),
         *("left\nwrong", "why"),
     )
-    for one in service["lanes"]:
+    for one in lanes[:limit]:
         lane = f"{one['lane']}, leaving queue" if one["leaving_queue"] else one["lane"]
         departures = one["departures"]
         table.add_row(
@@ -149,7 +153,13 @@ def lane_table(service: control.Snapshot) -> Table:
             str(departures.get(Departure.WRONG, 0)),
             Text(one["why"]),
         )
+    _say_rest(table, lanes, limit)
     return table
+
+
+def _say_rest(table: Table, items: list[Any], limit: int | None) -> None:
+    if limit is not None and len(items) > limit:
+        table.add_row(f"and {len(items) - limit} more")
 
 
 def duration(seconds: float) -> str:
@@ -197,6 +207,8 @@ def _service_lines(service: control.Snapshot) -> list[str]:
         f"service: process {service['pid']}, version {service['version']}",
         f"all counters since {since}",
     ]
+    if service.get("control"):
+        lines.append(f"trouble: {service['control']}")
     if not service["reload"]["ok"]:
         lines.append("trouble: the last reload failed, see the log; older settings are in force")
     if service["kernel_fault"]:

@@ -23,11 +23,14 @@ from csumfix.errors import CsumfixError, Exit
 from csumfix.host.tunnels import Tunnel
 from csumfix.service import control
 from csumfix.service.control import Snapshot
+from csumfix.text import printable
 from csumfix.views.status import lane_table, tunnel_table
 
 KEYS_AT_ONCE = 64
 QUIT = b"q"
 P99 = 0.99
+LINES = 10
+"""Tunnels, and ports, that are shown at most: the rates stand below them."""
 
 
 @dataclass(frozen=True)
@@ -213,8 +216,8 @@ def _view(before: Sample | None, after: Sample | None) -> RenderableType:
     tunnels = [Tunnel(**tunnel) for tunnel in after.snapshot["tunnels"]]
     shown: list[RenderableType] = [
         _headline(after.snapshot),
-        tunnel_table(tunnels),
-        lane_table(after.snapshot),
+        tunnel_table(tunnels, LINES),
+        lane_table(after.snapshot, LINES),
     ]
     if before:
         shown.append(_rate_table(rates(before, after)))
@@ -224,7 +227,7 @@ def _view(before: Sample | None, after: Sample | None) -> RenderableType:
 def _headline(snapshot: Snapshot) -> Text:
     rules = "rules loaded" if snapshot["rules"] else "no rules loaded"
     text = f"csumfix {snapshot['version']}, process {snapshot['pid']}, {rules}; q ends"
-    return Text(text, style="bold")
+    return Text(printable(text), style="bold")
 
 
 def _rate_table(queues: list[Rates]) -> Table:

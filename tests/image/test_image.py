@@ -27,6 +27,7 @@ def lab() -> Iterator[Lab]:
         # crun refuses to run below the mix of cgroup versions that some machines have.
         lab.sender.run(["mount", "-t", "tmpfs", "none", "/sys/fs/cgroup"])
         lab.sender.run(["touch", "/run/xtables.lock"])  # FileOrCreate
+        lab.sender.run(["mkdir", "/run/csumfix"])  # DirectoryOrCreate
         yield lab
 
 
@@ -109,6 +110,7 @@ def test_a_rollout_loses_nothing(lab: Lab, image: Image, tmp_path: Path, variant
         with pod(lab.sender, image, render("base"), tmp_path / "new") as new:
             new.wait_for("taken over")
             old.wait_for("superseded")
+            assert len(lab.sender.run(["ls", "/run/csumfix"]).stdout.split()) == 1
             with pytest.raises(subprocess.TimeoutExpired):
                 old.process.wait(2)  # kubelet would start again what ends
             assert old.stop() == Exit.OK

@@ -15,6 +15,7 @@ from csumfix import config
 from tests.install.tree import PYTHON, ROOT, files, make
 
 VENV = "/usr/local/lib/csumfix/venv"
+DOC = "/usr/local/share/doc/csumfix"
 UNIT = "/usr/local/lib/systemd/system/csumfix.service"
 
 
@@ -25,7 +26,8 @@ def copy(stage: Path, tmp_path: Path) -> Path:
 
 
 def test_puts_each_file_where_it_is_looked_for(stage: Path) -> None:
-    assert {path for path in files(stage) if not path.startswith(VENV)} == {
+    installed = {path for path in files(stage) if not path.startswith((VENV, f"{DOC}/deploy/"))}
+    assert installed == {
         "/etc/csumfix.toml",
         "/usr/local/bin/csumfix",
         "/usr/local/bin/csumfix-rules",
@@ -33,11 +35,46 @@ def test_puts_each_file_where_it_is_looked_for(stage: Path) -> None:
         "/usr/local/share/bash-completion/completions/csumfix",
         "/usr/local/share/doc/csumfix/LICENSE",
         "/usr/local/share/doc/csumfix/README.md",
+        "/usr/local/share/doc/csumfix/bench/README.md",
+        "/usr/local/share/doc/csumfix/bench/results/latest.md",
+        "/usr/local/share/doc/csumfix/bench/results/latest.png",
         "/usr/local/share/doc/csumfix/csumfix.toml",
         "/usr/local/share/doc/csumfix/legacy-iptables.conf",
     }
     for program in ("csumfix", "csumfix-rules"):
         assert (stage / "usr/local/bin" / program).resolve() == stage / VENV[1:] / "bin" / program
+
+
+def test_installs_alerts_dashboard_and_manifests(stage: Path) -> None:
+    shipped = subprocess.run(
+        ["git", "ls-files", "deploy/grafana", "deploy/kubernetes", "deploy/prometheus"],
+        cwd=ROOT,
+        check=True,
+        capture_output=True,
+        text=True,
+    ).stdout.split()
+    installed = {path for path in files(stage) if path.startswith(f"{DOC}/deploy/")}
+    assert installed == {f"{DOC}/{path}" for path in shipped}
+
+
+def test_links_of_installed_documents_lead_to_installed_files(stage: Path) -> None:
+    documents = list((stage / DOC[1:]).rglob("*.md"))
+    links = [
+        (document, link)
+        for document in documents
+        for link in re.findall(r"\]\(([^)#]+)", document.read_text())
+        if "://" not in link
+    ]
+    assert links
+    assert not [link for document, link in links if not (document.parent / link).exists()]
+
+
+def test_says_what_it_installed(tmp_path: Path) -> None:
+    said = make("install", f"DESTDIR={tmp_path}", "PREFIX=/opt/csumfix")
+    said = said[said.index("installed csumfix ") :]  # pip may have had something to say, too
+    named = re.findall(r"/(?:opt|etc)/[\w./-]+\w", said)
+    assert len(named) == 5
+    assert all((tmp_path / path[1:]).exists() for path in named), named
 
 
 def test_names_its_final_place_everywhere(stage: Path) -> None:

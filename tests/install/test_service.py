@@ -177,6 +177,23 @@ def test_restart_hands_over_to_a_process_that_systemd_looks_after(
         machine.run(["csumfix", "restart"])
 
 
+def test_the_control_socket_is_the_services_own_and_outlives_a_restart(
+    machine: Machine, lab: Lab
+) -> None:
+    nobody = ["setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"]
+    with running(machine, lab):
+        for _ in range(2):
+            (path,) = machine.run(["find", "/run/csumfix", "-type", "s"]).stdout.split()
+            seen = machine.run(["stat", "--format=%u %a", "/run/csumfix", path]).stdout
+            user = status_of(machine)["Uid"].split()[0]
+            assert user != "0"
+            assert seen.splitlines() == [f"{user} 755", f"{user} 600"]
+            shown = machine.run([*nobody, "csumfix", "status", "--json"], check=False).stdout
+            assert json.loads(shown)["service"]["pid"] == int(machine.show("MainPID"))
+            machine.run(["csumfix", "restart"])
+    assert "csumfix" not in machine.run(["ls", "/run"]).stdout.split()
+
+
 def test_legacy_iptables_needs_its_drop_in(machine: Machine, lab: Lab) -> None:
     for family in ("iptables", "ip6tables"):
         for what in ("", "-save", "-restore"):

@@ -101,7 +101,10 @@ def test_no_rights_on_the_node_but_those_it_needs(name: str) -> None:
     spec = pod(name)
     assert not {"securityContext", "hostPID", "hostIPC", "initContainers"} & spec.keys()
     host_paths = [volume["hostPath"] for volume in spec["volumes"] if "hostPath" in volume]
-    assert host_paths == [{"path": "/run/xtables.lock", "type": "FileOrCreate"}]
+    assert host_paths == [
+        {"path": "/run/xtables.lock", "type": "FileOrCreate"},
+        {"path": "/run/csumfix", "type": "DirectoryOrCreate"},
+    ]
 
 
 def test_the_namespace_admits_the_pod() -> None:

@@ -8,6 +8,7 @@ import sys
 import pytest
 
 from csumfix import logs
+from csumfix.text import LINE
 
 
 def record(message: str, *args: object, level: int = logging.INFO) -> logging.LogRecord:
@@ -66,3 +67,12 @@ def test_the_limit_remembers_a_bounded_number_of_kinds() -> None:
     for number in range(10 * logs.KINDS):
         assert limit.filter(record(f"filled in: {number}"))
     assert len(limit._seen) == logs.KINDS
+
+
+def test_no_line_grows_with_the_host_or_steers_a_terminal() -> None:
+    hostile = record("changed: %s", "vx\x1b[31m" * 600)
+    for formatter in (logs.TextFormatter(), logs.JournalFormatter()):
+        line = formatter.format(hostile)
+        assert line.isprintable()
+        assert len(line) < 4000
+    assert len(json.loads(logs.JsonFormatter().format(hostile))["message"]) <= LINE

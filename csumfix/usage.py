@@ -1,0 +1,109 @@
+"""What the command line says about wrong usage: one line, and the command whose help to read."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import click
+from click.exceptions import NoSuchCommand, NoSuchOption
+
+WISHES = {
+    "start": "To start csumfix: 'csumfix run', or 'systemctl start csumfix'.",
+    "stop": "To stop csumfix: 'systemctl stop csumfix', or Ctrl-C where you started it by hand.",
+    "reload": "To have it read its settings again: 'systemctl reload csumfix', or 'kill -HUP'.",
+    "version": "For the version: 'csumfix --version'.",
+    "help": "For help: 'csumfix --help'.",
+}
+"""Commands that people expect and that do not exist, and what to type instead."""
+
+
+class WholeNumber(click.IntRange):
+    """A whole number within bounds."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Return the number; fail in words."""
+        try:
+            number = int(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a whole number.", param, ctx)
+        if not _is_within(self, number):
+            self.fail(f"{number} is not in the range {_range(self)}.", param, ctx)
+        return number
+
+
+class Number(click.FloatRange):
+    """A number within bounds."""
+
+    name = "number"
+
+    def convert(
+        self, value: Any, param: click.Parameter | None, ctx: click.Context | None
+    ) -> float:
+        """Return the number; fail in words."""
+        try:
+            number = float(value)
+        except ValueError:
+            self.fail(f"{value!r} is not a number.", param, ctx)
+        if not _is_within(self, number):  # "nan" is in no range
+            self.fail(f"{number} is not in the range {_range(self)}.", param, ctx)
+        return number
+
+
+def _is_within(bounds: click.IntRange | click.FloatRange, number: float) -> bool:
+    low, high = bounds.min, bounds.max
+    return (low is None or number >= low) and (high is None or number <= high)
+
+
+def _range(bounds: click.IntRange | click.FloatRange) -> str:
+    if bounds.max is None:
+        return f"from {bounds.min} up"
+    return f"from {bounds.min} to {bounds.max}"
+
+
+class _Located(click.Command):
+    """Errors of the parser say which command they are about, which click leaves open."""
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse them."""
+        try:
+            return super().parse_args(ctx, args)
+        except click.UsageError as error:
+            error.ctx = error.ctx or ctx
+            raise
+
+
+class Command(_Located):
+    """A command."""
+
+
+class Group(_Located, click.Group):
+    """A group of commands."""
+
+    command_class = Command
+    group_class = type
+
+
+def explain(error: click.UsageError) -> str:
+    """Return what is wrong, in one or two sentences."""
+    if isinstance(error, NoSuchCommand):
+        return f"{error.message} {WISHES.get(error.command_name) or _guess(error.possibilities)}"
+    if isinstance(error, NoSuchOption):
+        return f"{error.message} {_guess(error.possibilities)}"
+    return error.format_message()
+
+
+def _guess(possibilities: Sequence[str] | None) -> str:
+    """Return a question, empty if nothing is alike."""
+    if not possibilities:
+        return ""
+    return f"Did you mean {' or '.join(repr(each) for each in possibilities)}?"
+
+
+def line(what: str, ctx: click.Context | None) -> str:
+    """Return the line about an error: what is wrong, and whose help to read."""
+    what = what.strip()
+    end = "" if what.endswith((".", "?", "!")) else "."
+    return f"{what}{end} See '{ctx.command_path if ctx else 'csumfix'} --help'."

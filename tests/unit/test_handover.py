@@ -1,0 +1,56 @@
+"""What ``csumfix restart`` tells the operator."""
+
+from collections.abc import Iterator
+
+import pytest
+
+from csumfix.errors import CsumfixError, Exit
+from csumfix.service import control, handover
+
+STRANGER = "process 7 of user 1000 has the name of csumfix's socket, and is not believed"
+
+
+@pytest.fixture(autouse=True)
+def hurry(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(handover, "RESTART", 0.2)
+    monkeypatch.setattr(handover, "POLL", 0.01)
+
+
+def answers(monkeypatch: pytest.MonkeyPatch, *script: object) -> None:
+    """Have the service give these answers in turn, the last one for ever."""
+
+    def play() -> Iterator[object]:
+        yield from script
+        while True:
+            yield script[-1]
+
+    each = play()
+
+    def ask(request: str = "status") -> object:
+        answer = next(each)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    monkeypatch.setattr(control, "ask", ask)
+
+
+def test_success_may_come_late(monkeypatch: pytest.MonkeyPatch) -> None:
+    old = {"pid": 1, "successor": 2, "version": "1"}
+    stolen = CsumfixError(STRANGER, Exit.IN_USE)
+    answers(monkeypatch, {"successor": 2}, old, None, stolen, {**old, "pid": 2, "version": "2"})
+    assert handover.restart() == "process 2, version 2, has taken over"
+
+
+def test_a_stolen_name_is_reported_with_its_thief(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch, {"successor": 2}, CsumfixError(STRANGER, Exit.IN_USE))
+    with pytest.raises(CsumfixError) as caught:
+        handover.restart()
+    assert caught.value.code is Exit.BROKEN
+    assert f"whether process 2 has taken over cannot be asked: {STRANGER}" in str(caught.value)
+
+
+def test_a_successor_that_gave_up_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
+    answers(monkeypatch, {"successor": 2}, {"pid": 1, "successor": None, "version": "1"})
+    with pytest.raises(CsumfixError, match="process 2 did not take over: the old one goes on"):
+        handover.restart()
