@@ -30,13 +30,15 @@ LEFT = {"device", "reason", "family", "lane", "rule", "why"}
 class State:
     """Everything there is to see in the current network namespace.
 
-    rules: what is loaded; empty if it may not be seen; trouble says why.
+    rules: what is loaded.
+    rules_known: whether that could be seen; if not, trouble says why.
     queues: None if they may not be seen, or the kernel has none; trouble says why.
     service: None if none runs, or it is silent; trouble says why.
     """
 
     tunnels: list[Tunnel]
     rules: list[LoadedRule]
+    rules_known: bool
     queues: list[KernelQueue] | None
     service: control.Snapshot | None
     silent: bool
@@ -65,7 +67,8 @@ def gather() -> State:
         silent = True
         trouble.append(str(error))
     found = asyncio.run(tunnels.discover())
-    return State(found, list(loaded.rules), queues, service, silent, trouble)
+    known = not loaded.trouble
+    return State(found, list(loaded.rules), known, queues, service, silent, trouble)
 
 
 def show(state: State, console: Console) -> None:
@@ -74,7 +77,10 @@ def show(state: State, console: Console) -> None:
     console.print(tunnel_table(state.tunnels))
     if state.service:
         console.print(lane_table(state.service))
-    console.print(_rule_table(state.rules))
+    if state.rules_known:
+        console.print(_rule_table(state.rules))
+    else:
+        _line(console, "rules: not known; see below")
     if state.queues:
         console.print(_queue_table(state.queues))
     if state.service:
