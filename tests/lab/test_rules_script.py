@@ -197,10 +197,10 @@ def legacy() -> Iterator[Node]:
 
 # ---------------------------------------------------------------------------- life cycle
 
-LANES = ("--kernel-port=8472", "--queue-port=4789", "--gate=none")
+LANES = ("--kernel-port=8472", "--queue-port=4789", "--gate=none", "--bridged=queue")
 """Both lanes, each for a port of its own."""
 
-LEAVING = ("--leaving-port=8472", "--queue-port=4789")
+LEAVING = ("--leaving-port=8472", "--queue-port=4789", "--bridged=queue")
 
 
 def test_life_cycle(node: Node) -> None:
@@ -213,7 +213,7 @@ def test_life_cycle(node: Node) -> None:
     assert absent.returncode == 1
     assert absent.stdout == "".join(
         f"family={family} lane=kernel state=absent ports=- gate=-\n"
-        f"family={family} lane=queue state=absent ports=- queues=- leaving=- record=-\n"
+        f"family={family} lane=queue state=absent ports=- queues=- leaving=- record=- bridged=-\n"
         for family in "46"
     )
     node.apply(*LANES)
@@ -229,7 +229,7 @@ def test_life_cycle(node: Node) -> None:
             "text=-A OUTPUT -p udp -m udp --dport 8472 -j CSUMFIX-KERNEL",
             "kernel rule=fill-8472 packets=0 bytes=0 "
             "text=-A CSUMFIX-KERNEL -p udp -m udp --dport 8472 -j CHECKSUM --checksum-fill",
-            "queue state=present ports=4789 queues=0 leaving=- record=-",
+            "queue state=present ports=4789 queues=0 leaving=- record=- bridged=queue",
             "queue rule=jump packets=0 bytes=0 "
             "text=-A POSTROUTING -p udp -m udp --dport 4789 -j CSUMFIX-QUEUE",
             "queue rule=queue-0 packets=0 bytes=0 "

@@ -97,7 +97,8 @@ def rules(
 
 
 def show(*arguments: str, shell: str = "dash") -> str:
-    """Return what show prints, which must not depend on any iptables."""
+    """Return what show prints, which must depend neither on iptables nor on br_netfilter."""
+    arguments = ("--bridged=queue", *arguments)
     result = rules("show", *arguments, shell=shell, env={"LC_ALL": "C.UTF-8"})
     assert (result.returncode, result.stderr) == (0, "")
     return result.stdout
@@ -186,6 +187,17 @@ def test_any_number_of_ports(number: int, sizes: list[int]) -> None:
             assert [int(place) for place, _ in found] == list(range(1, len(sizes) + 1))
     assert re.findall(r"--dport (\d+) -j CHECKSUM", text) == ports
     assert f"# matches in POSTROUTING: other UDP {len(sizes)}, " in text
+
+
+def test_bridged_packets_skip_the_queue_where_there_can_be_any() -> None:
+    rule = "-A CSUMFIX-QUEUE -m physdev --physdev-is-bridged -j RETURN\n"
+    queue = show("--lane=queue", "--family=4")
+    skip = show("--lane=queue", "--family=4", "--bridged=skip")
+    if Path("/proc/sys/net/bridge/bridge-nf-call-iptables").exists():
+        assert rule in skip
+        assert skip.replace(rule, "").replace("at most 2", "at most 1") == queue
+    else:
+        assert skip == queue
 
 
 def test_sample_at_the_top_of_the_script_is_what_is_loaded() -> None:
@@ -315,6 +327,7 @@ def stand_in_rules(
         ["apply", "--lane", "kernel queue"],
         ["apply", "--lane="],
         ["apply", "--gate", "maybe"],
+        ["apply", "--bridged", "maybe"],
         ["apply", "--record"],
         ["apply", "--record=yes", "--leaving-port", "1"],
         ["apply", "--flows", ""],
@@ -438,12 +451,36 @@ def test_refused_lane_is_found(tools: Path, missing: str, lane: str) -> None:
     assert not any(re.search("-[jg] CSUMFIX", line) for line in after)
 
 
-def test_table_of_native_nftables_rules_is_an_error_not_an_empty_table(tools: Path) -> None:
+def native_rules(tools: Path) -> None:
+    """What iptables-nft-save says of a table with rules that it does not understand."""
     stand_in(
         tools, "iptables-save", "echo \"# Table \\`mangle' is incompatible, use 'nft' tool.\""
     )
-    for command in ("apply", "remove", "check", "status"):
+
+
+def test_table_of_native_nftables_rules_is_an_error_not_an_empty_table(tools: Path) -> None:
+    native_rules(tools)
+    for command in ("apply", "check", "status"):
         assert_one_line(stand_in_rules(tools, command, "--family=4"), 5, "nftables")
+
+
+@pytest.mark.parametrize("nft", ["echo 'Error: no such thing' >&2; exit 1", None])
+def test_native_rules_are_not_removed_without_nft(tools: Path, nft: str | None) -> None:
+    native_rules(tools)
+    for tool in ("awk", "cat", "cut", "grep", "sed", "sort", "tr", "sh"):
+        (tools / tool).symlink_to(f"/usr/bin/{tool}")
+    if nft:
+        stand_in(tools, "nft", nft)
+    # An absolute PATH of the script would find the real nft.
+    script = SCRIPT.read_text().replace(":/usr/sbin:/sbin", "")
+    result = subprocess.run(
+        ["/bin/dash", "-s", "remove", "--family=4", "--iptables", str(tools / "iptables")],
+        input=script, capture_output=True, text=True, check=False, env={"PATH": str(tools)},
+    )  # fmt: skip
+    if nft:
+        assert_one_line(result, 5, "removing the rules of IPv4 failed", "no such thing")
+    else:
+        assert_one_line(result, 3, "nft not found", "apt-get install nftables")
 
 
 def test_kernel_without_the_table_has_no_rules(tools: Path) -> None:
@@ -455,6 +492,6 @@ def test_kernel_without_the_table_has_no_rules(tools: Path) -> None:
     status = stand_in_rules(tools, "status", "--family=4")
     assert status.stdout == (
         "family=4 lane=kernel state=absent ports=- gate=-\n"
-        "family=4 lane=queue state=absent ports=- queues=- leaving=- record=-\n"
+        "family=4 lane=queue state=absent ports=- queues=- leaving=- record=- bridged=-\n"
     )
     assert status.returncode == 1
