@@ -415,7 +415,6 @@ def test_flush_is_noticed_and_mended(node: Node) -> None:
 
 FILL = ["-p", "udp", "-m", "udp", "--dport", "8472", "-j", "CHECKSUM", "--checksum-fill"]
 STILL_WHOLE = (
-    ["-D", "CSUMFIX-KERNEL", "1"],  # as with --gate=none
     ["-D", "CSUMFIX-LEAVE", "1"],  # as with --record
     ["-D", "POSTROUTING", "1"],  # as without --queue-port
 )
@@ -429,11 +428,12 @@ ALL_CHAINS = ("--gate=conntrack", "--kernel-port=8472", "--kernel-port=4789", *L
     [
         (["-F", "CSUMFIX-KERNEL"], "kernel", "rule=gate what=missing"),
         (["-D", "CSUMFIX-KERNEL", "1"], "kernel", "rule=gate what=missing"),
-        (["-D", "CSUMFIX-KERNEL", "2"], "kernel", "rule=fill-4789 what=missing"),
-        (["-I", "CSUMFIX-KERNEL", "2", *FILL], "kernel", "rule=fill-8472 what=edited"),
+        (["-D", "CSUMFIX-KERNEL", "2"], "kernel", "rule=nat what=missing"),
+        (["-D", "CSUMFIX-KERNEL", "3"], "kernel", "rule=fill-4789 what=missing"),
+        (["-I", "CSUMFIX-KERNEL", "3", *FILL], "kernel", "rule=fill-8472 what=edited"),
         (["-A", "CSUMFIX-KERNEL", *FILL], "kernel", "rule=fill-8472 what=edited"),
-        (["-R", "CSUMFIX-KERNEL", "2", *FILL], "kernel", "rule=fill-4789 what=missing"),
-        (["-R", "CSUMFIX-KERNEL", "3", "-j", "DROP"], "kernel", "rule=foreign what=edited"),
+        (["-R", "CSUMFIX-KERNEL", "3", *FILL], "kernel", "rule=fill-4789 what=missing"),
+        (["-R", "CSUMFIX-KERNEL", "4", "-j", "DROP"], "kernel", "rule=foreign what=edited"),
         (["-A", "CSUMFIX-QUEUE", "-j", "ACCEPT"], "queue", "rule=foreign what=foreign"),
         (["-R", "CSUMFIX-QUEUE", "1", "-j", "NFQUEUE"], "queue", "rule=foreign what=edited"),
         (
@@ -783,8 +783,9 @@ def test_gate_finishes_what_nat_may_touch(node: Node, family: str) -> None:
 
     assert counted(2) == {"kernel fill-8472": 1, "kernel gate": 9}
     assert counted(2) == {"kernel gate": 10}
-    assert counted(3) == {"kernel fill-8472": 10}
-    assert counted(4) == {"kernel fill-8472": 10}
+    assert counted(3) == {"kernel fill-8472": 10, "kernel nat": 9}
+    assert counted(3) == {"kernel fill-8472": 10, "kernel nat": 10}
+    assert counted(4) == {"kernel fill-8472": 10, "kernel nat": 9}
     assert counted(5) == {"kernel gate": 10}
     assert counted(6) == {"kernel fill-8472": 1, "kernel gate": 9}
 
