@@ -31,6 +31,9 @@ log = logging.getLogger("csumfix")
 RECORDING = 0.5
 """Seconds that flows are recorded before they may leave the queue lane one by one."""
 
+COUNTED_EVERY = 5.0
+"""Seconds between two looks at the rules' counters for those who ask for the status."""
+
 NAMED = 8
 """How many ports a line names; a host can have a thousand."""
 
@@ -62,6 +65,8 @@ class Datapath:
         self._repaired: dict[int, tuple[int, float | None]] = {}
         self._met: Counter[str] = Counter()
         self._read: Counter[str] = Counter()
+        self._counted_at = 0.0
+        self._counting = asyncio.Lock()
         self._irreparable: tuple[str, ...] = ()
 
     async def open(self, numbers: range, lanes: Lanes | None = None) -> None:
@@ -306,12 +311,21 @@ class Datapath:
 
     async def _count(self) -> None:
         """Read the packet counters of the rules. One that has fallen began again with 0."""
-        with suppress(CsumfixError):
-            read = await asyncio.to_thread(rules.packets)
-            for role, packets in read.items():
-                before = self._read[role]
-                self._met[role] += packets - before if packets >= before else packets
-            self._read = read
+        async with self._counting:
+            with suppress(CsumfixError):
+                self._add(await asyncio.to_thread(rules.packets))
+            self._counted_at = time.monotonic()
+
+    def _add(self, read: Counter[str]) -> None:
+        for role, packets in read.items():
+            before = self._read[role]
+            self._met[role] += packets - before if packets >= before else packets
+            self._read[role] = packets
+
+    async def refresh(self) -> None:
+        """Bring the counters for snapshot() up to date, unless they were read just now."""
+        if self.rules is not None and time.monotonic() - self._counted_at > COUNTED_EVERY:
+            await self._count()
 
     def met(self, role: str) -> int:
         """Return how many packets the rules of this role had met when they were last read."""

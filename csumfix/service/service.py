@@ -334,6 +334,7 @@ class Service:
     # What others ask for
 
     async def _tell_status(self, peer: Peer) -> None:
+        await self._datapath.refresh()
         await peer.send(**self.snapshot())
 
     async def _hand_over(self, peer: Peer) -> None:

@@ -63,8 +63,10 @@ def _bound(address: str, port: int, kind: socket.SocketKind) -> socket.socket:
 def _datagrams(
     address: str, port: int, count: int, patience: float
 ) -> list[tuple[bytes, tuple[str, int]]]:
-    """Receive, each with its source, until `count` datagrams came, or, once standard input was closed (the sender is
-    done), none came for `patience` seconds.
+    """Receive datagrams with their sources.
+
+    Return when `count` came, or, once standard input was closed (the sender is done), none came
+    for `patience` seconds.
     """
     sock = _bound(address, port, socket.SOCK_DGRAM)
     print("listening", flush=True)

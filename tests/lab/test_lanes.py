@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import itertools
+import os
 import signal
+import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from csumfix.errors import Exit
 from csumfix.host.rules import SCRIPT
 from csumfix_lab import Lab
 from csumfix_lab.plan import RECEIVER, VIRTUAL_VTEP
@@ -24,7 +26,6 @@ from tests.lab.shim import (
     Load,
     Order,
     Service,
-    checksum_errors,
     pipeline,
     rules_text,
     send,
@@ -36,6 +37,7 @@ from tests.lab.shim import (
 CAUSE = pytest.mark.parametrize("lab", ["stateless"], indirect=True)
 """A bug that the kernel lane does not cure, and that a change of the forwarding table ends."""
 
+VXLAN = "type vxlan id 2 dstport 4789"
 IDLE = 5.0  # seconds without a packet after which a flow may leave the queue lane
 ROUNDS = 3
 NOISE = 50  # segments out of order or retransmitted; see test_order.py
@@ -132,6 +134,13 @@ def test_of_two_tunnels_only_the_sick_one_changes_its_lane(lab: Lab) -> None:
 # Changes under load
 
 
+def set_lane(shim: Service, file: Path, wanted: str) -> None:
+    """Have the service read a file in which the lane is another."""
+    file.write_text(f'lane = "{wanted}"')
+    shim.process.send_signal(signal.SIGHUP)
+    wait_for_lane(shim, wanted)
+
+
 @HEALTHY
 def test_the_operator_changes_lanes_under_load(lab: Lab, tmp_path: Path) -> None:
     """Both directions twice, without a packet lost, doubled or late."""
@@ -139,11 +148,8 @@ def test_the_operator_changes_lanes_under_load(lab: Lab, tmp_path: Path) -> None
     file.write_text('lane = "kernel"')
     with service(lab.sender, f"--config={file}") as shim:
         load = Load(lab)
-        for count, wanted in enumerate(("queue", "kernel", "queue", "kernel"), start=1):
-            file.write_text(f'lane = "{wanted}"')
-            shim.process.send_signal(signal.SIGHUP)
-            shim.wait_for("reloaded", count=count)
-            assert lane(shim) == wanted
+        for wanted in ("queue", "kernel", "queue", "kernel"):
+            set_lane(shim, file, wanted)
             time.sleep(1.8)  # longer than flows are recorded before they leave
         assert "CSUMFIX-LEAVE" in rules_text(lab.sender), "the flows are not idle yet"
         load.assert_whole_and_in_order()
@@ -191,28 +197,24 @@ def test_lanes_change_under_a_bulk_transfer(lab: Lab, tmp_path: Path) -> None:
     file.write_text('lane = "kernel"')
     with service(lab.sender, f"--config={file}") as shim:
 
-        reloads = itertools.count(1)
-
         def change() -> None:
             for wanted in ("queue", "kernel"):
-                time.sleep(0.3)
-                file.write_text(f'lane = "{wanted}"')
-                shim.process.send_signal(signal.SIGHUP)
-                shim.wait_for("reloaded", count=next(reloads))
+                time.sleep(0.2)
+                set_lane(shim, file, wanted)
 
         changed, still = [], []
         for _ in range(ROUNDS):
             still.append(pipeline(lab, 2.5))
             with beside(change):
                 changed.append(pipeline(lab, 2.5))
-        assert next(reloads) == 2 * ROUNDS + 1
+        assert shim.status()["service"]["lane_changes"] == 2 * ROUNDS
         assert all(order.intact for order in (*changed, *still))
         for what in ("out_of_order", "retransmitted"):
             assert of(what, changed) <= of(what, still) + NOISE, (changed, still)
 
 
 def of(what: str, orders: list[Order]) -> float:
-    return median(getattr(order, what) for order in orders)
+    return float(median(getattr(order, what) for order in orders))
 
 
 @contextmanager
@@ -223,3 +225,165 @@ def beside(work: Callable[[], None]) -> Iterator[None]:
         yield
     finally:
         thread.join()
+
+
+# What survives
+
+
+@CAUSE
+def test_a_lane_and_its_reason_survive_successors_and_reloads(lab: Lab) -> None:
+    """Also when they have lasted for longer than the hold time, thanks to repairs."""
+    with service(lab.sender, "--hold=4") as first:
+        load = sender(lab, 6_000, 64, rate=200)
+        wait_for_lane(first, "queue")
+        before = lanes(first)[8472]
+        with service(lab.sender, "--hold=4", "--take-over") as second:
+            assert first.process.wait(10) == 0
+            assert_same(before, second)
+            second.process.send_signal(signal.SIGHUP)
+            second.wait_for("reloaded")
+            assert_same(before, second)
+            until(lambda: lanes(second)[8472]["seconds"] > 5 or None, 10, str)
+            assert_same(before, second)
+            lab.sender.run([*CSUMFIX, "restart"])
+            assert second.process.wait(10) == 0
+            assert_same(before, second)
+            time.sleep(1)  # longer than between two looks at the lanes
+            assert_same(before, second)
+            assert second.status()["service"]["lane_changes"] == 0
+            lab.sender.run(["kill", str(second.status()["service"]["pid"])])
+            until(lambda: second.status()["service"] is None or None, 5, str)
+        load.kill()
+        load.wait(5)
+
+
+def assert_same(before: dict[str, Any], shim: Service) -> None:
+    """The port is in its lane for the same reason since the same time."""
+    now = lanes(shim)[8472]
+    assert (now["lane"], now["why"]) == (before["lane"], before["why"])
+    assert now["seconds"] > before["seconds"]
+
+
+@CAUSE
+def test_status_top_and_metrics_show_lanes(lab: Lab) -> None:
+    with service(lab.sender, "--metrics=127.0.0.1:9478") as shim:
+        move_tunnel(lab, RECEIVER.ip(False))
+        assert send(lab, 20, 64).whole
+        move_tunnel(lab, VIRTUAL_VTEP.ip(False))
+        send(lab, 5, 64)
+        wait_for_lane(shim, "queue")
+        assert send(lab, 30, 64).whole
+        for command in (["status"], ["top", "--once", "--interval=0.1"]):
+            text = lab.sender.run([*CSUMFIX, *command]).stdout
+            rows = (line.split() for line in text.splitlines())
+            row = next(row for row in rows if row[:2] == ["8472", "queue"])
+            # Met in the kernel lane (it stays under the queue lane), repaired, looked at.
+            assert int(row[4]) >= 55, text
+            assert int(row[5]) == 30, text
+            assert int(row[6]) >= 25, text
+            assert "off by" in " ".join(text.split()), text
+        metrics = lab.sender.run([sys.executable, "-c", SCRAPE]).stdout.splitlines()
+        assert 'csumfix_port_lane_info{lane="queue",port="8472"} 1.0' in sorted_labels(metrics)
+        assert "csumfix_lane_changes_total 1.0" in metrics
+        assert 'csumfix_queue_lane_repaired_packets_total{port="8472"} 30.0' in metrics
+
+
+SCRAPE = (
+    "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9478/metrics').read().decode())"
+)
+
+
+def sorted_labels(metrics: list[str]) -> list[str]:
+    """Write the labels of each sample in the order of their names."""
+
+    def in_order(line: str) -> str:
+        name, brace, rest = line.partition("{")
+        labels, _, value = rest.rpartition("} ")
+        return f"{name}{{{','.join(sorted(labels.split(',')))}}} {value}" if brace else line
+
+    return list(map(in_order, metrics))
+
+
+# Conntrack
+
+
+def tracked(lab: Lab) -> int:
+    return int(lab.sender.run(["cat", "/proc/sys/net/netfilter/nf_conntrack_count"]).stdout)
+
+
+@HEALTHY
+def test_conntrack_stays_off_until_there_is_nat(lab: Lab) -> None:
+    with service(lab.sender) as shim:
+        load = Load(lab)
+        time.sleep(1)
+        assert tracked(lab) == 0
+        assert "--ctstate" not in rules_text(lab.sender)
+        nat = "-t nat -A POSTROUTING -o eth0 -p udp --dport 8472 -j MASQUERADE --random-fully"
+        lab.sender.run(["iptables", *nat.split()])
+        until(
+            lambda: "--ctstate" in rules_text(lab.sender) or None,
+            10,
+            lambda: rules_text(lab.sender),
+        )
+        assert tracked(lab) > 0
+        load.assert_whole()
+        assert len(shim.lines()) == 1, shim.lines()
+        assert shim.status()["service"]["rule_repairs"] == 0
+
+
+# Kernels that lack something
+
+
+@pytest.mark.parametrize("lab", ["snat", "dnat"], indirect=True)
+def test_without_the_checksum_target_the_queue_lane_does_it_all(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("iptables-restore", "ip6tables-restore"):
+        wrapper = tmp_path / name
+        wrapper.write_text(
+            "#!/bin/sh\n"
+            "rules=$(cat)\n"
+            'case $rules in *"-j CHECKSUM "*)\n'
+            f'    echo "{name}: line 4: RULE_APPEND failed (No such file or directory): rule in '
+            'chain CSUMFIX-KERNEL" >&2; exit 4 ;;\n'
+            "esac\n"
+            f'printf "%s\\n" "$rules" | /usr/sbin/{name} "$@"\n'
+        )
+        wrapper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert not send(lab, 10, 64).whole
+    with service(lab.sender) as shim:
+        assert send(lab, 50, 64).whole
+        assert send(lab, 50, 1400).whole
+        assert lane(shim) == "queue"
+        lab.sender.run(["ip", "link", "add", "vx2", *VXLAN.split()])
+        until(lambda: len(lanes(shim)) == 2 or None, 5, lambda: str(shim.lines()))
+        assert {one["lane"] for one in lanes(shim).values()} == {"queue"}
+        said = [line for line in shim.lines() if "kernel lane" in line]
+        assert len(said) == 1, said
+        assert said[0].startswith("warning: the kernel lane cannot be used here"), said
+        assert "no kernel lane: " in lab.sender.run([*CSUMFIX, "status"]).stdout
+
+
+@pytest.mark.parametrize("lab", ["snat", "dnat"], indirect=True)
+def test_without_nfqueue_the_kernel_lane_does_what_it_can(lab: Lab) -> None:
+    code = (
+        "import sys; from pathlib import Path; from csumfix import cli, errors\n"
+        "from csumfix.host import queues\n"
+        "from csumfix.service import pool\n"
+        "queues.PROC_QUEUES = pool.PROC_QUEUES = Path('/proc/net/netfilter/none')\n"
+        "def refuse(*_):\n"
+        "    raise errors.CsumfixError('this kernel has no NFQUEUE', errors.Exit.KERNEL)\n"
+        "pool.Queue = refuse; del sys.argv[1:4]; cli.main()"
+    )
+    with service(lab.sender, prefix=[sys.executable, "-c", code]) as shim:
+        assert send(lab, 50, 64).whole
+        assert lane(shim) == "kernel"
+        assert shim.status()["service"]["queues"] == {}
+        said = [line for line in shim.lines() if "there is no queue lane" in line]
+        assert len(said) == 1, shim.lines()
+    refused = lab.sender.run(
+        [sys.executable, "-c", code, "", "", "", "run", QUEUE], check=False, timeout=20
+    )
+    assert refused.returncode == Exit.KERNEL
+    assert "no NFQUEUE" in refused.stderr.splitlines()[-1]
