@@ -20,11 +20,20 @@ IDLE = 5
 
 
 def create() -> None:
-    """Make an empty set; raises CsumfixError if the kernel cannot."""
+    """Make an empty set, or take the one that rules still use.
+
+    Raises CsumfixError if the kernel cannot make it.
+    """
     destroy()
     try:
         with IPSet() as ipset:
-            ipset.create(NAME, stype="bitmap:port", timeout=IDLE, bitmap_ports_range=(0, 65535))
+            ipset.create(
+                NAME,
+                stype="bitmap:port",
+                exclusive=False,
+                timeout=IDLE,
+                bitmap_ports_range=(0, 65535),
+            )
     except (NetlinkError, OSError) as error:
         raise CsumfixError(
             f"cannot create the ipset {NAME}: {error}: "

@@ -31,6 +31,9 @@ log = logging.getLogger("csumfix")
 RECORDING = 0.5
 """Seconds that flows are recorded before they may leave the queue lane one by one."""
 
+COUNTED_EVERY = 5.0
+"""Seconds between two looks at the rules' counters for those who ask for the status."""
+
 NAMED = 8
 """How many ports a line names; a host can have a thousand."""
 
@@ -60,14 +63,18 @@ class Datapath:
         self._kernel_since: dict[int, float] = {}
         self._leaving: dict[int, float] = {}
         self._repaired: dict[int, tuple[int, float | None]] = {}
-        self._met_before: Counter[str] = Counter()
         self._met: Counter[str] = Counter()
+        self._read: Counter[str] = Counter()
+        self._counted_at = 0.0
+        self._counting = asyncio.Lock()
         self._irreparable: tuple[str, ...] = ()
 
     async def open(self, numbers: range, lanes: Lanes | None = None) -> None:
         """Bind these queues and load the rules; lanes: those of a predecessor."""
         self._numbers = numbers
         self.lanes = dict(lanes or {})
+        # The predecessor's evidence stayed with it, so the hold time begins again.
+        self._repaired = {port: (0, time.monotonic()) for port in self.lanes}
         self._bind(numbers)
         await self.reconcile()
 
@@ -196,7 +203,7 @@ class Datapath:
         )
 
     async def _apply(self, wanted: RuleSet | None) -> None:
-        if self.rules is not None:
+        if self._drops_counters(wanted):
             await self._count()
         if wanted is None:
             await asyncio.to_thread(rules.remove)
@@ -206,11 +213,18 @@ class Datapath:
             await asyncio.to_thread(rules.apply, wanted)
         if self.rules and self.rules.leaving_ports and not (wanted and wanted.leaving_ports):
             await asyncio.to_thread(flows.destroy)
-        self._met_before += self._met
-        self._met = Counter()
         self.rules = wanted
         self._set_ports(wanted)
         self._note_kernel_since(wanted)
+
+    def _drops_counters(self, wanted: RuleSet | None) -> bool:
+        """Tell whether counters go with rules; those of rules that stay are kept.
+
+        Reading them takes as long as loading rules, which evidence cannot wait for.
+        """
+        if self.rules is None:
+            return False
+        return not set(self.rules.kernel_ports) <= set(wanted.kernel_ports if wanted else ())
 
     def _note_kernel_since(self, wanted: RuleSet | None) -> None:
         now = time.monotonic()
@@ -272,8 +286,13 @@ class Datapath:
         self._leaving[port] = time.monotonic()
 
     async def _have_left(self) -> bool:
-        recent = any(time.monotonic() - t < RECORDING for t in self._leaving.values())
-        return not recent and not await asyncio.to_thread(flows.are_left)
+        """Tell whether no flow is left in the queue lane.
+
+        While the rules record, a new flow may enter the set just after it was looked at.
+        """
+        if self.rules is None or self.rules.recording:
+            return False
+        return not await asyncio.to_thread(flows.are_left)
 
     def _tell_changes(self, lanes: Lanes) -> None:
         for port, lane in lanes.items():
@@ -291,13 +310,26 @@ class Datapath:
     # What is told of it
 
     async def _count(self) -> None:
-        """Read the packet counters of the rules."""
-        with suppress(CsumfixError):
-            self._met = await asyncio.to_thread(rules.packets)
+        """Read the packet counters of the rules. One that has fallen began again with 0."""
+        async with self._counting:
+            with suppress(CsumfixError):
+                self._add(await asyncio.to_thread(rules.packets))
+            self._counted_at = time.monotonic()
+
+    def _add(self, read: Counter[str]) -> None:
+        for role, packets in read.items():
+            before = self._read[role]
+            self._met[role] += packets - before if packets >= before else packets
+            self._read[role] = packets
+
+    async def refresh(self) -> None:
+        """Bring the counters for snapshot() up to date, unless they were read just now."""
+        if self.rules is not None and time.monotonic() - self._counted_at > COUNTED_EVERY:
+            await self._count()
 
     def met(self, role: str) -> int:
         """Return how many packets the rules of this role had met when they were last read."""
-        return self._met_before[role] + self._met[role]
+        return self._met[role]
 
     def describe(self) -> str:
         """Say in one line, of bounded length, what is done to which tunnels."""

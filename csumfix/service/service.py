@@ -54,6 +54,10 @@ SHOWN_DIFFERENCES = 4
 LANES_EVERY = 1.0
 """Seconds between two looks at the lanes while one of them waits for quiet."""
 
+TUNNELS_EVERY = 10.0
+"""Seconds between two looks at tunnels and routes. Devices ring, routes do not: a node with many
+pods changes its routes all the time, and only the egress tap asks for them."""
+
 HEALTH = 5.0
 """Seconds between two looks at the queues, unless the watchdog wants more."""
 
@@ -205,6 +209,7 @@ class Service:
             log.info("changed: %s", self._datapath.describe(), extra={"event": "changed"})
             notify.notify(f"STATUS={self._datapath.describe()}")
         self._watch_lanes()
+        self._agenda.later(Work.TUNNELS, TUNNELS_EVERY)
 
     async def _redecide(self) -> None:
         if await self._datapath.redecide():
@@ -329,6 +334,8 @@ class Service:
     # What others ask for
 
     async def _tell_status(self, peer: Peer) -> None:
+        if peer.trusted:  # it runs iptables, which a stranger must not make us do
+            await self._datapath.refresh()
         await peer.send(**control.bounded(self.snapshot()))
 
     async def _hand_over(self, peer: Peer) -> None:

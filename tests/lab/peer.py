@@ -60,20 +60,24 @@ def _bound(address: str, port: int, kind: socket.SocketKind) -> socket.socket:
     return sock
 
 
-def _datagrams(address: str, port: int, count: int, patience: float) -> list[bytes]:
-    """Receive until `count` datagrams came, or, once standard input was closed (the sender is
-    done), none came for `patience` seconds.
+def _datagrams(
+    address: str, port: int, count: int, patience: float
+) -> list[tuple[bytes, tuple[str, int]]]:
+    """Receive datagrams with their sources.
+
+    Return when `count` came, or, once standard input was closed (the sender is done), none came
+    for `patience` seconds.
     """
     sock = _bound(address, port, socket.SOCK_DGRAM)
     print("listening", flush=True)
-    received: list[bytes] = []
+    received: list[tuple[bytes, tuple[str, int]]] = []
     sources: list[socket.socket | TextIO] = [sock, sys.stdin]
     while len(received) < count:
         ready, _, _ = select.select(sources, [], [], patience if len(sources) == 1 else None)
         if not ready:
             break
         if sock in ready:
-            received.append(sock.recv(65536))
+            received.append(sock.recvfrom(65536))
         elif sys.stdin in ready:
             sources.remove(sys.stdin)
     return received
@@ -83,11 +87,17 @@ def sink(address: str, port: int, count: int, patience: float) -> dict[str, int]
     """Receive datagrams as _datagrams() does, and count the intact ones."""
     received = _datagrams(address, port, count, patience)
     # Checked only now: while datagrams come, receiving them is all that matters.
-    numbers = {NUMBER.unpack_from(data)[0] for data in received}
+    numbers = [NUMBER.unpack_from(data)[0] for data, _ in received]
+    highest: dict[tuple[str, int], int] = {}
+    late = 0
+    for number, (_, source) in zip(numbers, received, strict=True):
+        late += number < highest.get(source, 0)
+        highest[source] = max(number, highest.get(source, 0))
     return {
         "arrived": len(received),
-        "intact": sum(map(is_intact, received)),
-        "different": len(numbers),
+        "intact": sum(is_intact(data) for data, _ in received),
+        "different": len(set(numbers)),
+        "late": late,
     }
 
 
@@ -133,7 +143,8 @@ def gso_send(address: str, port: int, count: int, rate: float) -> None:
 
 def order_sink(address: str, port: int, count: int, patience: float) -> dict[str, int]:
     """Receive datagrams as _datagrams() does, and compare their order with their numbers."""
-    numbers = [NUMBER.unpack_from(data)[0] for data in _datagrams(address, port, count, patience)]
+    received = _datagrams(address, port, count, patience)
+    numbers = [NUMBER.unpack_from(data)[0] for data, _ in received]
     highest = itertools.accumulate(numbers, max)
     different = len(set(numbers))
     return {

@@ -157,12 +157,16 @@ def until(look: Callable[[], T | None], timeout: float, complaint: Callable[[], 
 
 @dataclass(frozen=True)
 class Delivery:
-    """What became of some datagrams."""
+    """What became of some datagrams.
+
+    late: those that came after one which the same socket had sent later.
+    """
 
     sent: int
     arrived: int
     intact: int
     different: int
+    late: int
 
     @property
     def whole(self) -> bool:
@@ -336,7 +340,16 @@ class Load:
         arrived, _ = self._sink.communicate(timeout=60)
         return Delivery(**json.loads(sent), **json.loads(arrived))
 
-    def assert_whole(self) -> None:
+    def dropped(self) -> int:
+        """Return how many packets the receiver has dropped for their checksums."""
+        return checksum_errors(self._lab) - self._errors
+
+    def assert_whole(self) -> Delivery:
         delivery = self.delivery()
         assert delivery.whole, delivery
-        assert checksum_errors(self._lab) == self._errors
+        assert self.dropped() == 0
+        return delivery
+
+    def assert_whole_and_in_order(self) -> None:
+        delivery = self.assert_whole()
+        assert delivery.late == 0, delivery

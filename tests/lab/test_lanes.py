@@ -1,0 +1,389 @@
+"""Lanes on a real node: what moves a port from one to the other, and that nobody notices it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from statistics import median
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from csumfix.errors import Exit
+from csumfix.host.rules import SCRIPT
+from csumfix_lab import Lab
+from csumfix_lab.plan import RECEIVER, VIRTUAL_VTEP
+from tests.lab.shim import (
+    CSUMFIX,
+    HEALTHY,
+    QUEUE,
+    Load,
+    Order,
+    Service,
+    pipeline,
+    rules_text,
+    send,
+    sender,
+    service,
+    until,
+)
+
+CAUSE = pytest.mark.parametrize("lab", ["stateless"], indirect=True)
+"""A bug that the kernel lane does not cure, and that a change of the forwarding table ends."""
+
+VXLAN = "type vxlan id 2 dstport 4789"
+IDLE = 5.0  # seconds without a packet after which a flow may leave the queue lane
+ROUNDS = 3
+NOISE = 50  # segments out of order or retransmitted; see test_order.py
+
+
+def lanes(shim: Service) -> dict[int, dict[str, Any]]:
+    return {one["port"]: one for one in shim.status()["service"]["lanes"]}
+
+
+def lane(shim: Service) -> str:
+    (one,) = lanes(shim).values()
+    return str(one["lane"])
+
+
+def wait_for_lane(shim: Service, wanted: str, timeout: float = 5.0) -> None:
+    until(lambda: lane(shim) == wanted or None, timeout, lambda: str(shim.lines()))
+
+
+def sets(lab: Lab) -> str:
+    return lab.sender.run(["ipset", "list", "-n"]).stdout
+
+
+def assert_left_when_idle(lab: Lab, shim: Service) -> None:
+    """Nothing of the queue lane is left soon after the flows have fallen idle."""
+    until(
+        lambda: "CSUMFIX-LEAVE" not in rules_text(lab.sender) or None,
+        IDLE + 5,
+        lambda: rules_text(lab.sender),
+    )
+    assert "CSUMFIX-QUEUE" not in rules_text(lab.sender)
+    until(lambda: "csumfix" not in sets(lab) or None, 1, lambda: sets(lab))
+    assert not any(one["leaving_queue"] for one in lanes(shim).values())
+
+
+# Evidence
+
+
+@pytest.mark.parametrize("lab", ["stateless", "forwarded"], indirect=True)
+def test_what_leaves_wrong_is_in_the_queue_lane_within_half_a_second(lab: Lab) -> None:
+    """A hundred packets a second are a clock: what was lost tells how long it took.
+
+    Most of that is csumfix-rules at work. On a machine that is busy with other tests this alone
+    can take longer, so then the limit is a multiple of what it takes at that moment.
+    """
+    options = ["--port=8472"] if lab.cause.guest else []
+    took, allowed = [], []
+    for _ in range(ROUNDS):
+        allowed.append(max(0.5, 3 * seconds_to_load_rules(lab)))
+        with service(lab.sender, *options) as shim:
+            time.sleep(0.8)  # it looks once more at what may have changed while it started
+            delivery = send(lab, 100, 64, rate=100)
+            took.append((delivery.sent - delivery.intact) / 100)
+            wait_for_lane(shim, "queue", 0.5)
+            assert "off by" in lanes(shim)[8472]["why"]
+    assert min(took) > 0, "nothing was wrong"
+    assert median(took) < median(allowed), (took, allowed)
+
+
+def seconds_to_load_rules(lab: Lab) -> float:
+    began = time.monotonic()
+    family = "both" if lab.cause.guest else "4"
+    apply = ["apply", "--lane=both", "--port=8472", f"--family={family}"]
+    lab.sender.run(["sh", str(SCRIPT), *apply])
+    took = time.monotonic() - began
+    lab.sender.run(["sh", str(SCRIPT), "remove"])
+    return took
+
+
+@CAUSE
+def test_of_two_tunnels_only_the_sick_one_changes_its_lane(lab: Lab) -> None:
+    for node, here, there in (
+        (lab.sender, "192.0.2.1", "192.0.2.2"),
+        (lab.receiver, "192.0.2.2", "192.0.2.1"),
+    ):
+        device = f"vx2 type vxlan id 2 dstport 4789 local {here} remote {there} dev eth0 udpcsum"
+        node.run(["ip", "link", "add", *device.split()])
+        node.run(["ip", "addr", "add", f"10.9.0.{here[-1]}/24", "dev", "vx2"])
+        node.run(["ip", "link", "set", "vx2", "up"])
+    ping = ["ping", "-q", "-c20", "-i0.02", "-W1", "10.9.0.2"]
+    with service(lab.sender) as shim:
+        assert "20 received" in lab.sender.run(ping).stdout
+        send(lab, 5, 64)
+        shim.wait_for("warning: port 8472: now in the queue lane")
+        assert "20 received" in lab.sender.run(ping).stdout
+        assert send(lab, 20, 64).whole
+        found = lanes(shim)
+        assert (found[4789]["lane"], found[8472]["lane"]) == ("kernel", "queue")
+        assert found[4789]["departures"]["right"] >= 40
+        assert "wrong" not in found[4789]["departures"]
+        assert sum("now in the" in line for line in shim.lines()) == 1
+        assert shim.status()["service"]["lane_changes"] == 1
+
+
+# Changes under load
+
+
+def set_lane(shim: Service, file: Path, wanted: str) -> None:
+    """Have the service read a file in which the lane is another."""
+    file.write_text(f'lane = "{wanted}"')
+    shim.process.send_signal(signal.SIGHUP)
+    wait_for_lane(shim, wanted)
+
+
+@HEALTHY
+def test_the_operator_changes_lanes_under_load(lab: Lab, tmp_path: Path) -> None:
+    """Both directions twice, without a packet lost, doubled or late."""
+    file = tmp_path / "csumfix.toml"
+    file.write_text('lane = "kernel"')
+    with service(lab.sender, f"--config={file}") as shim:
+        load = Load(lab)
+        for wanted in ("queue", "kernel", "queue", "kernel"):
+            set_lane(shim, file, wanted)
+            time.sleep(1.8)  # longer than flows are recorded before they leave
+        assert "CSUMFIX-LEAVE" in rules_text(lab.sender), "the flows are not idle yet"
+        load.assert_whole_and_in_order()
+        assert_left_when_idle(lab, shim)
+        assert shim.status()["service"]["lane_changes"] == 4
+        assert sum(shim.reasons().values()) > 20_000
+
+
+@CAUSE
+def test_evidence_changes_lanes_under_load(lab: Lab) -> None:
+    """What is lost was dropped for its checksum before the change; nothing else, nothing late."""
+    with service(lab.sender, "--hold=1") as shim:
+        move_tunnel(lab, RECEIVER.ip(False))
+        load = Load(lab)
+        assert load.dropped() == 0
+        assert lane(shim) == "kernel"
+        move_tunnel(lab, VIRTUAL_VTEP.ip(False))
+        wait_for_lane(shim, "queue")
+        time.sleep(0.5)
+        dropped = load.dropped()
+        time.sleep(0.5)
+        move_tunnel(lab, RECEIVER.ip(False))
+        wait_for_lane(shim, "kernel")
+        time.sleep(1.8)
+        assert "CSUMFIX-LEAVE" in rules_text(lab.sender), "the flows are not idle yet"
+        delivery = load.delivery()
+        assert load.dropped() == dropped > 0
+        assert delivery.sent - delivery.arrived == dropped
+        assert delivery.intact == delivery.different == delivery.arrived
+        assert delivery.late == 0
+        assert lanes(shim)[8472]["why"] == "nothing was wrong for 1 s"
+        assert_left_when_idle(lab, shim)
+
+
+def move_tunnel(lab: Lab, remote: str) -> None:
+    """Have the tunnel send to another address of the receiver: a bug that comes and goes."""
+    entry = [lab.plan.receiver.mac, "dev", lab.device, "dst", remote, "self", "permanent"]
+    lab.sender.run(["bridge", "fdb", "replace", *entry])
+
+
+@HEALTHY
+def test_lanes_change_under_a_bulk_transfer(lab: Lab, tmp_path: Path) -> None:
+    """No more is out of order or sent again than without a change, in the median."""
+    file = tmp_path / "csumfix.toml"
+    file.write_text('lane = "kernel"')
+    with service(lab.sender, f"--config={file}") as shim:
+
+        def change() -> None:
+            for wanted in ("queue", "kernel"):
+                time.sleep(0.2)
+                set_lane(shim, file, wanted)
+
+        changed, still = [], []
+        for _ in range(ROUNDS):
+            still.append(pipeline(lab, 2.5))
+            with beside(change):
+                changed.append(pipeline(lab, 2.5))
+        assert shim.status()["service"]["lane_changes"] == 2 * ROUNDS
+        assert all(order.intact for order in (*changed, *still))
+        for what in ("out_of_order", "retransmitted"):
+            assert of(what, changed) <= of(what, still) + NOISE, (changed, still)
+
+
+def of(what: str, orders: list[Order]) -> float:
+    return float(median(getattr(order, what) for order in orders))
+
+
+@contextmanager
+def beside(work: Callable[[], None]) -> Iterator[None]:
+    thread = Thread(target=work)
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+# What survives
+
+
+@CAUSE
+def test_a_lane_and_its_reason_survive_successors_and_reloads(lab: Lab) -> None:
+    """Also when they have lasted for longer than the hold time, thanks to repairs."""
+    with service(lab.sender, "--hold=4") as first:
+        load = sender(lab, 6_000, 64, rate=200)
+        wait_for_lane(first, "queue")
+        before = lanes(first)[8472]
+        with service(lab.sender, "--hold=4", "--take-over") as second:
+            assert first.process.wait(10) == 0
+            assert_same(before, second)
+            second.process.send_signal(signal.SIGHUP)
+            second.wait_for("reloaded")
+            assert_same(before, second)
+            until(lambda: lanes(second)[8472]["seconds"] > 5 or None, 10, str)
+            assert_same(before, second)
+            lab.sender.run([*CSUMFIX, "restart"])
+            assert second.process.wait(10) == 0
+            assert_same(before, second)
+            time.sleep(1)  # longer than between two looks at the lanes
+            assert_same(before, second)
+            assert second.status()["service"]["lane_changes"] == 0
+            lab.sender.run(["kill", str(second.status()["service"]["pid"])])
+            until(lambda: second.status()["service"] is None or None, 5, str)
+        load.kill()
+        load.wait(5)
+
+
+def assert_same(before: dict[str, Any], shim: Service) -> None:
+    """The port is in its lane for the same reason since the same time."""
+    now = lanes(shim)[8472]
+    assert (now["lane"], now["why"]) == (before["lane"], before["why"])
+    assert now["seconds"] > before["seconds"]
+
+
+@CAUSE
+def test_status_top_and_metrics_show_lanes(lab: Lab) -> None:
+    with service(lab.sender, "--metrics=127.0.0.1:9478") as shim:
+        move_tunnel(lab, RECEIVER.ip(False))
+        assert send(lab, 20, 64).whole
+        move_tunnel(lab, VIRTUAL_VTEP.ip(False))
+        send(lab, 5, 64)
+        wait_for_lane(shim, "queue")
+        assert send(lab, 30, 64).whole
+        for command in (["status"], ["top", "--once", "--interval=0.1"]):
+            text = lab.sender.run([*CSUMFIX, *command]).stdout
+            rows = (line.split() for line in text.splitlines())
+            row = next(row for row in rows if row[:2] == ["8472", "queue"])
+            # Met in the kernel lane (it stays under the queue lane), repaired, looked at.
+            assert int(row[4]) >= 55, text
+            assert int(row[5]) == 30, text
+            assert int(row[6]) >= 25, text
+            assert "off by" in " ".join(text.split()), text
+        metrics = lab.sender.run([sys.executable, "-c", SCRAPE]).stdout.splitlines()
+        assert 'csumfix_port_lane_info{lane="queue",port="8472"} 1.0' in sorted_labels(metrics)
+        assert "csumfix_lane_changes_total 1.0" in metrics
+        assert 'csumfix_queue_lane_repaired_packets_total{port="8472"} 30.0' in metrics
+
+
+SCRAPE = (
+    "import urllib.request as u; print(u.urlopen('http://127.0.0.1:9478/metrics').read().decode())"
+)
+
+
+def sorted_labels(metrics: list[str]) -> list[str]:
+    """Write the labels of each sample in the order of their names."""
+
+    def in_order(line: str) -> str:
+        name, brace, rest = line.partition("{")
+        labels, _, value = rest.rpartition("} ")
+        return f"{name}{{{','.join(sorted(labels.split(',')))}}} {value}" if brace else line
+
+    return list(map(in_order, metrics))
+
+
+# Conntrack
+
+
+def tracked(lab: Lab) -> int:
+    return int(lab.sender.run(["cat", "/proc/sys/net/netfilter/nf_conntrack_count"]).stdout)
+
+
+@HEALTHY
+def test_conntrack_stays_off_until_there_is_nat(lab: Lab) -> None:
+    with service(lab.sender) as shim:
+        load = Load(lab)
+        time.sleep(1)
+        assert tracked(lab) == 0
+        assert "--ctstate" not in rules_text(lab.sender)
+        nat = "-t nat -A POSTROUTING -o eth0 -p udp --dport 8472 -j MASQUERADE --random-fully"
+        lab.sender.run(["iptables", *nat.split()])
+        until(
+            lambda: "--ctstate" in rules_text(lab.sender) or None,
+            10,
+            lambda: rules_text(lab.sender),
+        )
+        assert tracked(lab) > 0
+        load.assert_whole()
+        assert len(shim.lines()) == 1, shim.lines()
+        assert shim.status()["service"]["rule_repairs"] == 0
+
+
+# Kernels that lack something
+
+
+@pytest.mark.parametrize("lab", ["snat", "dnat"], indirect=True)
+def test_without_the_checksum_target_the_queue_lane_does_it_all(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("iptables-restore", "ip6tables-restore"):
+        wrapper = tmp_path / name
+        wrapper.write_text(
+            "#!/bin/sh\n"
+            "rules=$(cat)\n"
+            'case $rules in *"-j CHECKSUM "*)\n'
+            f'    echo "{name}: line 4: RULE_APPEND failed (No such file or directory): rule in '
+            'chain CSUMFIX-KERNEL" >&2; exit 4 ;;\n'
+            "esac\n"
+            f'printf "%s\\n" "$rules" | /usr/sbin/{name} "$@"\n'
+        )
+        wrapper.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    assert not send(lab, 10, 64).whole
+    with service(lab.sender) as shim:
+        assert send(lab, 50, 64).whole
+        assert send(lab, 50, 1400).whole
+        assert lane(shim) == "queue"
+        lab.sender.run(["ip", "link", "add", "vx2", *VXLAN.split()])
+        until(lambda: len(lanes(shim)) == 2 or None, 5, lambda: str(shim.lines()))
+        assert {one["lane"] for one in lanes(shim).values()} == {"queue"}
+        said = [line for line in shim.lines() if "kernel lane" in line]
+        assert len(said) == 1, said
+        assert said[0].startswith("warning: the kernel lane cannot be used here"), said
+        assert "no kernel lane: " in lab.sender.run([*CSUMFIX, "status"]).stdout
+
+
+@pytest.mark.parametrize("lab", ["snat", "dnat"], indirect=True)
+def test_without_nfqueue_the_kernel_lane_does_what_it_can(lab: Lab) -> None:
+    code = (
+        "import sys; from pathlib import Path; from csumfix import cli, errors\n"
+        "from csumfix.host import queues\n"
+        "from csumfix.service import pool\n"
+        "queues.PROC_QUEUES = pool.PROC_QUEUES = Path('/proc/net/netfilter/none')\n"
+        "def refuse(*_):\n"
+        "    raise errors.CsumfixError('this kernel has no NFQUEUE', errors.Exit.KERNEL)\n"
+        "pool.Queue = refuse; del sys.argv[1:4]; cli.main()"
+    )
+    with service(lab.sender, prefix=[sys.executable, "-c", code]) as shim:
+        assert send(lab, 50, 64).whole
+        assert lane(shim) == "kernel"
+        assert shim.status()["service"]["queues"] == {}
+        said = [line for line in shim.lines() if "there is no queue lane" in line]
+        assert len(said) == 1, shim.lines()
+    refused = lab.sender.run(
+        [sys.executable, "-c", code, "", "", "", "run", QUEUE], check=False, timeout=20
+    )
+    assert refused.returncode == Exit.KERNEL
+    assert "no NFQUEUE" in refused.stderr.splitlines()[-1]
