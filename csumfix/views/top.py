@@ -27,6 +27,7 @@ from csumfix.views.status import lane_table, tunnel_table
 
 KEYS_AT_ONCE = 64
 QUIT = b"q"
+ROWS = 8  # of tunnels, and of lanes: the rates below them must stay on the screen
 P99 = 0.99
 
 
@@ -213,8 +214,8 @@ def _view(before: Sample | None, after: Sample | None) -> RenderableType:
     tunnels = [Tunnel(**tunnel) for tunnel in after.snapshot["tunnels"]]
     shown: list[RenderableType] = [
         _headline(after.snapshot),
-        tunnel_table(tunnels),
-        lane_table(after.snapshot),
+        tunnel_table(tunnels, ROWS),
+        lane_table(after.snapshot, ROWS),
     ]
     if before:
         shown.append(_rate_table(rates(before, after)))
