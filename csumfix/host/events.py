@@ -1,47 +1,71 @@
-"""A doorbell that the kernel rings when something of one kind has changed."""
+"""Netlink events: what the kernel announces when devices, routes or rules change."""
 
 from __future__ import annotations
 
 import errno
 import socket
+from contextlib import suppress
+
+from csumfix.host.changes import Changes
 
 NETLINK_NETFILTER = 12  # linux/netlink.h
+SO_RCVBUFFORCE = 33  # asm-generic/socket.h
 
+# Groups of linux/rtnetlink.h and linux/nfnetlink.h, each as a bit.
 LINKS = (socket.NETLINK_ROUTE, 1 << 0)
-"""Network devices: RTMGRP_LINK in linux/rtnetlink.h."""
+"""Network devices: RTNLGRP_LINK."""
+
+ROUTES = (socket.NETLINK_ROUTE, 1 << 2 | 1 << 6 | 1 << 10)
+"""Neighbours, FDB entries among them, and routes: RTNLGRP_NEIGH, _IPV4_ROUTE, _IPV6_ROUTE."""
 
 NFTABLES = (NETLINK_NETFILTER, 1 << 6)
-"""Rules of nftables, and with them of iptables-nft: NFNLGRP_NFTABLES in linux/nfnetlink.h."""
+"""Rules of nftables, and with them of iptables-nft: NFNLGRP_NFTABLES."""
+
+LARGEST = 1 << 16
+"""Bytes of a datagram that are read; the kernel's are smaller (include/linux/netlink.h:
+NLMSG_GOODSIZE)."""
+
+AT_ONCE = 2000
+"""Datagrams of one read, so that a flood of them does not keep the event loop."""
+
+BUFFER = 4 << 20
+"""Bytes that the kernel may hold: a quarter of a second of 5,000 link events per second."""
 
 
-class Doorbell:
-    """Becomes readable when a device, or a rule, has appeared, changed or vanished.
+class NetlinkEvents:
+    """A socket that becomes readable when there is an event.
 
-    It does not say which: whoever hears it looks at everything anew, so that a lost event
-    costs nothing as long as one gets through.
+    changes: knows which events change something for us.
     """
 
-    def __init__(self, what: tuple[int, int]) -> None:
+    def __init__(self, what: tuple[int, int], changes: Changes) -> None:
         protocol, groups = what
+        self._changes = changes
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
         self._socket.setblocking(False)
+        with suppress(PermissionError):  # in a user namespace; then events are lost sooner
+            self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
         self._socket.bind((0, groups))
 
     def fileno(self) -> int:
         """Return the descriptor that becomes readable."""
         return self._socket.fileno()
 
-    def clear(self) -> None:
-        """Silence the bell until the next event."""
-        while True:
+    def read(self) -> bool:
+        """Read the events that are there; tell whether any changes something for us."""
+        changed = False
+        for _ in range(AT_ONCE):
             try:
-                self._socket.recv(65536)
+                changed |= self._changes.concern_us(self._socket.recv(LARGEST))
             except BlockingIOError:
-                return
+                break
             except OSError as error:
-                # Events were lost, which is an event too.
                 if error.errno != errno.ENOBUFS:
                     raise
+                # Events were lost, and any of them may have changed something.
+                self._changes.forget()
+                changed = True
+        return changed
 
     def close(self) -> None:
         """Stop listening."""

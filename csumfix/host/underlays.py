@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import socket
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
+from contextlib import suppress
 from typing import Any
 
 from pyroute2 import AsyncIPRoute
@@ -11,31 +12,29 @@ from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
 
 from csumfix.host.tunnels import Tunnel
 
-REMOTES = 64
-"""How many remote ends of a tunnel are looked up: a node has few underlays, if many remotes."""
+REMOTES = 256
+"""How many remote ends are looked up: a node has few underlays, if many remotes."""
 
 MAIN_TABLE = 254  # linux/rtnetlink.h: RT_TABLE_MAIN
 
 
-async def find(tunnels: Iterable[Tunnel], *, named: bool) -> frozenset[int]:
+async def find(tunnels: Collection[Tunnel], *, named: bool) -> frozenset[int]:
     """Return the numbers of the devices that carry these tunnels.
 
     named: whether there are tunnels which no device of this namespace shows. They, and
     collect-metadata devices, may send by any default route.
     """
+    bound = {tunnel.underlay for tunnel in tunnels if tunnel.underlay}
+    unbound = [tunnel for tunnel in tunnels if not tunnel.underlay]
+    addressed = [tunnel for tunnel in unbound if not tunnel.metadata]
     found: set[int] = set()
-    anywhere = named
-    async with AsyncIPRoute() as ip:
-        for tunnel in tunnels:
-            if tunnel.underlay:
-                found.add(tunnel.underlay)
-            elif tunnel.metadata:
-                anywhere = True
-            else:
-                found |= await _routed(ip, tunnel)
-        if anywhere:
-            found |= await _default_routes(ip)
-    return frozenset(found)
+    if unbound or named:
+        async with AsyncIPRoute() as ip:
+            if addressed:
+                found |= await _routed(ip, await _remotes(ip, addressed))
+            if named or len(addressed) < len(unbound):
+                found |= await _default_routes(ip)
+    return frozenset(bound | found)
 
 
 def name(index: int) -> str:
@@ -46,10 +45,10 @@ def name(index: int) -> str:
         return f"device {index}"
 
 
-async def _routed(ip: Any, tunnel: Tunnel) -> set[int]:
-    """Return the devices by which the routes to a tunnel's remote ends lead."""
+async def _routed(ip: Any, remotes: Iterable[str]) -> set[int]:
+    """Return the devices by which the routes to these addresses lead."""
     found = set()
-    for remote in [*filter(None, [tunnel.remote]), *await _remotes(ip, tunnel)][:REMOTES]:
+    for remote in remotes:
         try:
             for route in await ip.route("get", dst=remote):
                 found.add(route.get("oif"))
@@ -58,15 +57,17 @@ async def _routed(ip: Any, tunnel: Tunnel) -> set[int]:
     return found - {None}
 
 
-async def _remotes(ip: Any, tunnel: Tunnel) -> list[str]:
-    """Return the addresses in the forwarding table of a vxlan device."""
-    try:
-        dump = await ip.fdb("dump", ifindex=tunnel.index)
-        entries = [entry async for entry in dump]
-    except (NetlinkError, NetlinkDumpInterrupted):  # the device has gone, or changes right now
-        return []
-    found = (e.get("NDA_DST") for e in entries if e["ifindex"] == tunnel.index)
-    return sorted({address for address in found if address})
+async def _remotes(ip: Any, tunnels: Collection[Tunnel]) -> list[str]:
+    """Return remote ends of these tunnels: their own, and those in the forwarding tables."""
+    found = {tunnel.remote for tunnel in tunnels} - {""}
+    numbers = {tunnel.index for tunnel in tunnels}
+    # One dump for all: the kernel dumps the entries of all devices in any case, unless the
+    # request is a strict one (net/core/rtnetlink.c: valid_fdb_dump_legacy()).
+    with suppress(NetlinkError, NetlinkDumpInterrupted):  # they change right now: another event
+        async for entry in await ip.fdb("dump"):
+            if entry["ifindex"] in numbers and entry.get("NDA_DST"):
+                found.add(entry.get("NDA_DST"))
+    return sorted(found)[:REMOTES]
 
 
 async def _default_routes(ip: Any) -> set[int]:

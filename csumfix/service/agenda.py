@@ -6,6 +6,8 @@ import asyncio
 import contextlib
 import enum
 import logging
+import resource
+import time
 from collections.abc import Awaitable, Callable, Mapping
 
 from csumfix.errors import CsumfixError
@@ -18,16 +20,24 @@ SETTLE = 0.2
 RETRY = 5.0
 """Seconds until work that failed is tried again."""
 
+SHARE = 0.1
+"""Share of a CPU that each kind of work in BOUNDED may take, however often it becomes due."""
+
 
 class Work(enum.Enum):
     """What there may be to do, in the order in which it is done."""
 
     RELOAD = "reload"
     TUNNELS = "updating the rules for changed devices"
+    UNDERLAYS = "finding the devices that carry tunnels"
     LANES = "changing lanes"
     RULES = "restoring the rules"
     METRICS = "serving metrics"
     CONTROL = "opening the control socket"
+
+
+BOUNDED = frozenset({Work.TUNNELS, Work.UNDERLAYS, Work.RULES})
+"""Work that others cause, by what they do to devices, routes and rules."""
 
 
 class Agenda:
@@ -48,6 +58,7 @@ class Agenda:
         self._wake = asyncio.Event()
         self._hurry = asyncio.Event()
         self._timers: dict[Work, asyncio.TimerHandle] = {}
+        self._not_before: dict[Work, float] = {}
 
     def note(self, what: Work, *, at_once: bool = False) -> None:
         """Have this done soon; at_once: without waiting for further events."""
@@ -74,7 +85,18 @@ class Agenda:
                 due, self._due = self._due, set()
                 for what in Work:
                     if what in due and not self.leaving.is_set():
-                        await self.do(what)
+                        await self._do_or_postpone(what)
+
+    async def _do_or_postpone(self, what: Work) -> None:
+        loop = asyncio.get_running_loop()
+        pause = self._not_before.get(what, 0.0) - loop.time()
+        if pause > 0:
+            self.later(what, pause)
+            return
+        before = cpu_seconds()
+        await self.do(what)
+        if what in BOUNDED:
+            self._not_before[what] = loop.time() + (cpu_seconds() - before) / SHARE
 
     async def do(self, what: Work) -> None:
         """Do this now, under the lock; later once more if it fails."""
@@ -97,3 +119,9 @@ class Agenda:
             self._timers[what].cancel()
         loop = asyncio.get_running_loop()
         self._timers[what] = loop.call_later(seconds, self.note, what)
+
+
+def cpu_seconds() -> float:
+    """Return the CPU time that this thread, and the programs it has run, have taken so far."""
+    programs = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return time.thread_time() + programs.ru_utime + programs.ru_stime

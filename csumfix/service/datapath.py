@@ -47,6 +47,7 @@ class Datapath:
     rules: that were loaded last; None if there is no tunnel.
     restored: how often rules that another program had changed were loaded again.
     lane_changes: how often a port changed its lane.
+    underlays: numbers of the devices that carry the tunnels.
     """
 
     def __init__(self, options: Options, tap: Tap, on_queue_failure: Callable[[], None]) -> None:
@@ -57,6 +58,7 @@ class Datapath:
         self._tap = tap
         self._options = options
         self._numbers = options.queue_numbers
+        self.underlays: frozenset[int] = frozenset()
         self._tunnels: list[Tunnel] = []
         self._in_sync = False
         self._kernel_fault: str | None = None
@@ -107,14 +109,34 @@ class Datapath:
         """Make everything fit the devices that are there now; tell whether that changed rules."""
         found = await tunnels.discover()
         ports = tunnel_ports(self._options, found)
-        devices = await underlays.find(found, named=bool(self._options.ports))
-        self._tap.watch(devices, ports, self._options.tap_pause)
         before, self._tunnels = self._tunnels, found
         try:
+            await self.find_underlays()
             return await self._load(ports)
         except BaseException:
             self._tunnels = before
             raise
+
+    async def find_underlays(self) -> None:
+        """Have the tap watch the devices that carry the tunnels now."""
+        ports = tunnel_ports(self._options, self._tunnels)
+        self.underlays = await underlays.find(self._tunnels, named=bool(self._options.ports))
+        self._tap.watch(self.underlays, ports, self._options.tap_pause)
+
+    @property
+    def tunnel_numbers(self) -> frozenset[int]:
+        """Numbers of the vxlan devices."""
+        return frozenset(tunnel.index for tunnel in self._tunnels)
+
+    @property
+    def unbound_numbers(self) -> frozenset[int]:
+        """Numbers of the vxlan devices that are bound to no underlay."""
+        return frozenset(tunnel.index for tunnel in self._tunnels if not tunnel.underlay)
+
+    @property
+    def is_routed(self) -> bool:
+        """Whether routes decide by which device some tunnel's packets leave."""
+        return bool(self._options.ports or self.unbound_numbers)
 
     async def redecide(self) -> bool:
         """Make the lanes fit the evidence that is there now; tell whether that changed rules."""

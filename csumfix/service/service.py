@@ -24,7 +24,7 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from importlib.metadata import version
 
@@ -32,7 +32,8 @@ from csumfix import logs
 from csumfix.errors import CsumfixError, Exit
 from csumfix.evidence.tap import Tap
 from csumfix.host import privileges, rules
-from csumfix.host.events import LINKS, NFTABLES, Doorbell
+from csumfix.host.changes import LinkChanges, RouteChanges, RuleChanges
+from csumfix.host.events import LINKS, NFTABLES, ROUTES
 from csumfix.host.queues import require_free
 from csumfix.options import Options
 from csumfix.service import control, handover, notify
@@ -41,22 +42,20 @@ from csumfix.service.control import Handler, Peer
 from csumfix.service.datapath import Datapath
 from csumfix.service.exporter import Exporter
 from csumfix.service.lanes import lanes_to_json
+from csumfix.service.netlink import listening
 from csumfix.service.pool import free_numbers
 
 log = logging.getLogger("csumfix")
 
-CHECK_PAUSE, CHECK_SILENT, CHECK_RINGING = 4.0, 7.0, 60.0
-"""Seconds between two looks at our rules: at least; at most if changes do not ring; if they do."""
+CHECK_PAUSE, CHECK_SILENT, CHECK_ANNOUNCED = 4.0, 7.0, 60.0
+"""Seconds between two looks at our rules: at least; at most, if changes make no netlink events and
+if they do."""
 
 SHOWN_DIFFERENCES = 4
 """How many differences of the rules a log line names."""
 
 LANES_EVERY = 1.0
 """Seconds between two looks at the lanes while one of them waits for quiet."""
-
-TUNNELS_EVERY = 10.0
-"""Seconds between two looks at tunnels and routes. Devices ring, routes do not: a node with many
-pods changes its routes all the time, and only the egress tap asks for them."""
 
 HEALTH = 5.0
 """Seconds between two looks at the queues, unless the watchdog wants more."""
@@ -88,6 +87,7 @@ class Service:
         self._agenda = Agenda(
             {
                 Work.TUNNELS: self._reconcile,
+                Work.UNDERLAYS: self._find_underlays,
                 Work.LANES: self._redecide,
                 Work.RULES: self._restore,
                 Work.RELOAD: self._reread,
@@ -95,6 +95,7 @@ class Service:
                 Work.CONTROL: self._open_control_socket,
             }
         )
+        self._links, self._routes = LinkChanges(), RouteChanges()
         self._check_timer = self._health_timer = self._loop.call_later(0, int)
         self._check_every, self._checked = CHECK_SILENT, 0.0
         self._complaint: str | None = None
@@ -110,8 +111,12 @@ class Service:
         try:
             async with self._agenda.lock:  # nobody can take over what is half begun
                 await self._begin()
-            with self._hearing(LINKS, self._on_link), self._hearing(NFTABLES, self._on_rules):
-                for what in (Work.TUNNELS, Work.RULES):  # what has changed before we heard it
+            with (
+                listening(LINKS, self._links, lambda: self._agenda.note(Work.TUNNELS)),
+                listening(ROUTES, self._routes, lambda: self._agenda.note(Work.UNDERLAYS)),
+                listening(NFTABLES, RuleChanges(), self._on_rules),
+            ):
+                for what in (Work.TUNNELS, Work.RULES):  # what has changed before we listened
                     self._agenda.note(what)
                 await self._agenda.work()
         finally:
@@ -138,8 +143,8 @@ class Service:
             await self._datapath.open(self._options.queue_numbers)
         if self._agenda.leaving.is_set():
             return
-        ringing = await asyncio.to_thread(rules.changes_are_announced)
-        self._check_every = CHECK_RINGING if ringing else CHECK_SILENT
+        announced = await asyncio.to_thread(rules.changes_are_announced)
+        self._check_every = CHECK_ANNOUNCED if announced else CHECK_SILENT
         self._plan_check(self._check_every)
         self._watch_lanes()
         self._look_after_queues()
@@ -208,8 +213,17 @@ class Service:
         if await self._datapath.reconcile():
             log.info("changed: %s", self._datapath.describe(), extra={"event": "changed"})
             notify.notify(f"STATUS={self._datapath.describe()}")
+        self._expect_events()
         self._watch_lanes()
-        self._agenda.later(Work.TUNNELS, TUNNELS_EVERY)
+
+    async def _find_underlays(self) -> None:
+        await self._datapath.find_underlays()
+        self._expect_events()
+
+    def _expect_events(self) -> None:
+        path = self._datapath
+        self._links.expect(path.tunnel_numbers, path.underlays)
+        self._routes.expect(path.unbound_numbers, routed=path.is_routed)
 
     async def _redecide(self) -> None:
         if await self._datapath.redecide():
@@ -261,26 +275,8 @@ class Service:
 
     # What the loop hears
 
-    @contextlib.contextmanager
-    def _hearing(self, what: tuple[int, int], react: Callable[[], None]) -> Iterator[None]:
-        bell = Doorbell(what)
-
-        def on_ring() -> None:
-            bell.clear()
-            react()
-
-        self._loop.add_reader(bell, on_ring)
-        try:
-            yield
-        finally:
-            self._loop.remove_reader(bell)
-            bell.close()
-
-    def _on_link(self) -> None:
-        self._agenda.note(Work.TUNNELS)
-
     def _on_rules(self) -> None:
-        """Look soon, but not again and again: others may change rules all the time."""
+        """Look soon, but not again and again: another program may change rules all the time."""
         soon = max(0.0, self._checked + CHECK_PAUSE - self._loop.time())
         if self._loop.time() + soon < self._check_timer.when():
             self._plan_check(soon)

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from rich.console import Console
 from rich.table import Table
@@ -21,6 +22,9 @@ from csumfix.host.tunnels import Tunnel
 from csumfix.service import control
 from csumfix.service.lanes import Lane
 from csumfix.text import printable, printable_data
+
+ROWS = 40
+"""Rows of a table; a host can have a thousand tunnels."""
 
 LEFT = {"device", "reason", "family", "lane", "rule", "why"}
 """Columns of words, not numbers."""
@@ -124,21 +128,42 @@ def _table(title: str, *columns: str) -> Table:
     return table
 
 
-def tunnel_table(found: list[Tunnel], limit: int | None = None) -> Table:
-    """Draw a table of vxlan devices; of the first ones only if there are more than the limit."""
+T = TypeVar("T")
+
+
+def _add_rows(
+    table: Table,
+    rows: Sequence[T],
+    limit: int,
+    cells: Callable[[T], Iterable[str | Text]],
+    matters: Callable[[T], bool] = bool,
+) -> None:
+    """Add at most `limit` rows, in their order; those that matter take precedence."""
+    ranked = sorted(range(len(rows)), key=lambda at: not matters(rows[at]))
+    for at in sorted(ranked[:limit]):
+        table.add_row(*cells(rows[at]))
+    if len(rows) > limit:
+        table.caption = f"and {len(rows) - limit} more; for all: csumfix status --json"
+        table.caption_justify = "left"
+
+
+def tunnel_table(found: list[Tunnel], limit: int = ROWS) -> Table:
+    """Draw a table of vxlan devices."""
     table = _table("tunnels", "device", "VNI", "port", "underlay", "MTU", "outer checksum")
-    for tunnel in found[:limit]:
-        on = tunnel.checksum6 if tunnel.family == "6" else tunnel.checksum
-        underlay = {"4": "IPv4", "6": "IPv6", "both": "any"}[tunnel.family]
-        vni = "any" if tunnel.metadata else str(tunnel.vni)
-        # Text, because rich would take "[red]" in a name for markup.
-        name = Text(printable(tunnel.name))
-        table.add_row(name, vni, str(tunnel.port), underlay, str(tunnel.mtu), "on" if on else "0")
-    _say_rest(table, found, limit)
+    _add_rows(table, found, limit, _tunnel_cells)
     return table
 
 
-def lane_table(service: control.Snapshot, limit: int | None = None) -> Table:
+def _tunnel_cells(tunnel: Tunnel) -> tuple[str | Text, ...]:
+    on = tunnel.checksum6 if tunnel.family == "6" else tunnel.checksum
+    underlay = {"4": "IPv4", "6": "IPv6", "both": "any"}[tunnel.family]
+    vni = "any" if tunnel.metadata else str(tunnel.vni)
+    # Text, because rich would take "[red]" in a name for markup.
+    name = Text(printable(tunnel.name))
+    return name, vni, str(tunnel.port), underlay, str(tunnel.mtu), "on" if on else "0"
+
+
+def lane_table(service: control.Snapshot, limit: int = ROWS) -> Table:
     """Draw a table of the lanes; departures are those that the egress tap looked at."""
     lanes = service["lanes"]
     table = _table(
@@ -146,26 +171,28 @@ def lane_table(service: control.Snapshot, limit: int | None = None) -> Table:
         *("port", "lane", "for", "met in\nkernel", "repaired\nin queue", "looked\nat"),
         *("left\nwrong", "why"),
     )
-    for one in lanes[:limit]:
-        lane = f"{one['lane']}, leaving queue" if one["leaving_queue"] else one["lane"]
-        departures = one["departures"]
-        table.add_row(
-            str(one["port"]),
-            lane,
-            duration(one["seconds"]),
-            str(one["kernel_packets"]),
-            str(one["repaired"]),
-            str(sum(departures.values())),
-            str(departures.get(Departure.WRONG, 0)),
-            Text(one["why"]),
-        )
-    _say_rest(table, lanes, limit)
+    _add_rows(table, service["lanes"], limit, _lane_cells, _is_of_interest)
     return table
 
 
-def _say_rest(table: Table, items: list[Any], limit: int | None) -> None:
-    if limit is not None and len(items) > limit:
-        table.add_row(f"and {len(items) - limit} more")
+def _lane_cells(one: dict[str, Any]) -> tuple[str | Text, ...]:
+    departures = one["departures"]
+    return (
+        str(one["port"]),
+        f"{one['lane']}, leaving queue" if one["leaving_queue"] else one["lane"],
+        duration(one["seconds"]),
+        str(one["kernel_packets"]),
+        str(one["repaired"]),
+        str(sum(departures.values())),
+        str(departures.get(Departure.WRONG, 0)),
+        Text(one["why"]),
+    )
+
+
+def _is_of_interest(one: dict[str, Any]) -> bool:
+    """Tell whether a port has been anywhere but in the kernel lane, or has had a wrong packet."""
+    wrong = one["departures"].get(Departure.WRONG, 0)
+    return bool(wrong or one["repaired"] or one["leaving_queue"] or one["lane"] != Lane.KERNEL)
 
 
 def duration(seconds: float) -> str:
@@ -178,9 +205,12 @@ def duration(seconds: float) -> str:
 
 def _rule_table(loaded: list[LoadedRule]) -> Table:
     table = _table("rules", "family", "lane", "rule", "packets")
-    for rule in loaded:
-        table.add_row(f"IPv{rule.family}", rule.lane, rule.role, str(rule.packets))
+    _add_rows(table, loaded, ROWS, _rule_cells, lambda rule: rule.packets > 0)
     return table
+
+
+def _rule_cells(rule: LoadedRule) -> tuple[str, ...]:
+    return f"IPv{rule.family}", rule.lane, rule.role, str(rule.packets)
 
 
 def _queue_table(queues: list[KernelQueue]) -> Table:

@@ -28,9 +28,8 @@ from csumfix.views.status import lane_table, tunnel_table
 
 KEYS_AT_ONCE = 64
 QUIT = b"q"
+ROWS = 8  # of tunnels, and of lanes: the rates below them must stay on the screen
 P99 = 0.99
-LINES = 10
-"""Tunnels, and ports, that are shown at most: the rates stand below them."""
 
 
 @dataclass(frozen=True)
@@ -216,8 +215,8 @@ def _view(before: Sample | None, after: Sample | None) -> RenderableType:
     tunnels = [Tunnel(**tunnel) for tunnel in after.snapshot["tunnels"]]
     shown: list[RenderableType] = [
         _headline(after.snapshot),
-        tunnel_table(tunnels, LINES),
-        lane_table(after.snapshot, LINES),
+        tunnel_table(tunnels, ROWS),
+        lane_table(after.snapshot, ROWS),
     ]
     if before:
         shown.append(_rate_table(rates(before, after)))

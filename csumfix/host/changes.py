@@ -1,0 +1,167 @@
+"""Which netlink events change something for csumfix. Pure: bytes in, yes or no out.
+
+A host with many containers has thousands of events per second, nearly all of them about devices
+and rules that are none of ours. So a message is read only as far as it takes to tell.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+from collections.abc import Iterator
+
+HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
+LINK = struct.Struct("=BxHiII")  # struct ifinfomsg: family, type, index, flags, change
+NEIGHBOUR = struct.Struct("=B3xi")  # struct ndmsg, its beginning: family, index
+ATTRIBUTE = struct.Struct("=HH")  # struct nlattr: length, type
+
+# linux/rtnetlink.h
+RTM_NEWLINK, RTM_DELLINK = 16, 17
+RTM_NEWROUTE, RTM_DELROUTE = 24, 25
+RTM_NEWNEIGH, RTM_DELNEIGH = 28, 29
+
+# linux/if_link.h
+IFLA_IFNAME, IFLA_MTU, IFLA_LINKINFO, IFLA_INFO_DATA = 3, 4, 18, 2
+
+ALIGNMENT = 4
+TYPE_MASK = 0x3FFF  # linux/netlink.h: NLA_TYPE_MASK
+
+
+def _string_attribute(kind: int, text: bytes) -> bytes:
+    data = text + b"\0"
+    return ATTRIBUTE.pack(ATTRIBUTE.size + len(data), kind) + data
+
+
+IS_VXLAN = _string_attribute(1, b"vxlan")
+"""IFLA_INFO_KIND of a vxlan device."""
+
+IN_MANGLE = _string_attribute(1, b"mangle")
+"""NFTA_TABLE_NAME, NFTA_CHAIN_TABLE or NFTA_RULE_TABLE of table mangle."""
+
+
+class Changes:
+    """What is known about one kind of events."""
+
+    def concern_us(self, datagram: bytes) -> bool:
+        """Tell whether any event in the datagram changes something for us."""
+        raise NotImplementedError
+
+    def forget(self) -> None:
+        """Forget what events have told, because some were lost."""
+
+
+class LinkChanges(Changes):
+    """Whether a vxlan device came, changed, was renamed or went, or an underlay went.
+
+    A device announces itself again and again: for its state, its carrier, its place in a bridge.
+    Only its name, its MTU and its tunnel parameters matter.
+    """
+
+    def __init__(self) -> None:
+        self._tunnels: frozenset[int] = frozenset()
+        self._underlays: frozenset[int] = frozenset()
+        self._seen: dict[int, tuple[bytes, ...]] = {}
+
+    def expect(self, tunnels: frozenset[int], underlays: frozenset[int]) -> None:
+        """Look for events about these devices, and about any other vxlan device."""
+        self._tunnels, self._underlays = tunnels, underlays
+
+    def concern_us(self, datagram: bytes) -> bool:
+        """See the base class."""
+        changed = False
+        for message in _messages(datagram):  # all of them: each is remembered
+            changed |= self._is_change(message)
+        return changed
+
+    def forget(self) -> None:
+        """See the base class."""
+        self._seen = {}
+
+    def _is_change(self, message: bytes) -> bool:
+        kind = HEADER.unpack_from(message)[1]
+        if kind not in (RTM_NEWLINK, RTM_DELLINK) or len(message) < HEADER.size + LINK.size:
+            return False
+        family, _, index, _, _ = LINK.unpack_from(message, HEADER.size)
+        if family != socket.AF_UNSPEC:  # what a bridge says about its ports
+            return False
+        if kind == RTM_DELLINK:
+            known = self._seen.pop(index, None) is not None
+            return known or index in self._tunnels or index in self._underlays
+        if IS_VXLAN not in message:
+            return False
+        now = _essence(message)
+        before, self._seen[index] = self._seen.get(index), now
+        return now != before
+
+
+class RouteChanges(Changes):
+    """Whether a tunnel that is not bound to an underlay may now leave by another one."""
+
+    def __init__(self) -> None:
+        self._unbound: frozenset[int] = frozenset()
+        self._routed = False
+
+    def expect(self, unbound: frozenset[int], *, routed: bool) -> None:
+        """Look for events about these devices, which are bound to no underlay.
+
+        routed: whether routes decide which way some tunnel takes.
+        """
+        self._unbound, self._routed = unbound, routed
+
+    def concern_us(self, datagram: bytes) -> bool:
+        """See the base class."""
+        return self._routed and any(map(self._is_change, _messages(datagram)))
+
+    def _is_change(self, message: bytes) -> bool:
+        kind = HEADER.unpack_from(message)[1]
+        if kind in (RTM_NEWROUTE, RTM_DELROUTE):
+            return True
+        if kind not in (RTM_NEWNEIGH, RTM_DELNEIGH):
+            return False
+        if len(message) < HEADER.size + NEIGHBOUR.size:
+            return False
+        family, index = NEIGHBOUR.unpack_from(message, HEADER.size)
+        return family == socket.AF_BRIDGE and index in self._unbound
+
+
+class RuleChanges(Changes):
+    """Whether rules have changed in a table that has ours."""
+
+    def concern_us(self, datagram: bytes) -> bool:
+        """See the base class."""
+        return IN_MANGLE in datagram
+
+
+def _messages(datagram: bytes) -> Iterator[bytes]:
+    start = 0
+    while start + HEADER.size <= len(datagram):
+        length = HEADER.unpack_from(datagram, start)[0]
+        if length < HEADER.size:
+            return
+        yield datagram[start : start + length]
+        start += _aligned(length)
+
+
+def _essence(message: bytes) -> tuple[bytes, ...]:
+    """Return what matters about a vxlan device: name, MTU, and its parameters as they are."""
+    found = {}
+    for kind, data in _attributes(message[HEADER.size + LINK.size :]):
+        if kind in (IFLA_IFNAME, IFLA_MTU):
+            found[kind] = data
+        elif kind == IFLA_LINKINFO:
+            found[kind] = dict(_attributes(data)).get(IFLA_INFO_DATA, b"")
+    return tuple(found.values())
+
+
+def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    start = 0
+    while start + ATTRIBUTE.size <= len(data):
+        length, kind = ATTRIBUTE.unpack_from(data, start)
+        if length < ATTRIBUTE.size:
+            return
+        yield kind & TYPE_MASK, data[start + ATTRIBUTE.size : start + length]
+        start += _aligned(length)
+
+
+def _aligned(length: int) -> int:
+    return (length + ALIGNMENT - 1) & -ALIGNMENT
