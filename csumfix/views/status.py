@@ -165,7 +165,6 @@ def _tunnel_cells(tunnel: Tunnel) -> tuple[str | Text, ...]:
 
 def lane_table(service: control.Snapshot, limit: int = ROWS) -> Table:
     """Draw a table of the lanes; departures are those that the egress tap looked at."""
-    lanes = service["lanes"]
     table = _table(
         "lanes",
         *("port", "lane", "for", "met in\nkernel", "repaired\nin queue", "looked\nat"),
