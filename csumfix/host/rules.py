@@ -22,6 +22,8 @@ SCRIPT = Path(sysconfig.get_path("scripts")) / "csumfix-rules"
 SYSTEM_PATH = "/usr/sbin:/sbin"
 """Where iptables is. A user's PATH often lacks these; csumfix-rules adds them, too."""
 
+CONNTRACK_COUNT = Path("/proc/sys/net/netfilter/nf_conntrack_count")
+
 _RULE = re.compile(
     r"^family=(?P<family>\d) lane=(?P<lane>\S+) rule=(?P<role>\S+) "
     r"packets=(?P<packets>\d+) bytes=(?P<bytes>\d+) text=(?P<text>.*)",
@@ -209,6 +211,14 @@ def parse(text: str, trouble: str | None = None) -> Loaded:
         for m in _RULE.finditer(text)
     )
     return Loaded(states, tuple(found), trouble)
+
+
+def conntrack_is_on() -> bool:
+    """Tell whether conntrack follows any connection in this network namespace."""
+    try:
+        return int(CONNTRACK_COUNT.read_text()) > 0
+    except (OSError, ValueError):  # conntrack is not in this kernel
+        return False
 
 
 def changes_are_announced() -> bool:

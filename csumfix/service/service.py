@@ -99,6 +99,7 @@ class Service:
         self._check_timer = self._health_timer = self._loop.call_later(0, int)
         self._check_every, self._checked = CHECK_SILENT, 0.0
         self._complaint: str | None = None
+        self._conntrack = False
 
     async def run(self) -> None:
         """Run until SIGTERM or SIGINT; raise CsumfixError if it cannot start or go on."""
@@ -306,6 +307,7 @@ class Service:
 
     def _look_after_queues(self) -> None:
         """Tell the service manager that all is well, or find out what is not."""
+        self._look_after_gate()
         try:
             complaint = self._datapath.pool.complaint()
         except CsumfixError as error:
@@ -326,6 +328,12 @@ class Service:
         self._health_timer = self._loop.call_later(
             min(HEALTH, (notify.watchdog_limit() or HEALTH * 2) / 2), self._look_after_queues
         )
+
+    def _look_after_gate(self) -> None:
+        """Have the rules checked when conntrack comes on: the kernel lane then gets its gate."""
+        before, self._conntrack = self._conntrack, rules.conntrack_is_on()
+        if self._conntrack and not before:
+            self._agenda.note(Work.RULES)
 
     # What others ask for
 
