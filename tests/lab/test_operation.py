@@ -276,6 +276,22 @@ def test_restart_under_load_loses_nothing(lab: Lab) -> None:
         assert_no_rules(lab.sender)
 
 
+def test_status_says_since_when_it_counts(lab: Lab) -> None:
+    """A restart begins with 0; rates over it are wrong for those who are not told."""
+
+    def since() -> str:
+        shown = lab.sender.run([*CSUMFIX, "status"]).stdout
+        return next(line for line in shown.splitlines() if line.startswith("all counters since "))
+
+    with service(lab.sender) as shim:
+        before = since()
+        time.sleep(1)
+        lab.sender.run([*CSUMFIX, "restart"])
+        assert since() > before
+        lab.sender.run(["kill", str(shim.status()["service"]["pid"])])
+        until(lambda: shim.status()["service"] is None or None, 5, lambda: str(shim.lines()))
+
+
 def test_status_tells_the_version_that_runs_not_the_installed_one(
     lab: Lab, tmp_path: Path
 ) -> None:
