@@ -252,7 +252,7 @@ def test_a_device_changes_under_load(
         lab.sender.run(["ip", "-batch", "-"], input=batch)
         wanted = {lab.device, *filter(None, [there])}
         until(lambda: tunnels(shim) == wanted or None, 5, lambda: str(tunnels(shim)))
-        assert ("4789" in rules_text(lab.sender)) is bool(there)
+        wait_for_rules(lab.sender, "4789", present=bool(there), timeout=5)
         load.assert_whole()
 
 
