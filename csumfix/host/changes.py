@@ -13,12 +13,14 @@ from collections.abc import Iterator
 HEADER = struct.Struct("=IHHII")  # struct nlmsghdr: length, type, flags, sequence, port
 LINK = struct.Struct("=BxHiII")  # struct ifinfomsg: family, type, index, flags, change
 NEIGHBOUR = struct.Struct("=B3xi")  # struct ndmsg, its beginning: family, index
+ROUTE = struct.Struct("=8BI")  # struct rtmsg: family, lengths, TOS, table, protocol, scope, type
 ATTRIBUTE = struct.Struct("=HH")  # struct nlattr: length, type
 
 # linux/rtnetlink.h
 RTM_NEWLINK, RTM_DELLINK = 16, 17
 RTM_NEWROUTE, RTM_DELROUTE = 24, 25
 RTM_NEWNEIGH, RTM_DELNEIGH = 28, 29
+RTN_UNICAST = 1
 
 # linux/if_link.h
 IFLA_IFNAME, IFLA_MTU, IFLA_LINKINFO, IFLA_INFO_DATA = 3, 4, 18, 2
@@ -37,6 +39,11 @@ IS_VXLAN = _string_attribute(1, b"vxlan")
 
 IN_MANGLE = _string_attribute(1, b"mangle")
 """NFTA_TABLE_NAME, NFTA_CHAIN_TABLE or NFTA_RULE_TABLE of table mangle."""
+
+
+RTA_DST = 1
+TO_LINK_LOCAL = ATTRIBUTE.pack(ATTRIBUTE.size + 16, RTA_DST) + bytes.fromhex("fe80") + bytes(14)
+"""The route that each device has for IPv6 link-local addresses, while it is up."""
 
 
 class Changes:
@@ -115,13 +122,21 @@ class RouteChanges(Changes):
     def _is_change(self, message: bytes) -> bool:
         kind = HEADER.unpack_from(message)[1]
         if kind in (RTM_NEWROUTE, RTM_DELROUTE):
-            return True
+            return _leads_elsewhere(message)
         if kind not in (RTM_NEWNEIGH, RTM_DELNEIGH):
             return False
         if len(message) < HEADER.size + NEIGHBOUR.size:
             return False
         family, index = NEIGHBOUR.unpack_from(message, HEADER.size)
         return family == socket.AF_BRIDGE and index in self._unbound
+
+
+def _leads_elsewhere(message: bytes) -> bool:
+    """Tell whether a route can lead to a remote end: not to this host, nor to all neighbours."""
+    if len(message) < HEADER.size + ROUTE.size:
+        return False
+    kind = ROUTE.unpack_from(message, HEADER.size)[7]
+    return kind == RTN_UNICAST and TO_LINK_LOCAL not in message
 
 
 class RuleChanges(Changes):

@@ -10,11 +10,14 @@ from csumfix.host.changes import (
     HEADER,
     IN_MANGLE,
     LINK,
+    ROUTE,
     RTM_DELLINK,
     RTM_DELNEIGH,
     RTM_DELROUTE,
     RTM_NEWNEIGH,
     RTM_NEWROUTE,
+    RTN_UNICAST,
+    TO_LINK_LOCAL,
     LinkChanges,
     RouteChanges,
     RuleChanges,
@@ -24,6 +27,7 @@ LINKS = json.loads((Path(__file__).parent / "data" / "links.json").read_text())
 TUNNEL, OTHER = bytes.fromhex(LINKS["flannel.1"]), bytes.fromhex(LINKS["lo"])
 TUNNEL_NUMBER, OTHER_NUMBER = 2, 1
 AF_BRIDGE = 7
+RTN_LOCAL = 2
 FLAGS_AT, FAMILY_AT = HEADER.size + 8, HEADER.size
 
 
@@ -34,6 +38,12 @@ def gone(number: int) -> bytes:
 
 def changed(message: bytes, at: int, new: bytes) -> bytes:
     return message[:at] + new + message[at + len(new) :]
+
+
+def route(kind: int, how: int) -> bytes:
+    body = ROUTE.pack(2, 24, 0, 0, 254, 2, 0, how, 0)
+    # The length takes in an attribute that may follow.
+    return HEADER.pack(HEADER.size + len(body) + len(TO_LINK_LOCAL), kind, 0, 0, 0) + body
 
 
 def neighbour(kind: int, family: int, number: int) -> bytes:
@@ -124,10 +134,11 @@ def test_a_message_that_is_cut_short_ends_nothing(length: int) -> None:
 @pytest.mark.parametrize("kind", [RTM_NEWROUTE, RTM_DELROUTE])
 def test_routes_matter_while_one_decides_where_a_tunnel_leaves(kind: int) -> None:
     changes = RouteChanges()
-    route = HEADER.pack(HEADER.size + 12, kind, 0, 0, 0) + bytes(12)
-    assert not changes.concern_us(route)
+    assert not changes.concern_us(route(kind, RTN_UNICAST))
     changes.expect(frozenset({TUNNEL_NUMBER}), routed=True)
-    assert changes.concern_us(route)
+    assert changes.concern_us(route(kind, RTN_UNICAST))
+    assert not changes.concern_us(route(kind, RTN_LOCAL))
+    assert not changes.concern_us(route(kind, RTN_UNICAST) + TO_LINK_LOCAL)
 
 
 @pytest.mark.parametrize("kind", [RTM_NEWNEIGH, RTM_DELNEIGH])
