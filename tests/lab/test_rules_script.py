@@ -316,13 +316,15 @@ def test_no_packet_slips_through_while_rules_are_replaced(node: Node) -> None:
     node.add_device()
     node.apply("--lane=queue")
     node.must(node.iptables, "-t", "mangle", "-A", "POSTROUTING", "-p", "udp", "-j", "RETURN")
-    arguments = ["4", "10.9.0.2", "40000", "8472", "100", "1000000"]
+    arguments = ["4", "10.9.0.2", "40000", "8472", "100", "100000000"]
     with subprocess.Popen(node.command(sys.executable, "-Sc", SEND, *arguments)) as sender:
-        for queues in "2345":
-            node.apply("--lane=queue", "--queues", queues)
-        assert sender.poll() is None, "the sender must outlast the changes"
-        assert node.packets("4")["queue jump"] > 100
-        sender.kill()
+        try:
+            for queues in "2345":
+                node.apply("--lane=queue", "--queues", queues)
+            assert sender.poll() is None, "the sender must outlast the changes"
+            assert node.packets("4")["queue jump"] > 100
+        finally:
+            sender.kill()
     assert "[0:0] -A POSTROUTING -p udp -j RETURN\n" in node.table()
 
 
