@@ -23,6 +23,9 @@ RETRY = 5.0
 SHARE = 0.1
 """Share of a CPU that each kind of work in BOUNDED may take, however often it becomes due."""
 
+CREDIT = 1.0
+"""CPU seconds that such work may take at once before it has to wait for its share."""
+
 
 class Work(enum.Enum):
     """What there may be to do, in the order in which it is done."""
@@ -58,7 +61,8 @@ class Agenda:
         self._wake = asyncio.Event()
         self._hurry = asyncio.Event()
         self._timers: dict[Work, asyncio.TimerHandle] = {}
-        self._not_before: dict[Work, float] = {}
+        self._used: dict[Work, float] = {}
+        self._used_at: dict[Work, float] = {}
 
     def note(self, what: Work, *, at_once: bool = False) -> None:
         """Have this done soon; at_once: without waiting for further events."""
@@ -88,15 +92,22 @@ class Agenda:
                         await self._do_or_postpone(what)
 
     async def _do_or_postpone(self, what: Work) -> None:
-        loop = asyncio.get_running_loop()
-        pause = self._not_before.get(what, 0.0) - loop.time()
-        if pause > 0:
-            self.later(what, pause)
+        excess = self._settle(what) - CREDIT
+        if excess > 0:
+            self.later(what, excess / SHARE)
             return
         before = cpu_seconds()
         await self.do(what)
         if what in BOUNDED:
-            self._not_before[what] = loop.time() + (cpu_seconds() - before) / SHARE
+            self._used[what] += cpu_seconds() - before
+
+    def _settle(self, what: Work) -> float:
+        """Return the CPU seconds that this work has used and not earned yet."""
+        now = asyncio.get_running_loop().time()
+        earned = (now - self._used_at.get(what, now)) * SHARE
+        self._used[what] = max(0.0, self._used.get(what, 0.0) - earned)
+        self._used_at[what] = now
+        return self._used[what]
 
     async def do(self, what: Work) -> None:
         """Do this now, under the lock; later once more if it fails."""

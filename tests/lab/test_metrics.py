@@ -217,7 +217,10 @@ def test_a_reload_moves_the_metrics(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_a_successor_serves_the_metrics(lab: Lab) -> None:
-    with service(lab.sender, METRICS) as old, service(lab.sender, METRICS, "--take-over") as new:
+    with (
+        service(lab.sender, QUEUE, METRICS) as old,
+        service(lab.sender, QUEUE, METRICS, "--take-over") as new,
+    ):
         assert old.process.wait(10) == 0
         assert send(lab, 10, 64).whole
         sample = 'reason="recomputed"} 10.0'

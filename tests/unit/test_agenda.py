@@ -38,11 +38,19 @@ def _at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("what", [Work.TUNNELS, Work.UNDERLAYS, Work.RULES])
-def test_work_that_is_always_due_is_done_again_and_again_but_not_all_the_time(what: Work) -> None:
+def test_work_that_is_always_due_is_done_again_and_again_but_not_all_the_time(
+    what: Work, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(agenda, "CREDIT", 0.0)
     times, taken = asyncio.run(_work(what, seconds=1.5, cost=0.03))
     # Every 0.03 s / SHARE and a little more.
     assert 3 <= times <= 1.5 / (0.03 / SHARE) + 1
     assert taken < 0.5
+
+
+def test_a_few_changes_at_once_do_not_wait() -> None:
+    times, _ = asyncio.run(_work(Work.TUNNELS, seconds=0.5, cost=0.03))
+    assert times > 0.5 / (0.03 / SHARE) + 1
 
 
 def test_what_the_operator_asks_for_does_not_wait() -> None:
