@@ -56,12 +56,25 @@ static void judge(struct outer_packet *outer, struct inspection *seen)
 	seen->difference = seen->check == INSPECT_WRONG ? off : 0;
 }
 
+static struct inspection judged(enum outer_status status, struct outer_packet *outer)
+{
+	struct inspection seen = { .status = status };
+
+	if (status == OUTER_OK)
+		judge(outer, &seen);
+	return seen;
+}
+
 struct inspection inspect(struct view v, const struct outer_ports *ports)
 {
 	struct outer_packet outer;
-	struct inspection seen = { .status = outer_parse(v, ports, &outer) };
 
-	if (seen.status == OUTER_OK)
-		judge(&outer, &seen);
-	return seen;
+	return judged(outer_parse(v, ports, &outer), &outer);
+}
+
+struct inspection inspect_geneve(struct view v, const struct outer_ports *ports)
+{
+	struct outer_packet outer;
+
+	return judged(outer_parse_geneve(v, ports, &outer), &outer);
 }

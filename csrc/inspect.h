@@ -60,4 +60,7 @@ struct inspection {
 /** inspect() - judge outer and inner checksums of the packet @v without touching it. Pure. */
 struct inspection inspect(struct view v, const struct outer_ports *ports);
 
+/** inspect_geneve() - the same for a Geneve packet. Pure. */
+struct inspection inspect_geneve(struct view v, const struct outer_ports *ports);
+
 #endif

@@ -64,6 +64,10 @@ struct outer_packet {
 enum outer_status outer_parse(struct view v, const struct outer_ports *ports,
 			      struct outer_packet *outer);
 
+/** outer_parse_geneve() - the same for a Geneve packet, which @vxlan of @outer then describes */
+enum outer_status outer_parse_geneve(struct view v, const struct outer_ports *ports,
+				     struct outer_packet *outer);
+
 /** outer_sum() - fill in @rest: the one pass over all bytes of the datagram */
 void outer_sum(struct outer_packet *outer);
 

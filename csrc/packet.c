@@ -34,6 +34,10 @@ enum {
 	VXLAN_NEXT_IPV4 = 1,
 	VXLAN_NEXT_IPV6 = 2,
 	VXLAN_NEXT_ETHERNET = 3,
+
+	GENEVE_HEADER_LEN = 8,
+	GENEVE_VERSION = 0xc0,     /* of the first byte; 0 is the only one there is */
+	GENEVE_OPTIONS_LEN = 0x3f, /* of the first byte, in words */
 };
 
 /* Raw sum of @words 32-bit words at @p: checksum_add() for a few header fields. */
@@ -213,6 +217,20 @@ bool vxlan_parse(struct view v, struct vxlan_packet *vxlan)
 	vxlan->vni = load_be32(header + 4) >> 8;
 	vxlan->remote_checksum = header[1] & VXLAN_FLAG2_REMOTE_CHECKSUM;
 	vxlan->ethertype = vxlan_ethertype(header);
+	return true;
+}
+
+bool geneve_parse(struct view v, struct vxlan_packet *geneve)
+{
+	const uint8_t *header = view_at(v, 0, GENEVE_HEADER_LEN);
+
+	if (!header || header[0] & GENEVE_VERSION ||
+	    !view_skip(v, GENEVE_HEADER_LEN + (size_t)(header[0] & GENEVE_OPTIONS_LEN) * 4,
+		       &geneve->inner))
+		return false;
+	geneve->vni = load_be32(header + 4) >> 8;
+	geneve->remote_checksum = false;
+	geneve->ethertype = load_be16(header + 2);
 	return true;
 }
 

@@ -164,6 +164,13 @@ struct vxlan_packet {
 bool vxlan_parse(struct view v, struct vxlan_packet *vxlan);
 
 /**
+ * geneve_parse() - take apart @v, a Geneve packet (RFC 8926), which holds the same as a VXLAN one
+ *
+ * Return: false if it is too short for its options, or of another version.
+ */
+bool geneve_parse(struct view v, struct vxlan_packet *geneve);
+
+/**
  * ethernet_parse() - find what an Ethernet frame carries
  * @frame:     from the destination address on, without FCS
  * @ethertype: set to the type behind up to two VLAN tags (802.1Q, QinQ)

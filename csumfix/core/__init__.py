@@ -10,7 +10,7 @@ import enum
 import os
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from csumfix.core._core import ffi, lib
 
@@ -94,6 +94,13 @@ class Status(enum.Enum):
     NOT_VXLAN = lib.OUTER_NOT_VXLAN
 
 
+_STATUS = {state.value: state for state in Status}
+_OUTER = {state.value: state for state in Outer}
+_INNER = {state.value: state for state in Inner}
+
+Packet = bytes | memoryview
+
+
 @dataclass(frozen=True)
 class Policy:
     """What to repair.
@@ -130,9 +137,10 @@ class Repair:
         return self.reason in REPAIRED
 
 
-@dataclass(frozen=True)
-class Inspection:
+class Inspection(NamedTuple):
     """All that can be told about one tunnel packet; checksums and ports in host order.
+
+    A tuple is made four times as fast as a dataclass, and a capture has millions of packets.
 
     difference: how much a wrong outer checksum is off; see ``csrc/inspect.h``.
     """
@@ -245,25 +253,31 @@ def repair(
     return Repair(REASONS[result.reason], bytes(buffer))
 
 
-def inspect(packet: bytes, policy: Policy = Policy()) -> Inspection:
+def inspect(packet: Packet, policy: Policy = Policy()) -> Inspection:
     """Judge outer and inner checksums of one packet, given from its IP header on."""
-    view = ffi.new("struct view *")
+    return _inspect(lib.inspect, packet, policy)
+
+
+def inspect_geneve(packet: Packet, policy: Policy = Policy()) -> Inspection:
+    """Judge outer and inner checksums of one Geneve packet, given from its IP header on."""
+    return _inspect(lib.inspect_geneve, packet, policy)
+
+
+def _inspect(function: Any, packet: Packet, policy: Policy) -> Inspection:
     data = ffi.from_buffer("uint8_t[]", packet)
-    view.data, view.len = data, len(packet)
-    c_policy = _to_c(policy)
-    seen = lib.inspect(view[0], ffi.addressof(c_policy, "ports"))
+    seen = function((data, len(packet)), ffi.addressof(_to_c(policy), "ports"))
     return Inspection(
-        status=Status(seen.status),
-        outer=Outer(seen.check),
-        found=seen.found,
-        expected=seen.expected,
-        difference=seen.difference,
-        source=seen.source,
-        dest=seen.dest,
-        vni=seen.vni,
-        inner=Inner(seen.inner),
-        inner_found=seen.inner_found,
-        inner_expected=seen.inner_expected,
+        _STATUS[seen.status],
+        _OUTER[seen.check],
+        seen.found,
+        seen.expected,
+        seen.difference,
+        seen.source,
+        seen.dest,
+        seen.vni,
+        _INNER[seen.inner],
+        seen.inner_found,
+        seen.inner_expected,
     )
 
 

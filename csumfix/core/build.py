@@ -72,6 +72,7 @@ struct inspection {
     uint16_t inner_found; uint16_t inner_expected; ...;
 };
 struct inspection inspect(struct view v, const struct outer_ports *ports);
+struct inspection inspect_geneve(struct view v, const struct outer_ports *ports);
 
 struct drain;
 extern const uint32_t drain_batch_bounds[...];

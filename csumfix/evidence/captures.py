@@ -59,7 +59,7 @@ class Finding:
 
     def as_json(self) -> dict[str, Any]:
         """Return it as plain data; enumerations by name."""
-        plain = asdict(self.inspection)
+        plain = self.inspection._asdict()
         plain |= {key: v.name.lower() for key, v in plain.items() if isinstance(v, Enum)}
         return {"number": self.number, "diagnosis": self.diagnosis, **plain}
 

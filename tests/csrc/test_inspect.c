@@ -131,6 +131,49 @@ static void corrupt_inside(const struct shape *s)
 	CHECK(look(&p).difference == (look(&p).found + 65535u - look(&p).expected) % 65535);
 }
 
+static struct inspection look_geneve(const struct packet *p)
+{
+	return inspect_geneve((struct view){ guard_behind(p->bytes, p->len), p->len }, &any_port);
+}
+
+/* Both headers have the same length, and the number at the same place. */
+static struct packet geneve(const struct shape *s)
+{
+	struct packet p = build(s);
+
+	put16(p.bytes + p.vxlan, 0);
+	put16(p.bytes + p.vxlan + 2, ETHERTYPE_BRIDGING);
+	set_outer_check(&p);
+	return p;
+}
+
+static void geneve_is_judged_as_vxlan_is(const struct shape *s)
+{
+	struct packet p = geneve(s);
+	struct inspection seen = look_geneve(&p);
+
+	CHECK(seen.status == OUTER_OK && seen.check == INSPECT_RIGHT && seen.inner == INNER_RIGHT);
+	CHECK(seen.vni == VNI && seen.dest == VXLAN_PORT);
+	add_to_check(&p, 1234);
+	CHECK(look_geneve(&p).difference == 1234);
+	p.bytes[p.vxlan] = 0x40; /* a version that does not exist */
+	CHECK(look_geneve(&p).status == OUTER_NOT_VXLAN);
+}
+
+/* The options end behind the packet, with it, or in the middle of the inner frame. */
+static void geneve_options(void)
+{
+	static const struct shape arp = { 4, 0, 0, 0, 0, 0, 0 };
+	struct packet p = geneve(&arp);
+	size_t inside = p.len - p.vxlan - VXLAN_HEADER_LEN;
+
+	for (uint8_t words = 1; words < 64; words++) {
+		p.bytes[p.vxlan] = words;
+		set_outer_check(&p);
+		CHECK(look_geneve(&p).status == (words * 4u > inside ? OUTER_NOT_VXLAN : OUTER_OK));
+	}
+}
+
 int main(void)
 {
 	for (size_t i = 0; i < COUNT_OF(shapes); i++) {
@@ -138,8 +181,10 @@ int main(void)
 		partial_inside(&shapes[i]);
 		nat(&shapes[i]);
 		corrupt_inside(&shapes[i]);
+		geneve_is_judged_as_vxlan_is(&shapes[i]);
 	}
 	all_ones();
+	geneve_options();
 	printf("inspect: all right\n");
 	return 0;
 }

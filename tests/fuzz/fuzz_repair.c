@@ -142,8 +142,10 @@ static void check_packet(uint8_t *packet, const uint8_t *before, size_t len, uin
 	};
 	const size_t wirelen = options & CUT ? len + 1 : len;
 	struct inspection seen = inspect((struct view){ packet, len }, &policy.ports);
+	struct inspection geneve = inspect_geneve((struct view){ packet, len }, &policy.ports);
 	struct repair_result result;
 
+	check_inspection(&geneve, packet, len);
 	CHECK(!memcmp(packet, before, len));
 	check_inspection(&seen, packet, len);
 	result = repair(packet, len, wirelen, options & PARTIAL, true, &policy);

@@ -26,10 +26,12 @@ LEAST_PER_THOUSAND = 1
 
 def first_difference(got: Any, wanted: Any) -> str:
     """Name the first field that differs."""
-    for field in fields(wanted):
-        is_, should_be = getattr(got, field.name), getattr(wanted, field.name)
+    is_dataclass = isinstance(wanted, core.Repair)
+    names = [field.name for field in fields(wanted)] if is_dataclass else wanted._fields
+    for name in names:
+        is_, should_be = getattr(got, name), getattr(wanted, name)
         if is_ != should_be:
-            return f"{field.name} is {_plain(is_)}, should be {_plain(should_be)}"
+            return f"{name} is {_plain(is_)}, should be {_plain(should_be)}"
     return ""
 
 
