@@ -194,7 +194,25 @@ def top_command(interval: float, once: bool) -> None:
 
 
 @cli.command("check")
-@click.argument("file", type=click.Path(path_type=Path))
+@click.argument("source", metavar="[FILE|DEVICE]", required=False)
+@click.option("--live", is_flag=True, help="Watch what arrives, instead of reading a file.")
+@click.option(
+    "--seconds",
+    type=click.FloatRange(min=0, min_open=True),
+    default=10.0,
+    show_default=True,
+    help="How long to watch.",
+)
+@click.option(
+    "--receiver", is_flag=True, help="The file has only packets that arrived (tcpdump -Q in)."
+)
+@click.option("--sender", is_flag=True, help="The file was captured on the host that sent them.")
+@click.option(
+    "--local",
+    metavar="ADDRESS",
+    multiple=True,
+    help="Underlay address of the host that captured; tells what arrived from what left.",
+)
 @click.option(
     "--port",
     "ports",
@@ -204,31 +222,34 @@ def top_command(interval: float, once: bool) -> None:
     show_default=True,
     help="UDP destination port that carries VXLAN.",
 )
+@click.option("-v", "--verbose", is_flag=True, help="Print a line for each packet, too.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def check_command(file: Path, ports: tuple[int, ...], as_json: bool) -> None:
-    """Tell for each VXLAN packet of a capture whether outer and inner checksums are right.
+def check_command(
+    source: str | None, live: bool, receiver: bool, sender: bool, **others: Any
+) -> None:
+    """Tell which tunnel packets have wrong checksums, outer and inner, and why.
 
-    Exits with 1 if an outer checksum is wrong. Capture where the packets arrive: on the sender
-    the NIC may not have computed them yet.
+    Reads a file of tcpdump, or with "-" a pipe. With --live it watches DEVICE, or
+    the devices that carry tunnels. Knows VXLAN, and Geneve on port 6081.
 
-    Example: tcpdump -i eth0 -w bad.pcap udp port 8472; csumfix check bad.pcap
+    A packet that leaves may have checksums that its NIC is yet to compute; a packet
+    that arrives may not. If the file does not tell which it is (tcpdump -i any
+    does), --receiver, --sender or --local does.
+
+    Exits with 1 only if something is surely wrong.
+
+    Example: tcpdump -i any -w - udp port 8472 | csumfix check -
     """
-    from csumfix.evidence import captures
+    from csumfix.evidence.tapsocket import Direction
+    from csumfix.views import check
 
-    findings = list(captures.read(file, ports))
-    counts = captures.summary(findings)
-    if as_json:
-        _print_json(
-            {"packets": [finding.as_json() for finding in findings], "summary": dict(counts)}
-        )
-    else:
-        for finding in findings:
-            click.echo(finding.line())
-        for diagnosis, number in counts.most_common():
-            click.echo(f"{number:8} {captures.MEANINGS[diagnosis]}")
-        if not findings:
-            click.echo(f"no VXLAN packets to port {' or '.join(map(str, ports))}")
-    sys.exit(Exit.NEGATIVE if captures.WRONG & counts.keys() else Exit.OK)
+    if not live and source is None:
+        raise click.UsageError("Missing a FILE, '-' or --live")
+    if receiver + sender + bool(others["local"]) + live > 1:
+        raise click.UsageError("Only one of --receiver, --sender, --local and --live makes sense")
+    direction = Direction.IN if receiver else Direction.OUT if sender else None
+    options = check.CheckOptions(source, live=live, direction=direction, **others)
+    sys.exit(Exit.NEGATIVE if check.run(options) else Exit.OK)
 
 
 @cli.command("trace", epilog=TRACE_EXAMPLE)

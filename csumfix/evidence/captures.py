@@ -1,110 +1,242 @@
-"""``csumfix check``: reads a capture and tells which checksums are wrong, and why."""
+"""Judges captured packets, from a file or as they arrive: which of them are of a tunnel, and how.
+
+A packet that has nothing to do with a tunnel is passed over. What has, and cannot be judged, is
+counted with the reason.
+"""
 
 from __future__ import annotations
 
+import socket
 from collections import Counter
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass
-from enum import Enum
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple
 
-from scapy.error import Scapy_Exception
-from scapy.layers.inet import IP, UDP
-from scapy.layers.inet6 import IPv6
-from scapy.utils import PcapReader
+from csumfix.core import Inner, Inspection, Outer, Policy, Status, inspect, inspect_geneve
+from csumfix.evidence import links, segments
+from csumfix.evidence.arrivals import Circumstances, Diagnosis, Reason, Verdict, judge
+from csumfix.evidence.pcap import Capture
+from csumfix.evidence.tapsocket import Direction
 
-from csumfix.core import Inner, Inspection, Outer, Policy, Status, inspect
-from csumfix.errors import CsumfixError, Exit
+GENEVE_PORT = 6081
+UDP, HOP_BY_HOP, FRAGMENT = 17, 0, 44  # protocol numbers
+IPV4_LATER_FRAGMENT = 0x1FFF
+VXLAN_FLAGS = frozenset({0x08, 0x0C, 0x88})
+"""First bytes of a VXLAN header: plain, with the next protocol, with a group policy."""
 
-MEANINGS: dict[str, str] = {
-    "right": "outer checksum right",
-    "zero": "outer checksum 0: not computed, legal over IPv4",
-    "partial": "not computed yet: captured on the sender before its NIC did; harmless",
-    "rewritten": "WRONG over an intact inner packet: changed by NAT; csumfix repairs this",
-    "wrong": "WRONG over an inner packet that has no checksum; csumfix repairs this",
-    "corrupt": "WRONG, and so is the inner checksum: damaged, or an offload that never came",
-    "unjudged": "not judged: fragments, cut short by the capture, or not VXLAN",
-}
-"""Every diagnosis, and what it means for an operator."""
-
-WRONG = frozenset({"rewritten", "wrong", "corrupt"})
-
-_HARMLESS = {
-    Outer.RIGHT: "right",
-    Outer.ZERO: "zero",
-    Outer.PARTIAL: "partial",
-    Outer.LCO: "partial",
-}
+ANY_PORT = Policy()
+GENEVE = Policy((GENEVE_PORT,))
 
 
-@dataclass(frozen=True)
-class Finding:
-    """What is to be said about one packet of a capture; numbered from 1 as Wireshark does."""
+class Captured(NamedTuple):
+    """One packet as it was captured.
+
+    number: from 1, as Wireshark counts.
+    packet: from its outer IP header on.
+    length: bytes that it had; there may be fewer in ``packet``.
+    complete: see Circumstances.
+    """
 
     number: int
-    diagnosis: str
-    inspection: Inspection
-
-    def line(self) -> str:
-        """Return the finding for people; checksums in hexadecimal."""
-        seen = self.inspection
-        text = f"packet {self.number}: {self.diagnosis}"
-        if seen.status is not Status.OK:
-            return f"{text} ({seen.status.name.lower()})"
-        text += f" port {seen.source} > {seen.dest} VNI {seen.vni}"
-        if seen.outer is Outer.WRONG:
-            text += f" {comparison(seen)}"
-        return f"{text} inner {seen.inner.name.lower()}"
-
-    def as_json(self) -> dict[str, Any]:
-        """Return it as plain data; enumerations by name."""
-        plain = self.inspection._asdict()
-        plain |= {key: v.name.lower() for key, v in plain.items() if isinstance(v, Enum)}
-        return {"number": self.number, "diagnosis": self.diagnosis, **plain}
+    direction: Direction | None
+    packet: bytes
+    length: int
+    complete: bool | None = None
 
 
-def comparison(seen: Inspection) -> str:
-    """Say what a wrong outer checksum is and what it should be; in hexadecimal."""
-    return f"outer {seen.found:#06x} should be {seen.expected:#06x} (difference {seen.difference})"
+class Judged(NamedTuple):
+    """What is to be said about one tunnel packet.
+
+    source, dest: outer addresses, as bytes.
+    complete: see Circumstances.
+    """
+
+    number: int
+    tunnel: str
+    port: int
+    direction: Direction | None
+    source: bytes
+    dest: bytes
+    verdict: Verdict
+    seen: Inspection
+    complete: bool | None
 
 
-def diagnose(seen: Inspection) -> str:
-    """Name what is the matter with a packet; see MEANINGS."""
-    if seen.status is not Status.OK:
-        return "unjudged"
-    if seen.outer is not Outer.WRONG:
-        return _HARMLESS[seen.outer]
-    return {Inner.RIGHT: "rewritten", Inner.UNPROVEN: "wrong"}.get(seen.inner, "corrupt")
+class FileSource:
+    """The packets of a capture file.
+
+    frames: how many there were.
+    unknown_links: frames by their link type, of types that we cannot read.
+    """
+
+    def __init__(self, capture: Capture) -> None:
+        self._capture = capture
+        self.frames = 0
+        self.unknown_links: Counter[int] = Counter()
+
+    @property
+    def note(self) -> str:
+        """What is to be said of the file's end; empty if nothing."""
+        return self._capture.note
+
+    def __iter__(self) -> Iterator[Captured]:
+        for number, frame in enumerate(self._capture, start=1):
+            self.frames = number
+            found = links.network(frame)
+            if found is None:
+                self.unknown_links[frame.link] += 1
+            elif found.packet:
+                yield Captured(number, found.direction, found.packet, found.length)
 
 
-def read(path: Path, ports: tuple[int, ...]) -> Iterator[Finding]:
-    """Yield a finding for each UDP packet to one of these ports in a pcap or pcapng file."""
-    try:
-        with PcapReader(str(path)) as reader:
-            for number, packet in enumerate(reader, start=1):
-                seen = _inspect(packet, ports)
-                if seen:
-                    yield Finding(number, diagnose(seen), seen)
-    except FileNotFoundError:
-        raise CsumfixError(f"{path}: no such file", Exit.USAGE) from None
-    except (OSError, EOFError, Scapy_Exception) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise CsumfixError(
-            f"{path} can not be read: {reason}: give a file written by 'tcpdump -w'", Exit.USAGE
-        ) from None
+class Examiner:
+    """Judges packets to the ports of tunnels.
 
+    ports: of VXLAN.
+    local: addresses of the host where the packets were captured.
+    forced: the direction of all packets, if it is known.
+    """
 
-def _inspect(packet: Any, ports: tuple[int, ...]) -> Inspection | None:
-    """Judge a packet; None if it has nothing to do with these ports."""
-    layer = packet.getlayer(IP) or packet.getlayer(IPv6)
-    if layer is None:
+    def __init__(
+        self,
+        ports: Iterable[int],
+        local: Iterable[bytes] = (),
+        forced: Direction | None = None,
+    ) -> None:
+        self._policy = Policy(tuple(sorted(set(ports) - {GENEVE_PORT})))
+        self._ports = frozenset(self._policy.ports) | {GENEVE_PORT}
+        self._local = frozenset(local)
+        self._forced = forced
+        self.other_ports: Counter[int] = Counter()
+        """Packets that look like VXLAN, by their port, which is none of ours."""
+
+    def examine(self, captured: Captured) -> Judged | None:
+        """Judge a packet; None if it is not of a tunnel."""
+        packet = captured.packet
+        seen = inspect(packet, self._policy)
+        if seen.status is Status.OK:
+            return self._judged(captured, seen, geneve=False)
+        if seen.status in (Status.NOT_IP, Status.NOT_UDP):
+            return None
+        if seen.status is Status.OTHER_PORT:
+            return self._other_port(captured)
+        return self._unjudged(captured, seen)
+
+    def _other_port(self, captured: Captured) -> Judged | None:
+        port = _port(captured.packet)
+        if port == GENEVE_PORT:
+            seen = inspect_geneve(captured.packet, GENEVE)
+            if seen.status is Status.OK:
+                return self._judged(captured, seen, geneve=True)
+            return self._unjudged(captured, seen)
+        if port and _looks_like_vxlan(captured.packet):
+            self.other_ports[port] += 1
         return None
-    seen = inspect(bytes(layer.original), Policy(ports))
-    to_us = layer.haslayer(UDP) and layer[UDP].dport in ports
-    return seen if seen.status is Status.OK or to_us else None
+
+    def _judged(self, captured: Captured, seen: Inspection, *, geneve: bool) -> Judged:
+        source, dest = addresses(captured.packet)
+        direction = self._direction(source, dest, captured.direction)
+        if seen.outer is Outer.RIGHT and seen.inner is Inner.RIGHT:  # most are
+            verdict = Verdict(Diagnosis.RIGHT)
+        else:
+            tcp_data = segments.has_tcp_data(captured.packet, geneve=geneve)
+            how = Circumstances(direction, captured.complete, tcp_data, captured.length)
+            verdict = judge(seen, how)
+        return Judged(
+            captured.number,
+            "Geneve" if geneve else "VXLAN",
+            seen.dest,
+            direction,
+            source,
+            dest,
+            verdict,
+            seen,
+            captured.complete,
+        )
+
+    def _unjudged(self, captured: Captured, seen: Inspection) -> Judged | None:
+        """Say why a packet cannot be judged; None if it is not to a port of ours."""
+        port = _port(captured.packet)
+        if port not in self._ports:
+            return None
+        source, dest = addresses(captured.packet)
+        return Judged(
+            captured.number,
+            "Geneve" if port == GENEVE_PORT else "VXLAN",
+            port,
+            self._direction(source, dest, captured.direction),
+            source,
+            dest,
+            Verdict(Diagnosis.UNJUDGED, _reason(captured, seen.status)),
+            seen,
+            captured.complete,
+        )
+
+    def _direction(
+        self, source: bytes, dest: bytes, captured: Direction | None
+    ) -> Direction | None:
+        if self._forced:
+            return self._forced
+        if source in self._local:
+            return Direction.OUT
+        return Direction.IN if dest in self._local else captured
 
 
-def summary(findings: list[Finding]) -> Counter[str]:
-    """Count the diagnoses."""
-    return Counter(finding.diagnosis for finding in findings)
+def addresses(packet: bytes) -> tuple[bytes, bytes]:
+    """Return the source and the destination address of an IP packet."""
+    if packet[0] >> 4 == 4:  # noqa: PLR2004 - IP version
+        return packet[12:16], packet[16:20]
+    return packet[8:24], packet[24:40]
+
+
+def address_text(address: bytes) -> str:
+    """Return an address as people write it."""
+    if len(address) not in (4, 16):
+        return "?"
+    family = socket.AF_INET if len(address) == 4 else socket.AF_INET6  # noqa: PLR2004
+    return socket.inet_ntop(family, address)
+
+
+def _reason(captured: Captured, status: Status) -> Reason:
+    packet = captured.packet
+    at = 2 if packet[0] >> 4 == 4 else 4  # noqa: PLR2004 - IP version, where its length is
+    if not any(packet[at : at + 2]):
+        return Reason.NO_LENGTH
+    if status in (Status.MALFORMED_IP, Status.MALFORMED_UDP) and len(packet) < captured.length:
+        return Reason.CUT_SHORT
+    return {
+        Status.FRAGMENT: Reason.FRAGMENT,
+        Status.REROUTED: Reason.REROUTED,
+        Status.NOT_VXLAN: Reason.NO_TUNNEL,
+    }.get(status, Reason.MALFORMED)
+
+
+def _port(packet: bytes) -> int | None:
+    """Return the UDP destination port; None if there is none, or it cannot be seen."""
+    try:
+        at = _udp(packet)
+        return packet[at + 2] << 8 | packet[at + 3] if at else None
+    except IndexError:
+        return None
+
+
+def _udp(packet: bytes) -> int:
+    """Return where the UDP header is; 0 if there is none, or a later fragment hides it."""
+    if packet[0] >> 4 == 4:  # noqa: PLR2004 - IP version
+        later = (packet[6] << 8 | packet[7]) & IPV4_LATER_FRAGMENT
+        return segments.udp_offset(packet) if packet[9] == UDP and not later else 0
+    header, at = packet[6], segments.IPV6_HEADER
+    if header == HOP_BY_HOP:  # BIG TCP has one (RFC 2675)
+        header, at = packet[at], at + (packet[at + 1] + 1) * 8
+    if header == FRAGMENT:
+        later = (packet[at + 2] << 8 | packet[at + 3]) & ~7
+        header, at = (packet[at], at + 8) if not later else (FRAGMENT, at)
+    return at if header == UDP else 0
+
+
+def _looks_like_vxlan(packet: bytes) -> bool:
+    """Tell whether a UDP packet is VXLAN by its contents: reserved bits, inner checksum."""
+    at = segments.udp_offset(packet) + segments.UDP_HEADER
+    header = packet[at : at + segments.VXLAN]
+    if not header or header[0] not in VXLAN_FLAGS or any(header[1:3]) or header[-1]:
+        return False
+    return inspect(packet, ANY_PORT).inner in (Inner.RIGHT, Inner.PARTIAL)

@@ -18,7 +18,7 @@ import signal
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TextIO
@@ -31,12 +31,8 @@ from csumfix.evidence.departures import Departure, judge
 from csumfix.evidence.tapsocket import Direction, Packet, TapSocket
 from csumfix.host import tunnels, underlays
 from csumfix.host.tunnels import Tunnel
+from csumfix.views import taps
 from csumfix.views.describe import Capture, Traced
-
-NOBODY = 65534
-
-BUFFER = 16 << 20
-"""Bytes that a packet socket may hold for us while we print."""
 
 TICK = 0.5
 """Seconds between two looks whether anybody still reads the output."""
@@ -72,9 +68,9 @@ def run(options: TraceOptions) -> None:
             "name the tunnel's port with --port, or enter the namespace with nsenter",
             Exit.NEGATIVE,
         )
-    with _sockets(devices, ports) as sockets:
+    with taps.opened(devices, ports, Direction.OUT) as sockets:
         capture = Capture(options.pcap) if options.pcap else None
-        _become_nobody()
+        taps.become_nobody()
         logging.getLogger("scapy").setLevel(logging.CRITICAL)  # what it thinks of odd packets
         trace = Trace(options, Policy(tuple(sorted(ports))), found, capture)
         _say(f"tracing port {_short(ports)} on {_short(sockets)}; Ctrl-C ends it")
@@ -164,42 +160,6 @@ class Trace:
         text = f"{self.seen.total()} packets left ({', '.join(parts) or 'none'})"
         text += f", {self.shown} shown"
         return f"{text}; {missed} more were not looked at: output too slow" if missed else text
-
-
-@contextlib.contextmanager
-def _sockets(devices: frozenset[int], ports: frozenset[int]) -> Iterator[dict[str, TapSocket]]:
-    """Open a socket on each device; yield them by the device's name."""
-    with contextlib.ExitStack() as stack:
-        opened = {}
-        for index in sorted(devices):
-            one = _open(index, ports)
-            stack.callback(one.close)
-            opened[underlays.name(index)] = one
-        yield opened
-
-
-def _open(index: int, ports: frozenset[int]) -> TapSocket:
-    try:
-        one = TapSocket(index, ports, Direction.OUT)
-    except PermissionError:
-        raise CsumfixError(
-            "no permission to see packets: CAP_NET_RAW is missing: run as root", Exit.PERMISSION
-        ) from None
-    except OSError as error:
-        raise CsumfixError(
-            f"cannot watch {underlays.name(index)}: {error.strerror}: is the device there and up?",
-            Exit.KERNEL,
-        ) from None
-    one.enlarge(BUFFER)
-    return one
-
-
-def _become_nobody() -> None:
-    """Give up root: the bytes that scapy is about to decode are a pod's."""
-    with contextlib.suppress(OSError):  # not root, or root of a user namespace without others
-        os.setgroups([])
-        os.setresgid(NOBODY, NOBODY, NOBODY)
-        os.setresuid(NOBODY, NOBODY, NOBODY)
 
 
 def _discard(out: TextIO) -> None:

@@ -1,0 +1,234 @@
+"""From judged packets to causes: counts per sender, and what a difference says. Pure.
+
+What a difference says was measured in the lab (tests/lab/test_check.py), on Linux 6.18 over IPv4
+and IPv6. NAT updates the checksum of a packet whose inner checksum is partial as if the outer one
+were partial, too (inet_proto_csum_replace4() and inet_proto_csum_replace2() in
+net/core/utils.c). So a new source port is left out: the checksum is off by new minus old port. A
+new address is added where it should be subtracted: the checksum is off by twice new minus old
+address, which is the same for all flows to one remote end.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections import Counter
+from dataclasses import dataclass, field
+
+from csumfix.evidence.arrivals import WRONG, Diagnosis
+from csumfix.evidence.captures import Judged
+
+MODULUS = 0xFFFF  # one's complement arithmetic
+TUNNEL_PORTS = range(32768, 61000)
+"""Source ports that vxlan devices use by default (net.ipv4.ip_local_port_range)."""
+
+MANY_SENDERS = 1000
+MANY_PAIRS = 10_000
+MANY_FLOWS = 64
+"""Flows of a sender whose differences are kept; more would not say more."""
+
+MANY_VALUES = 4
+
+PROVEN = 2
+"""Flows, or packets, that must agree before a cause is named."""
+
+
+class Cause(enum.StrEnum):
+    """Why checksums are wrong."""
+
+    NEW_PORT = "new_port"
+    NEW_ADDRESS = "new_address"
+    NAT = "nat"
+    """A new port or a new address: one flow cannot tell."""
+    ZERO = "zero"
+    """NAT of a packet without outer checksum."""
+    NIC = "nic"
+    RELAY = "relay"
+    DAMAGE = "damage"
+    UNKNOWN = "unknown"
+
+
+FIXED = {
+    Diagnosis.NOT_FINISHED: Cause.NIC,
+    Diagnosis.UNDECIDED: Cause.NIC,
+    Diagnosis.RELAYED: Cause.RELAY,
+    Diagnosis.CORRUPT: Cause.DAMAGE,
+    Diagnosis.INNER_CORRUPT: Cause.DAMAGE,
+}
+
+
+@dataclass
+class Flow:
+    """A few of the values that the packets from one source port had.
+
+    complete: the outer checksums that would have been right.
+    """
+
+    differences: set[int] = field(default_factory=set)
+    found: set[int] = field(default_factory=set)
+    complete: set[int] = field(default_factory=set)
+
+    def add(self, judged: Judged) -> None:
+        """Take note of a packet."""
+        seen = judged.seen
+        if len(self.differences) < MANY_VALUES:
+            self.differences.add(seen.difference)
+        if len(self.complete) < MANY_VALUES:
+            self.found.add(seen.found)
+            self.complete.add((seen.found - seen.difference) % MODULUS)
+
+
+def name(flows: dict[int, Flow]) -> Cause:
+    """Name what rewrote the outer headers of one sender's packets, by source port."""
+    if _is_rewritten_zero(flows):
+        return Cause.ZERO
+    if any(len(flow.differences) > 1 for flow in flows.values()):
+        return Cause.UNKNOWN
+    if len(flows) < PROVEN:
+        return Cause.NAT
+    if len({difference(flow) for flow in flows.values()}) == 1:
+        return Cause.NEW_ADDRESS
+    old = [(port - difference(flow)) % MODULUS for port, flow in flows.items()]
+    return Cause.NEW_PORT if all(port in TUNNEL_PORTS for port in old) else Cause.UNKNOWN
+
+
+def _is_rewritten_zero(flows: dict[int, Flow]) -> bool:
+    """Tell whether one value is found where several would be right: it was made of a 0."""
+    found = {value for flow in flows.values() for value in flow.found}
+    complete = {value for flow in flows.values() for value in flow.complete}
+    return len(found) == 1 and len(complete) >= PROVEN
+
+
+def difference(flow: Flow) -> int:
+    """Return one of a flow's differences."""
+    return min(flow.differences)
+
+
+@dataclass
+class Sender:
+    """What was seen from one sender to one address: packets of one diagnosis, to one port."""
+
+    first: Judged
+    packets: int = 0
+    flows: dict[int, Flow] = field(default_factory=dict)
+
+    def add(self, judged: Judged) -> None:
+        """Count a packet."""
+        self.packets += 1
+        flow = self.flows.get(judged.seen.source)
+        if flow is None and len(self.flows) < MANY_FLOWS:
+            flow = self.flows[judged.seen.source] = Flow()
+        if flow:
+            flow.add(judged)
+
+
+@dataclass
+class Finding:
+    """Packets with one diagnosis and one cause, to one port.
+
+    senders: packets by source address.
+    flows: some of them, by source port.
+    """
+
+    diagnosis: Diagnosis
+    cause: Cause
+    tunnel: str
+    port: int
+    first: Judged
+    senders: Counter[bytes] = field(default_factory=Counter)
+    flows: dict[int, Flow] = field(default_factory=dict)
+
+    @property
+    def packets(self) -> int:
+        """How many packets."""
+        return self.senders.total()
+
+
+Key = tuple[Diagnosis, str, int, bytes, bytes]
+
+
+class Tally:
+    """Counts judged packets, with a bounded memory.
+
+    assumed: whether the direction of the packets was taken for granted; see settle().
+    is_contradicted: whether settle() found that it cannot be.
+    diagnoses, reasons: all packets by what they were, and why they were not judged.
+    ports: all packets by tunnel and port.
+    """
+
+    def __init__(self, *, assumed: bool = False) -> None:
+        self._assumed = assumed
+        self.diagnoses: Counter[Diagnosis] = Counter()
+        self.reasons: Counter[str] = Counter()
+        self.ports: Counter[tuple[str, int]] = Counter()
+        self.zero_over_ipv6 = 0
+        self.is_contradicted = False
+        self._senders: dict[Key, Sender] = {}
+        self._pairs: set[tuple[bytes, bytes]] = set()
+
+    def add(self, judged: Judged) -> None:
+        """Count a packet."""
+        diagnosis, reason = judged.verdict
+        self.diagnoses[diagnosis] += 1
+        self.ports[judged.tunnel, judged.port] += 1
+        if self._assumed and len(self._pairs) < MANY_PAIRS:
+            self._pairs.add((judged.source, judged.dest))
+        if reason:
+            self.reasons[reason] += 1
+        elif diagnosis in FIXED or diagnosis in (Diagnosis.REWRITTEN, Diagnosis.PARTIAL):
+            self._sender(judged).add(judged)
+        elif diagnosis is Diagnosis.ZERO and len(judged.source) > 4:  # noqa: PLR2004 - IPv4's
+            self.zero_over_ipv6 += 1
+
+    def _sender(self, judged: Judged) -> Sender:
+        """Return what is kept of a packet's sender; of too many senders, of all the others."""
+        key = (judged.verdict.diagnosis, judged.tunnel, judged.port, judged.source, judged.dest)
+        if key not in self._senders and len(self._senders) >= MANY_SENDERS:
+            key = (*key[:3], b"", b"")
+        return self._senders.setdefault(key, Sender(judged))
+
+    def settle(self) -> None:
+        """Withdraw what an assumed direction made of packets, where it cannot be true.
+
+        A capture that shows both directions between two hosts was made on one of them. The
+        packets of that one leave, and the others arrive; without an address nobody knows which.
+        """
+        if not self._assumed:
+            return
+        for key in [key for key in self._senders if self._is_contradicted(key)]:
+            self.is_contradicted = True
+            sender = self._senders.pop(key)
+            self._senders[(Diagnosis.UNDECIDED, *key[1:])] = sender
+            self.diagnoses[key[0]] -= sender.packets
+            self.diagnoses[Diagnosis.UNDECIDED] += sender.packets
+        self.diagnoses = +self.diagnoses
+
+    def _is_contradicted(self, key: Key) -> bool:
+        diagnosis, tunnel, port, source, dest = key
+        if diagnosis is Diagnosis.NOT_FINISHED:
+            return (dest, source) in self._pairs
+        # If only one of the two sends partial packets, that is what a sender's capture shows.
+        both = (diagnosis, tunnel, port, dest, source) in self._senders
+        return diagnosis is Diagnosis.PARTIAL and both
+
+    @property
+    def is_wrong(self) -> bool:
+        """Whether anything is surely wrong."""
+        return bool(WRONG & self.diagnoses.keys())
+
+    def findings(self) -> list[Finding]:
+        """Return what is wrong or may be: the sure things first, then by number of packets."""
+        found: dict[tuple[Diagnosis, Cause, str, int], Finding] = {}
+        for (diagnosis, tunnel, port, source, _), sender in self._senders.items():
+            if diagnosis is Diagnosis.PARTIAL:
+                continue
+            cause = FIXED.get(diagnosis) or name(sender.flows)
+            key = (diagnosis, cause, tunnel, port)
+            finding = found.setdefault(key, Finding(*key, sender.first))
+            finding.senders[source] += sender.packets
+            if len(finding.flows) < MANY_FLOWS:
+                finding.flows |= sender.flows
+        return sorted(found.values(), key=_weight)
+
+
+def _weight(finding: Finding) -> tuple[bool, int]:
+    return finding.diagnosis not in WRONG, -finding.packets

@@ -1,0 +1,271 @@
+"""``csumfix check``: judges the packets of a capture, or those that arrive, and names causes."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any, BinaryIO, Protocol
+
+import click
+from rich.console import Console
+from rich.progress import Progress
+
+from csumfix.errors import CsumfixError, Exit
+from csumfix.evidence.captures import GENEVE_PORT, Captured, Examiner, FileSource, Judged
+from csumfix.evidence.causes import Tally
+from csumfix.evidence.live import LiveSource
+from csumfix.evidence.pcap import Capture, NotACaptureError
+from csumfix.evidence.tapsocket import Direction
+from csumfix.host import tunnels, underlays
+from csumfix.host.tunnels import Tunnel
+from csumfix.views import findings, taps
+
+LARGE = 8 << 20
+"""Bytes of a file for which a progress bar is shown."""
+
+TICK = 0.2
+"""Seconds between two steps of the progress bar."""
+
+
+@dataclass(frozen=True)
+class CheckOptions:
+    """What ``csumfix check`` was asked to do.
+
+    source: a file, "-" or, if live, a device; None for the devices that carry tunnels.
+    direction: of all packets; None if the file or the addresses have to tell.
+    local: addresses of the host where the packets were captured.
+    """
+
+    source: str | None
+    ports: tuple[int, ...]
+    live: bool = False
+    seconds: float = 10
+    direction: Direction | None = None
+    local: tuple[str, ...] = ()
+    verbose: bool = False
+    as_json: bool = False
+
+
+class Source(Protocol):
+    """Where packets come from.
+
+    frames: how many there were, of all kinds.
+    """
+
+    frames: int
+
+    @property
+    def note(self) -> str:
+        """What is to be said about the end; empty if nothing."""
+
+    def __iter__(self) -> Iterator[Captured]: ...
+
+
+def run(options: CheckOptions) -> bool:
+    """Check, and print what there is to say; tell whether something is surely wrong."""
+    local = [_packed(address) for address in options.local]
+    examiner = Examiner(options.ports, local, options.direction)
+    with _live(options) if options.live else _file(options.source or "-") as source:
+        return Check(options, examiner, source).run()
+
+
+class Check:
+    """One run over one source."""
+
+    def __init__(self, options: CheckOptions, examiner: Examiner, source: Source) -> None:
+        self._options = options
+        self._examiner = examiner
+        self._source = source
+        self._tally = Tally(assumed=options.direction is not None)
+        self._shown = 0
+        self._interrupted = False
+
+    def run(self) -> bool:
+        """Judge all packets until the end, or Ctrl-C; then say what they were."""
+        show = self._shower()
+        try:
+            self._judge(show)
+        except KeyboardInterrupt:
+            self._interrupted = True
+        self._tally.settle()
+        if self._options.as_json:
+            beginning = "" if self._shown else '{"packets": ['
+            # The document so far ends within the list of packets.
+            click.echo(f"{beginning}\n], {json.dumps(self._document(), indent=2)[1:]}")
+        else:
+            click.echo("\n".join(self._lines()))
+        return self._tally.is_wrong
+
+    def _judge(self, show: Callable[[Judged], None] | None) -> None:
+        for captured in self._source:
+            judged = self._examiner.examine(captured)
+            if judged:
+                self._tally.add(judged)
+                if show:
+                    show(judged)
+
+    def _shower(self) -> Callable[[Judged], None] | None:
+        """Return what prints a packet; None if only the summary is wanted."""
+        if self._options.as_json:
+            return self._show_json
+        return self._show_line if self._options.verbose else None
+
+    def _show_json(self, judged: Judged) -> None:
+        before = "," if self._shown else '{"packets": ['
+        self._shown += 1
+        sys.stdout.write(f"{before}\n{json.dumps(findings.as_json(judged))}")
+
+    def _show_line(self, judged: Judged) -> None:
+        sys.stdout.write(f"{findings.line(judged)}\n")
+
+    def _document(self) -> dict[str, Any]:
+        """Return the summary as plain data."""
+        return {
+            "frames": self._source.frames,
+            "wrong": self._tally.is_wrong,
+            "summary": self._tally.diagnoses,
+            "findings": [findings.finding_as_json(one) for one in self._tally.findings()],
+            "not_judged": self._tally.reasons,
+            "other_ports": self._examiner.other_ports,
+            "notes": list(self._notes()),
+        }
+
+    def _lines(self) -> Iterator[str]:
+        """Yield the lines of the summary."""
+        frames = findings.counted(self._source.frames, "packet")
+        yield f"{frames}: {findings.tunnels(self._tally, self._options.ports)}"
+        yield from findings.summary(self._tally)
+        yield from findings.other_ports(self._examiner.other_ports)
+        yield from self._notes()
+
+    def _notes(self) -> Iterator[str]:
+        if self._tally.is_contradicted:
+            yield "the packets go both ways: give --local instead of --receiver or --sender"
+        if self._interrupted:
+            yield "interrupted: the rest was not looked at"
+        note = self._source.note  # asks the kernel, if live
+        if note:
+            yield note
+        if isinstance(self._source, FileSource):
+            for link, number in self._source.unknown_links.most_common(1):
+                packets = findings.counted(number, "packet")
+                yield f"{packets} of link type {link}, which csumfix cannot read"
+
+
+def _packed(address: str) -> bytes:
+    try:
+        return ip_address(address).packed
+    except ValueError:
+        raise CsumfixError(
+            f"--local: {printable(address)} is no IP address: give one, such as 192.0.2.1",
+            Exit.USAGE,
+        ) from None
+
+
+# ----------------------------------------------------------------------------------- a file
+
+
+@contextlib.contextmanager
+def _file(name: str) -> Iterator[Source]:
+    """Open a capture file, or standard input."""
+    shown = printable(name)
+    try:
+        stream = _stream(name)
+        source = FileSource(Capture(stream))
+    except NotACaptureError as error:
+        raise CsumfixError(f"{shown} is no capture: {error}", Exit.USAGE) from None
+    except OSError as error:
+        raise CsumfixError(
+            f"{shown} cannot be read: {error.strerror}: give a file written by 'tcpdump -w'",
+            Exit.USAGE,
+        ) from None
+    with stream, _progress(stream):
+        yield source
+
+
+def _stream(name: str) -> BinaryIO:
+    if name != "-":
+        return Path(name).open("rb")
+    if sys.stdin.isatty():
+        raise NotACaptureError("pipe one in: tcpdump -w - | csumfix check -")
+    # Ctrl-C reaches tcpdump, too, which then writes what it still has.
+    signal.signal(signal.SIGINT, _read_on)
+    return sys.stdin.buffer
+
+
+def _read_on(*_: object) -> None:
+    """Let the first Ctrl-C end only the program that writes into our pipe."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
+@contextlib.contextmanager
+def _progress(stream: BinaryIO) -> Iterator[None]:
+    """Show on a terminal how far a large file has been read."""
+    size = os.fstat(stream.fileno()).st_size
+    if size < LARGE or not sys.stderr.isatty():
+        yield
+        return
+    done = threading.Event()
+    with Progress(console=Console(stderr=True), transient=True) as progress:
+        task = progress.add_task("reading", total=size)
+
+        def watch() -> None:
+            while not done.wait(TICK):
+                progress.update(task, completed=os.lseek(stream.fileno(), 0, os.SEEK_CUR))
+
+        thread = threading.Thread(target=watch, daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            done.set()
+            thread.join()
+
+
+# -------------------------------------------------------------------------- what arrives here
+
+
+@contextlib.contextmanager
+def _live(options: CheckOptions) -> Iterator[Source]:
+    """Watch one device, or those that carry tunnels."""
+    found = asyncio.run(tunnels.discover())
+    ports = {*options.ports, *(tunnel.port for tunnel in found), GENEVE_PORT}
+    devices = _devices(options, found)
+    with taps.opened(devices, ports, Direction.IN) as sockets:
+        taps.become_nobody()
+        names = ", ".join(printable(name) for name in sockets)
+        click.echo(f"csumfix: watching {names} for {options.seconds:g} s", err=True)
+        yield LiveSource(sockets, options.seconds)
+
+
+def _devices(options: CheckOptions, found: list[Tunnel]) -> frozenset[int]:
+    if options.source is None:
+        devices = asyncio.run(underlays.find(found, named=not found))
+        if devices:
+            return devices
+        raise CsumfixError(
+            "there is no tunnel and no default route in this network namespace: name a device, "
+            "or enter the namespace with nsenter",
+            Exit.NEGATIVE,
+        )
+    try:
+        return frozenset({socket.if_nametoindex(options.source)})
+    except OSError:
+        raise CsumfixError(
+            f"--live: there is no device {printable(options.source)}: see 'ip link'", Exit.USAGE
+        ) from None
+
+
+def printable(text: str) -> str:
+    """Return a text without what could steer a terminal."""
+    return "".join(one if one.isprintable() else "?" for one in text)

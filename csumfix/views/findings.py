@@ -1,0 +1,248 @@
+"""What ``csumfix check`` says: a line for each packet, and a summary of at most a screen."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from enum import Enum
+from typing import Any
+
+from csumfix.core import Outer
+from csumfix.evidence.arrivals import WRONG, Diagnosis
+from csumfix.evidence.captures import GENEVE_PORT, Judged, address_text
+from csumfix.evidence.causes import TUNNEL_PORTS, Cause, Finding, Flow, Tally, difference
+
+HEADLINES = {
+    Diagnosis.REWRITTEN: "The outer checksum is wrong; the inner packet is intact.",
+    Diagnosis.NOT_FINISHED: "The packets arrived with checksums that were never computed.",
+    Diagnosis.RELAYED: "The outer checksum is right; the inner one was never computed.",
+    Diagnosis.CORRUPT: "The outer checksum is wrong, and the inner packet is damaged.",
+    Diagnosis.INNER_CORRUPT: "The inner checksum is wrong; the outer one does not show it.",
+    Diagnosis.UNDECIDED: "The checksums are not computed yet, or never were.",
+}
+
+CAUSES = {
+    Cause.NEW_PORT: "NAT changed the outer source port: SNAT, MASQUERADE, kube-proxy's mark.",
+    Cause.NEW_ADDRESS: "NAT changed an outer address: DNAT, IPVS, or stateless nft rules.",
+    Cause.NAT: "NAT changed the outer header: its source port or an address.",
+    Cause.ZERO: "NAT changed a packet that had no outer checksum (kernels before 5.7).",
+    Cause.NIC: "the sender's NIC, or hypervisor, does not compute what it claims to.",
+    Cause.RELAY: "a program between the nodes resends the datagrams (slirp4netns, pasta).",
+    Cause.DAMAGE: "a NIC, a driver or memory damages packets.",
+    Cause.UNKNOWN: "not known; the differences fit no single port or address.",
+}
+
+REWRITTEN_REMEDY = "run csumfix on the sender."
+QUEUE_REMEDY = "run csumfix with --lane queue on the sender."
+
+REMEDIES = {
+    Cause.NEW_PORT: REWRITTEN_REMEDY,
+    Cause.NEW_ADDRESS: REWRITTEN_REMEDY,
+    Cause.NAT: REWRITTEN_REMEDY,
+    Cause.ZERO: QUEUE_REMEDY,
+    Cause.NIC: QUEUE_REMEDY,
+    Cause.RELAY: "run csumfix with --lane queue on the node behind that program.",
+    Cause.DAMAGE: "find what damages them; csumfix leaves such packets alone.",
+    Cause.UNKNOWN: "run csumfix on the sender, or on a host that forwards them after the damage.",
+}
+
+HEALTHY = {
+    Diagnosis.RIGHT: "right",
+    Diagnosis.ZERO: "without outer checksum (0), inner packet whole",
+    Diagnosis.PARTIAL: "partial, as a sender captures them; its NIC completes them; harmless",
+    Diagnosis.GSO: "GSO packets of a sender, or merged by GRO of a receiver; harmless",
+}
+
+SENDERS_WIDTH = 50  # columns
+DETAILED, NAMED, SENDERS, REASONS, OTHER_PORTS = 2, 3, 3, 3, 2
+"""How many there are at most of findings with details, findings without, senders and so on."""
+
+
+def line(judged: Judged) -> str:
+    """Return what is to be said of one packet; checksums in hexadecimal."""
+    diagnosis, reason = judged.verdict
+    text = f"packet {judged.number}: {diagnosis}"
+    source, dest = address_text(judged.source), address_text(judged.dest)
+    if reason and not judged.seen.dest:
+        return f"{text} ({reason}) {source} > {dest} port {judged.port}"
+    seen = judged.seen
+    text += (
+        f" {source} port {seen.source} > {dest} port {seen.dest} {judged.tunnel} VNI {seen.vni}"
+    )
+    if seen.outer is Outer.WRONG:
+        text += f" {_comparison(judged)} (difference {seen.difference})"
+    return f"{text} outer {seen.outer.name.lower()} inner {seen.inner.name.lower()}"
+
+
+def _comparison(judged: Judged) -> str:
+    seen = judged.seen
+    return f"checksum {seen.found:#06x} should be {seen.expected:#06x}"
+
+
+def as_json(judged: Judged) -> dict[str, Any]:
+    """Return one packet as plain data; enumerations by name."""
+    plain = judged.seen._asdict()
+    plain |= {key: v.name.lower() for key, v in plain.items() if isinstance(v, Enum)}
+    return {
+        "number": judged.number,
+        "diagnosis": judged.verdict.diagnosis,
+        "reason": judged.verdict.reason,
+        "tunnel": judged.tunnel,
+        "direction": judged.direction.name.lower() if judged.direction else None,
+        "source_address": address_text(judged.source),
+        "dest_address": address_text(judged.dest),
+        **plain,
+    }
+
+
+def finding_as_json(finding: Finding) -> dict[str, Any]:
+    """Return a finding as plain data."""
+    return {
+        "diagnosis": finding.diagnosis,
+        "sure": finding.diagnosis in WRONG,
+        "cause": finding.cause,
+        "tunnel": finding.tunnel,
+        "port": finding.port,
+        "packets": finding.packets,
+        "first": finding.first.number,
+        "senders": {address_text(at): number for at, number in finding.senders.most_common()},
+        "evidence": _evidence(finding),
+        "remedy": _remedy(finding),
+    }
+
+
+def summary(tally: Tally) -> Iterator[str]:
+    """Yield the lines of the summary, the worst first."""
+    found = tally.findings()
+    for finding in found[:DETAILED]:
+        yield from _detailed(finding)
+    for finding in found[DETAILED : DETAILED + NAMED]:
+        yield f"{_subject(finding)}. {HEADLINES[finding.diagnosis]}"
+    if len(found) > DETAILED + NAMED:
+        yield f"and {len(found) - DETAILED - NAMED} kinds of fault more; --json has all"
+    yield from _healthy(tally)
+    yield from _unjudged(tally.reasons)
+
+
+def _detailed(finding: Finding) -> Iterator[str]:
+    yield f"{_subject(finding)} from {_senders(finding.senders)}"
+    yield f"  {HEADLINES[finding.diagnosis]}"
+    evidence = _evidence(finding)
+    if evidence:
+        yield f"  {evidence}"
+    if finding.diagnosis is Diagnosis.UNDECIDED:
+        yield "  If their sender captured them, they are harmless: it completes them later."
+        yield f"  If not, the cause is: {CAUSES[finding.cause]}"
+        yield "  To tell, give the address of the host that captured: --local ADDRESS."
+        return
+    yield f"  Cause: {CAUSES[finding.cause]}"
+    if finding.diagnosis is Diagnosis.NOT_FINISHED and finding.first.complete is None:
+        yield "  If the sender is a VM or container on the same machine, all is well."
+    yield f"  Remedy: {_remedy(finding)}"
+
+
+def _subject(finding: Finding) -> str:
+    word = "WRONG" if finding.diagnosis in WRONG else "UNDECIDED"
+    packets = counted(finding.packets, f"{finding.tunnel} packet")
+    return f"{word}: {packets} to port {finding.port}"
+
+
+def _senders(senders: Counter[bytes]) -> str:
+    """Name the senders with the most packets: one, and as many others as the line has room for."""
+    if len(senders) == 1:
+        return address_text(next(iter(senders)))
+    named: list[str] = []
+    for address, number in senders.most_common(SENDERS):
+        text = f"{address_text(address)} ({number})"
+        if named and len(", ".join([*named, text])) > SENDERS_WIDTH:
+            break
+        named.append(text)
+    more = len(senders) - len(named)
+    return ", ".join(named) + (f" and {more} more" if more else "")
+
+
+def _remedy(finding: Finding) -> str:
+    if finding.tunnel == "Geneve" and finding.cause is not Cause.DAMAGE:
+        return "none by csumfix, which does not repair Geneve."
+    return REMEDIES[finding.cause]
+
+
+def _evidence(finding: Finding) -> str:
+    """Say what shows the cause."""
+    first = finding.first
+    if finding.cause in (Cause.NIC, Cause.RELAY):
+        return f"The fields hold just a pseudo-header sum: see packet {first.number}."
+    if finding.diagnosis is Diagnosis.INNER_CORRUPT:
+        return f"See packet {first.number}: {_inner(first)}."
+    if finding.cause is Cause.NEW_PORT:
+        return _ports(finding.flows)
+    if finding.cause is Cause.NEW_ADDRESS:
+        off = difference(next(iter(finding.flows.values())))
+        return f"Every flow is off by {off}, which is twice the new minus the old address."
+    if finding.cause is Cause.NAT:
+        return _one_flow(finding.flows)
+    return f"See packet {first.number}: {_comparison(first)}."
+
+
+def _inner(judged: Judged) -> str:
+    seen = judged.seen
+    if seen.inner_found == seen.inner_expected:
+        return "the inner IP header is damaged"
+    return f"inner checksum {seen.inner_found:#06x} should be {seen.inner_expected:#06x}"
+
+
+def _ports(flows: dict[int, Flow]) -> str:
+    some = list(flows.items())[:2]
+    old = ", ".join(f"{(port - difference(flow)) % 0xFFFF} -> {port}" for port, flow in some)
+    return f"Each flow is off by its new minus its old port: {old}."
+
+
+def _one_flow(flows: dict[int, Flow]) -> str:
+    port, flow = next(iter(flows.items()))
+    off = difference(flow)
+    old = (port - off) % 0xFFFF
+    guess = f"; it may have been {old}" if old in TUNNEL_PORTS else ""
+    return f"The flow from port {port} is off by {off}{guess}."
+
+
+def _healthy(tally: Tally) -> Iterator[str]:
+    for diagnosis, words in HEALTHY.items():
+        number = tally.diagnoses[diagnosis]
+        if number:
+            yield f"{number:8}  {words}"
+    if tally.zero_over_ipv6:
+        yield (
+            f"{tally.zero_over_ipv6:8}  of those without checksum over IPv6: "
+            "only for udp6zerocsumrx receivers"
+        )
+
+
+def _unjudged(reasons: Counter[str]) -> Iterator[str]:
+    for reason, number in reasons.most_common(REASONS):
+        yield f"{number:8}  not judged: {reason}"
+    others = reasons.total() - sum(number for _, number in reasons.most_common(REASONS))
+    if others:
+        yield f"{others:8}  not judged, for other reasons; --json has all"
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun, in the plural if need be."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def tunnels(tally: Tally, ports: tuple[int, ...]) -> str:
+    """Say which tunnels there were."""
+    if tally.ports:
+        found = [
+            f"{number} of {tunnel} port {port}"
+            for (tunnel, port), number in tally.ports.most_common(NAMED)
+        ]
+        return ", ".join(found)
+    return f"no VXLAN packets to port {' or '.join(map(str, ports))}, nor Geneve to {GENEVE_PORT}"
+
+
+def other_ports(ports: Counter[int]) -> Iterator[str]:
+    """Name the ports to which something went that looks like VXLAN."""
+    for port, number in ports.most_common(OTHER_PORTS):
+        looks = "look" if number > 1 else "looks"
+        yield f"{counted(number, 'packet')} to port {port} {looks} like VXLAN: --port {port}"
