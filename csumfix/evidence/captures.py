@@ -73,10 +73,13 @@ class FileSource:
         self.frames = 0
         self.unknown_links: Counter[int] = Counter()
 
-    @property
-    def note(self) -> str:
-        """What is to be said of the file's end; empty if nothing."""
-        return self._capture.note
+    def notes(self) -> list[str]:
+        """Say what was not read."""
+        unknown = [
+            f"{number} packets of link type {link}, which csumfix cannot read"
+            for link, number in self.unknown_links.most_common(1)
+        ]
+        return [self._capture.note] * bool(self._capture.note) + unknown
 
     def __iter__(self) -> Iterator[Captured]:
         for number, frame in enumerate(self._capture, start=1):

@@ -22,11 +22,10 @@ class LiveSource:
         self._ends = time.monotonic() + seconds
         self.frames = 0
 
-    @property
-    def note(self) -> str:
-        """What is to be said of packets that were missed; empty if none were."""
+    def notes(self) -> list[str]:
+        """Say what was missed; while the sockets are open."""
         missed = sum(one.dropped() for one in self._sockets.values())
-        return f"{missed} more packets arrived faster than they could be read" if missed else ""
+        return [f"{missed} more packets arrived faster than they could be read"] * bool(missed)
 
     def __iter__(self) -> Iterator[Captured]:
         poll = select.poll()

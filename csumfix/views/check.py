@@ -11,7 +11,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, BinaryIO, Protocol
@@ -28,6 +28,7 @@ from csumfix.evidence.pcap import Capture, NotACaptureError
 from csumfix.evidence.tapsocket import Direction
 from csumfix.host import tunnels, underlays
 from csumfix.host.tunnels import Tunnel
+from csumfix.text import listing
 from csumfix.views import findings, taps
 
 LARGE = 8 << 20
@@ -64,55 +65,68 @@ class Source(Protocol):
 
     frames: int
 
-    @property
-    def note(self) -> str:
-        """What is to be said about the end; empty if nothing."""
+    def notes(self) -> list[str]:
+        """Say what was not read; while the source is open."""
 
     def __iter__(self) -> Iterator[Captured]: ...
 
 
 def run(options: CheckOptions) -> bool:
     """Check, and print what there is to say; tell whether something is surely wrong."""
-    local = [_packed(address) for address in options.local]
-    examiner = Examiner(options.ports, local, options.direction)
-    with _live(options) if options.live else _file(options.source or "-") as source:
-        return Check(options, examiner, source).run()
+    found = asyncio.run(tunnels.discover()) if options.live else []
+    options = replace(options, ports=(*options.ports, *(tunnel.port for tunnel in found)))
+    check = Check(options)
+    with _live(options, found) if options.live else _file(options) as source:
+        check.judge(source)
+    check.report()
+    return check.is_wrong
 
 
 class Check:
     """One run over one source."""
 
-    def __init__(self, options: CheckOptions, examiner: Examiner, source: Source) -> None:
+    def __init__(self, options: CheckOptions) -> None:
+        local = [_packed(address) for address in options.local]
         self._options = options
-        self._examiner = examiner
-        self._source = source
+        self._examiner = Examiner(options.ports, local, options.direction)
         self._tally = Tally(assumed=options.direction is not None)
+        self._notes: list[str] = []
+        self._frames = 0
         self._shown = 0
-        self._interrupted = False
 
-    def run(self) -> bool:
-        """Judge all packets until the end, or Ctrl-C; then say what they were."""
+    @property
+    def is_wrong(self) -> bool:
+        """Whether anything is surely wrong."""
+        return self._tally.is_wrong
+
+    def judge(self, source: Source) -> None:
+        """Judge all packets until the end, or Ctrl-C; show each if that is wanted."""
         show = self._shower()
         try:
-            self._judge(show)
+            for captured in source:
+                judged = self._examiner.examine(captured)
+                if judged:
+                    self._tally.add(judged)
+                    if show:
+                        show(judged)
         except KeyboardInterrupt:
-            self._interrupted = True
+            self._notes.append("interrupted: the rest was not looked at")
         self._tally.settle()
+        self._frames = source.frames
+        self._notes += source.notes()
+
+    def report(self) -> None:
+        """Print the summary."""
+        if self._tally.is_contradicted:
+            self._notes.append(
+                "the packets go both ways: give --local instead of --receiver or --sender"
+            )
         if self._options.as_json:
             beginning = "" if self._shown else '{"packets": ['
             # The document so far ends within the list of packets.
             click.echo(f"{beginning}\n], {json.dumps(self._document(), indent=2)[1:]}")
         else:
             click.echo("\n".join(self._lines()))
-        return self._tally.is_wrong
-
-    def _judge(self, show: Callable[[Judged], None] | None) -> None:
-        for captured in self._source:
-            judged = self._examiner.examine(captured)
-            if judged:
-                self._tally.add(judged)
-                if show:
-                    show(judged)
 
     def _shower(self) -> Callable[[Judged], None] | None:
         """Return what prints a packet; None if only the summary is wanted."""
@@ -131,35 +145,22 @@ class Check:
     def _document(self) -> dict[str, Any]:
         """Return the summary as plain data."""
         return {
-            "frames": self._source.frames,
+            "frames": self._frames,
             "wrong": self._tally.is_wrong,
             "summary": self._tally.diagnoses,
             "findings": [findings.finding_as_json(one) for one in self._tally.findings()],
             "not_judged": self._tally.reasons,
             "other_ports": self._examiner.other_ports,
-            "notes": list(self._notes()),
+            "notes": self._notes,
         }
 
     def _lines(self) -> Iterator[str]:
         """Yield the lines of the summary."""
-        frames = findings.counted(self._source.frames, "packet")
+        frames = findings.counted(self._frames, "packet")
         yield f"{frames}: {findings.tunnels(self._tally, self._options.ports)}"
         yield from findings.summary(self._tally)
         yield from findings.other_ports(self._examiner.other_ports)
-        yield from self._notes()
-
-    def _notes(self) -> Iterator[str]:
-        if self._tally.is_contradicted:
-            yield "the packets go both ways: give --local instead of --receiver or --sender"
-        if self._interrupted:
-            yield "interrupted: the rest was not looked at"
-        note = self._source.note  # asks the kernel, if live
-        if note:
-            yield note
-        if isinstance(self._source, FileSource):
-            for link, number in self._source.unknown_links.most_common(1):
-                packets = findings.counted(number, "packet")
-                yield f"{packets} of link type {link}, which csumfix cannot read"
+        yield from self._notes
 
 
 def _packed(address: str) -> bytes:
@@ -167,7 +168,7 @@ def _packed(address: str) -> bytes:
         return ip_address(address).packed
     except ValueError:
         raise CsumfixError(
-            f"--local: {printable(address)} is no IP address: give one, such as 192.0.2.1",
+            f"--local: {address} is no IP address: give one, such as 192.0.2.1",
             Exit.USAGE,
         ) from None
 
@@ -176,20 +177,21 @@ def _packed(address: str) -> bytes:
 
 
 @contextlib.contextmanager
-def _file(name: str) -> Iterator[Source]:
+def _file(options: CheckOptions) -> Iterator[Source]:
     """Open a capture file, or standard input."""
-    shown = printable(name)
+    name = options.source or "-"
     try:
         stream = _stream(name)
         source = FileSource(Capture(stream))
     except NotACaptureError as error:
-        raise CsumfixError(f"{shown} is no capture: {error}", Exit.USAGE) from None
+        raise CsumfixError(f"{name} is no capture: {error}", Exit.USAGE) from None
     except OSError as error:
         raise CsumfixError(
-            f"{shown} cannot be read: {error.strerror}: give a file written by 'tcpdump -w'",
+            f"{name} cannot be read: {error.strerror}: give a file written by 'tcpdump -w'",
             Exit.USAGE,
         ) from None
-    with stream, _progress(stream):
+    quiet = options.verbose or options.as_json
+    with stream, contextlib.nullcontext() if quiet else _progress(stream):
         yield source
 
 
@@ -216,7 +218,8 @@ def _progress(stream: BinaryIO) -> Iterator[None]:
         yield
         return
     done = threading.Event()
-    with Progress(console=Console(stderr=True), transient=True) as progress:
+    console = Console(stderr=True)
+    with Progress(console=console, transient=True, redirect_stdout=False) as progress:
         task = progress.add_task("reading", total=size)
 
         def watch() -> None:
@@ -236,15 +239,14 @@ def _progress(stream: BinaryIO) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _live(options: CheckOptions) -> Iterator[Source]:
+def _live(options: CheckOptions, found: list[Tunnel]) -> Iterator[Source]:
     """Watch one device, or those that carry tunnels."""
-    found = asyncio.run(tunnels.discover())
-    ports = {*options.ports, *(tunnel.port for tunnel in found), GENEVE_PORT}
+    ports = {*options.ports, GENEVE_PORT}
     devices = _devices(options, found)
     with taps.opened(devices, ports, Direction.IN) as sockets:
         taps.become_nobody()
-        names = ", ".join(printable(name) for name in sockets)
-        click.echo(f"csumfix: watching {names} for {options.seconds:g} s", err=True)
+        seconds = f"{options.seconds:g} s"
+        click.echo(f"csumfix: watching {listing(sockets)} for {seconds}", err=True)
         yield LiveSource(sockets, options.seconds)
 
 
@@ -262,10 +264,5 @@ def _devices(options: CheckOptions, found: list[Tunnel]) -> frozenset[int]:
         return frozenset({socket.if_nametoindex(options.source)})
     except OSError:
         raise CsumfixError(
-            f"--live: there is no device {printable(options.source)}: see 'ip link'", Exit.USAGE
+            f"--live: there is no device {options.source}: see 'ip link'", Exit.USAGE
         ) from None
-
-
-def printable(text: str) -> str:
-    """Return a text without what could steer a terminal."""
-    return "".join(one if one.isprintable() else "?" for one in text)

@@ -285,7 +285,17 @@ def test_a_pipe_is_judged_when_its_writer_ends(tmp_path: Path) -> None:
     assert "NAT changed an outer address" in out
 
 
+def test_live_knows_the_ports_of_the_tunnels() -> None:
+    with Lab("dnat", port=4790) as lab:
+        live = start_live(lab, 3, "eth0", "--json")
+        traffic(lab)
+        out, _ = live.communicate(timeout=20)
+    document = json.loads(out)
+    assert (live.returncode, causes(document)) == (1, {"rewritten": "new_address"})
+    assert (document["findings"][0]["port"], document["other_ports"]) == (4790, {})
+
+
 def test_a_device_that_does_not_exist(lab: Lab) -> None:
     result = lab.receiver.run([*CSUMFIX, "check", "--live", "nope\x1b[1m"], check=False)
     assert result.returncode == 2
-    assert result.stderr == "csumfix: --live: there is no device nope?[1m: see 'ip link'\n"
+    assert result.stderr == "csumfix: --live: there is no device nope\\x1b[1m: see 'ip link'\n"

@@ -477,4 +477,4 @@ def test_names_cannot_steer_the_terminal(tmp_path: Path) -> None:
     command = [sys.executable, "-m", "csumfix", "check", str(name)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 2
-    assert "a?[31m?.pcap" in result.stderr
+    assert r"a\x1b[31m\xff.pcap" in result.stderr
