@@ -14,7 +14,7 @@ import enum
 from collections import Counter
 from dataclasses import dataclass, field
 
-from csumfix.evidence.arrivals import WRONG, Diagnosis
+from csumfix.evidence.arrivals import WRONG, Diagnosis, Reason
 from csumfix.evidence.captures import Judged
 
 MODULUS = 0xFFFF  # one's complement arithmetic
@@ -44,6 +44,8 @@ class Cause(enum.StrEnum):
     NIC = "nic"
     RELAY = "relay"
     DAMAGE = "damage"
+    INNER_DAMAGE = "inner_damage"
+    """Nothing that the tunnel did, if there is an outer checksum."""
     UNKNOWN = "unknown"
 
 
@@ -52,7 +54,7 @@ FIXED = {
     Diagnosis.UNDECIDED: Cause.NIC,
     Diagnosis.RELAYED: Cause.RELAY,
     Diagnosis.CORRUPT: Cause.DAMAGE,
-    Diagnosis.INNER_CORRUPT: Cause.DAMAGE,
+    Diagnosis.INNER_CORRUPT: Cause.INNER_DAMAGE,
 }
 
 
@@ -158,7 +160,7 @@ class Tally:
     def __init__(self, *, assumed: bool = False) -> None:
         self._assumed = assumed
         self.diagnoses: Counter[Diagnosis] = Counter()
-        self.reasons: Counter[str] = Counter()
+        self.reasons: Counter[Reason] = Counter()
         self.ports: Counter[tuple[str, int]] = Counter()
         self.zero_over_ipv6 = 0
         self.is_contradicted = False

@@ -149,7 +149,7 @@ class Check:
             "wrong": self._tally.is_wrong,
             "summary": self._tally.diagnoses,
             "findings": [findings.finding_as_json(one) for one in self._tally.findings()],
-            "not_judged": self._tally.reasons,
+            "not_judged": {one.name.lower(): n for one, n in self._tally.reasons.items()},
             "other_ports": self._examiner.other_ports,
             "notes": self._notes,
         }

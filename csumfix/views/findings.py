@@ -8,7 +8,7 @@ from enum import Enum
 from typing import Any
 
 from csumfix.core import Outer
-from csumfix.evidence.arrivals import WRONG, Diagnosis
+from csumfix.evidence.arrivals import WRONG, Diagnosis, Reason
 from csumfix.evidence.captures import GENEVE_PORT, Judged, address_text
 from csumfix.evidence.causes import TUNNEL_PORTS, Cause, Finding, Flow, Tally, difference
 
@@ -29,10 +29,12 @@ CAUSES = {
     Cause.NIC: "the sender's NIC, or hypervisor, does not compute what it claims to.",
     Cause.RELAY: "a program between the nodes resends the datagrams (slirp4netns, pasta).",
     Cause.DAMAGE: "a NIC, a driver or memory damages packets.",
+    Cause.INNER_DAMAGE: "damage before the tunnel; in it only if there is no outer checksum.",
     Cause.UNKNOWN: "not known; the differences fit no single port or address.",
 }
 
 REWRITTEN_REMEDY = "run csumfix on the sender."
+DAMAGE_REMEDY = "find what damages them; csumfix leaves such packets alone."
 QUEUE_REMEDY = "run csumfix with --lane queue on the sender."
 
 REMEDIES = {
@@ -42,7 +44,8 @@ REMEDIES = {
     Cause.ZERO: QUEUE_REMEDY,
     Cause.NIC: QUEUE_REMEDY,
     Cause.RELAY: "run csumfix with --lane queue on the node behind that program.",
-    Cause.DAMAGE: "find what damages them; csumfix leaves such packets alone.",
+    Cause.DAMAGE: DAMAGE_REMEDY,
+    Cause.INNER_DAMAGE: DAMAGE_REMEDY,
     Cause.UNKNOWN: "run csumfix on the sender, or on a host that forwards them after the damage.",
 }
 
@@ -86,7 +89,7 @@ def as_json(judged: Judged) -> dict[str, Any]:
     return {
         "number": judged.number,
         "diagnosis": judged.verdict.diagnosis,
-        "reason": judged.verdict.reason,
+        "reason": judged.verdict.reason.name.lower() if judged.verdict.reason else None,
         "tunnel": judged.tunnel,
         "direction": judged.direction.name.lower() if judged.direction else None,
         "source_address": address_text(judged.source),
@@ -162,7 +165,7 @@ def _senders(senders: Counter[bytes]) -> str:
 
 
 def _remedy(finding: Finding) -> str:
-    if finding.tunnel == "Geneve" and finding.cause is not Cause.DAMAGE:
+    if finding.tunnel == "Geneve" and finding.cause not in (Cause.DAMAGE, Cause.INNER_DAMAGE):
         return "none by csumfix, which does not repair Geneve."
     return REMEDIES[finding.cause]
 
@@ -217,7 +220,7 @@ def _healthy(tally: Tally) -> Iterator[str]:
         )
 
 
-def _unjudged(reasons: Counter[str]) -> Iterator[str]:
+def _unjudged(reasons: Counter[Reason]) -> Iterator[str]:
     for reason, number in reasons.most_common(REASONS):
         yield f"{number:8}  not judged: {reason}"
     others = reasons.total() - sum(number for _, number in reasons.most_common(REASONS))

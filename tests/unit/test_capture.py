@@ -242,7 +242,7 @@ def test_json(file: Path) -> None:
     first = found["packets"][0]
     assert (first["outer"], first["vni"]) == ("right", 0x123456)
     assert (first["source_address"], first["dest_address"]) == ("10.0.0.1", "10.0.0.2")
-    assert found["not_judged"] == {Reason.FRAGMENT: 1}
+    assert found["not_judged"] == {"fragment": 1}
 
 
 def test_json_of_nothing(file: Path) -> None:
@@ -355,7 +355,7 @@ def test_a_capture_that_was_cut_short_is_not_judged(size: int, file: Path) -> No
     record = pcaps.record(data[: 14 + size], len(data))
     file.write_bytes(pcaps.pcap([]) + record)
     code, found = document(str(file))
-    assert (code, found["not_judged"]) == (0, {Reason.CUT_SHORT: 1})
+    assert (code, found["not_judged"]) == (0, {"cut_short": 1})
 
 
 def test_padding_of_the_link_is_not_taken_for_the_packet(file: Path) -> None:
