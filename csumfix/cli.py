@@ -198,7 +198,7 @@ def top_command(interval: float, once: bool) -> None:
 @click.option("--live", is_flag=True, help="Watch what arrives, instead of reading a file.")
 @click.option(
     "--seconds",
-    type=click.FloatRange(min=0, min_open=True),
+    type=Number(0.1, DAY),
     default=10.0,
     show_default=True,
     help="How long to watch.",
@@ -244,7 +244,7 @@ def check_command(
     from csumfix.views import check
 
     if not live and source is None:
-        raise click.UsageError("Missing a FILE, '-' or --live")
+        raise click.UsageError("Missing argument 'FILE'")
     if receiver + sender + bool(others["local"]) + live > 1:
         raise click.UsageError("Only one of --receiver, --sender, --local and --live makes sense")
     direction = Direction.IN if receiver else Direction.OUT if sender else None

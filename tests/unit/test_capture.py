@@ -463,6 +463,8 @@ def test_unreadable_files(file: Path, content: bytes | None) -> None:
         ["--live", "--sender"],
         ["--local", "nonsense", "x"],
         ["--live", "--seconds", "0"],
+        ["--live", "--seconds", "1e99"],
+        ["--live", "--seconds", "nan"],
     ],
 )
 def test_wrong_usage(arguments: list[str]) -> None:
