@@ -22,6 +22,13 @@ SCRIPT = Path(sysconfig.get_path("scripts")) / "csumfix-rules"
 SYSTEM_PATH = "/usr/sbin:/sbin"
 """Where iptables is. A user's PATH often lacks these; csumfix-rules adds them, too."""
 
+LATER = (
+    " lane=kernel rule=gate what=missing",
+    " lane=kernel rule=nat what=missing",
+    " lane=queue rule=bridged what=missing",
+)
+"""Differences by rules that are loaded as soon as the kernel has what they need."""
+
 CONNTRACK_COUNT = Path("/proc/sys/net/netfilter/nf_conntrack_count")
 
 _RULE = re.compile(
@@ -161,7 +168,7 @@ def apply(rules: RuleSet) -> None:
 def differences(rules: RuleSet) -> tuple[str, ...]:
     """Return how the loaded rules differ from these, a line for each difference.
 
-    See is_about_gate() for differences that are no other program's work.
+    See is_about_kernel() for differences that are no other program's work.
     """
     result = run(["check", *rules.arguments()])
     if result.returncode not in (Exit.OK, Exit.NEGATIVE):
@@ -170,15 +177,13 @@ def differences(rules: RuleSet) -> tuple[str, ...]:
     return tuple(line.removeprefix("difference ") for line in lines)
 
 
-def is_about_gate(difference: str) -> bool:
-    """Tell whether a difference only says that conntrack has been switched on.
+def is_about_kernel(difference: str) -> bool:
+    """Tell whether a difference only says that conntrack or br_netfilter has been switched on.
 
-    csumfix-rules leaves the gate out where conntrack is off, because loading it would switch
-    conntrack on.
+    csumfix-rules leaves out the rules that need them while they are off, because loading such a
+    rule would switch them on.
     """
-    return " lane=kernel rule=gate what=missing" in difference or (
-        " lane=kernel rule=nat what=missing" in difference
-    )
+    return any(words in difference for words in LATER)
 
 
 def remove() -> None:

@@ -161,7 +161,7 @@ class Datapath:
             return ()
         await self._apply(self.rules)
         self._irreparable = await asyncio.to_thread(rules.differences, self.rules)
-        if all(map(rules.is_about_gate, differs)):
+        if all(map(rules.is_about_kernel, differs)):
             return ()
         self.restored += 1
         return differs
