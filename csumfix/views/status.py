@@ -114,7 +114,9 @@ def verdict(state: State) -> str:
         return "trouble: the rules are not loaded; see the log of the service"
     wrong = sum(one["departures"].get(Departure.WRONG, 0) for one in service["lanes"])
     queued = sum(one["lane"] == Lane.QUEUE for one in service["lanes"])
-    ports = f"{len(service['lanes'])} tunnel ports" if len(service["lanes"]) != 1 else "1 port"
+    # The answer of a service lists a bounded number of them.
+    count = service.get("lanes_count", len(service["lanes"]))
+    ports = f"{count} tunnel ports" if count != 1 else "1 port"
     return (
         f"all is well: {ports} looked after, {queued} in the queue lane; "
         f"{wrong} packets were seen to leave wrong since the start"

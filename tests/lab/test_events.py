@@ -114,7 +114,7 @@ def test_tunnels_that_come_and_go_all_the_time_cost_a_bounded_share(lab: Lab) ->
     with service(lab.sender, ready=60) as shim:
         until_settled(shim)
         with running(lab, ["sh", "-c", f"while :; do {add}; sleep 0.02; ip link del vxn; done"]):
-            assert cpu_share(shim, 6) < 0.4
+            assert cpu_share(shim, 8) < 0.4
         link(lab, "add late0 type vxlan id 9 dstport 4789")
         wait_for_rules(lab.sender, "4789", timeout=30)
 
@@ -214,7 +214,7 @@ def test_many_tunnels(lab: Lab, count: int) -> None:
         assert checksum_errors(lab) == errors
         status = lab.sender.run([*CSUMFIX, "status"]).stdout
         top = lab.sender.run([*CSUMFIX, "top", "--once"]).stdout
-        assert len(shim.status()["service"]["tunnels"]) == count + 1
+        assert len(shim.status()["tunnels"]) == count + 1
     assert status.startswith(f"all is well: {count + 1} tunnel ports")
     assert f"and {count - 39} more; for all: csumfix status --json" in status
     assert len(status.splitlines()) < 160
