@@ -77,15 +77,15 @@ class Datapath:
         self.lanes = dict(lanes or {})
         # The predecessor's evidence stayed with it, so the hold time begins again.
         self._repaired = {port: (0, time.monotonic()) for port in self.lanes}
-        self._bind(numbers)
+        self._bind(numbers, self._options)
         await self.reconcile()
 
-    def _bind(self, numbers: range) -> None:
+    def _bind(self, numbers: range, options: Options) -> None:
         """Bind the queues; without any if the kernel has none and the kernel lane will do."""
         try:
             self.pool.bind(numbers)
         except CsumfixError as error:
-            if error.code is not Exit.KERNEL or self._options.lane is LaneSetting.QUEUE:
+            if error.code is not Exit.KERNEL or options.lane is LaneSetting.QUEUE:
                 raise
             log.warning("there is no queue lane: %s", error, extra={"event": "no_queue_lane"})
 
@@ -172,7 +172,7 @@ class Datapath:
         numbers = self._numbers
         if options.queue_numbers != self._options.queue_numbers:
             numbers = options.queue_numbers
-        self.pool.bind(numbers)
+        self._bind(numbers, options)
         self._options, self._numbers, self._kernel_fault = options, numbers, None
         try:
             await self.reconcile()
