@@ -30,10 +30,10 @@ LAB_CAUSES = (
 """The causes of csumfix_lab, which is imported only by the command that needs it."""
 
 EXIT_CODES = """\b
-Exit codes: 0 done; 1 answered with no (not running, not installed, wrong
+Exit codes: 0 done; 1 negative result (not running, not installed, wrong
 checksums found); 2 wrong usage; 3 a program is missing; 4 no permission;
-5 the kernel refused or lacks a feature; 6 in use by somebody else; 7 it
-worked and then broke."""
+5 the kernel refused or lacks a feature; 6 in use by another program;
+7 failed while running."""
 
 TRACE_EXAMPLE = """\
 \b
@@ -55,7 +55,7 @@ def cli() -> None:
     """Repair wrong outer UDP checksums of VXLAN packets; NIC settings stay as they are."""
 
 
-@cli.command("run", cls=Configured)
+@cli.command("run", short_help="Repair the tunnels of this namespace", cls=Configured)
 @click.pass_context
 def run_command(ctx: click.Context, /, **_: Any) -> None:
     """Find this namespace's vxlan devices and repair their packets, in the foreground.
@@ -80,7 +80,7 @@ def run_command(ctx: click.Context, /, **_: Any) -> None:
     )
 
 
-@cli.group("config")
+@cli.group("config", short_help="Check and show the settings")
 def config_group() -> None:
     """Check and show the settings of the service."""
 
@@ -112,7 +112,7 @@ def config_show(ctx: click.Context, /, **_: Any) -> None:
         click.echo(line)
 
 
-@cli.command("restart")
+@cli.command("restart", short_help="Replace the service, losing no packet")
 def restart_command() -> None:
     """Replace the running service by a new process, losing no packet.
 
@@ -128,6 +128,7 @@ def restart_command() -> None:
 
 @cli.command(
     "rules",
+    short_help="Load or remove the iptables rules by hand",
     context_settings={"ignore_unknown_options": True, "help_option_names": []},
     add_help_option=False,
 )
@@ -152,7 +153,7 @@ def rules_command(as_json: bool, arguments: tuple[str, ...]) -> None:
     sys.exit(result.returncode)
 
 
-@cli.command("status")
+@cli.command("status", short_help="Say whether all is well, and show details")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def status_command(as_json: bool) -> None:
     """Show tunnels, rules, queues, and the counters of the service if it runs.
@@ -171,7 +172,7 @@ def status_command(as_json: bool) -> None:
     sys.exit(Exit.OK if state.service else Exit.NEGATIVE)
 
 
-@cli.command("top")
+@cli.command("top", short_help="Watch lanes and queues live")
 @click.option(
     "--interval",
     type=Number(0.1, DAY),
@@ -193,7 +194,7 @@ def top_command(interval: float, once: bool) -> None:
     top.run(interval, once=once)
 
 
-@cli.command("check")
+@cli.command("check", short_help="Explain the checksums in a capture")
 @click.argument("source", metavar="[FILE|DEVICE]", required=False)
 @click.option("--live", is_flag=True, help="Watch what arrives, instead of reading a file.")
 @click.option(
@@ -252,7 +253,7 @@ def check_command(
     sys.exit(Exit.NEGATIVE if check.run(options) else Exit.OK)
 
 
-@cli.command("trace", epilog=TRACE_EXAMPLE)
+@cli.command("trace", short_help="Show packets as they leave this host", epilog=TRACE_EXAMPLE)
 @click.option("--bad-only", is_flag=True, help="Show only packets whose outer checksum is wrong.")
 @click.option("--count", type=WholeNumber(1), help="Stop when that many have been shown.")
 @click.option(
@@ -276,7 +277,7 @@ def trace_command(
     trace.run(trace.TraceOptions(bad_only, count or 0, pcap, ports))
 
 
-@cli.command("lab")
+@cli.command("lab", short_help="Try it in a throwaway two-node lab")
 @click.option(
     "--cause",
     type=click.Choice(LAB_CAUSES),

@@ -105,10 +105,17 @@ SETTINGS = (
         help="Pause between two looks at the packets that leave. 0: never look.",
     ),
     PortOption(
-        ["--port"], type=PORT, multiple=True, help="UDP port that no device shows; repeatable."
+        ["--port"],
+        type=PORT,
+        multiple=True,
+        help="Extra VXLAN port, for tunnels without a local vxlan device; repeatable.",
     ),
     click.Option(
-        ["--queues"], type=WholeNumber(1, 64), default=1, show_default=True, help="Threads."
+        ["--queues"],
+        type=WholeNumber(1, 64),
+        default=1,
+        show_default=True,
+        help="Number of queues, each with its own thread.",
     ),
     click.Option(
         ["--queue-base"],
