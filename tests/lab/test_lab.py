@@ -619,7 +619,7 @@ def test_demo(capfd: pytest.CaptureFixture[str]) -> None:
     out, _ = capfd.readouterr()
     assert "FAILED" not in out
     assert out.count("[bad udp cksum 0x") == 2
-    assert out.count("time-out") == 2
+    assert out.count("lost (expected)") == 2
     assert "\x1b" not in out  # colours are for terminals
     assert len(out.splitlines()) <= 2 * 60
 
