@@ -77,13 +77,14 @@ demo: build ## See a kernel bug eat DNS over VXLAN, and csumfix cure it
 test: $(DEV) ## Run every test: C under sanitizers, units, and the lab
 	$(MAKE) -C csrc check
 	$(MAKE) -C tests/fuzz smoke
-	$(BIN)/pytest --ignore=tests/install --ignore=tests/image
+	$(BIN)/pytest -n auto tests/unit
+	$(BIN)/pytest tests/lab
 	$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider tests/install
 
 .PHONY: test-unit
 test-unit: $(DEV) ## Run the tests that need no namespaces
 	$(MAKE) -C csrc check
-	$(BIN)/pytest tests/unit
+	$(BIN)/pytest -n auto tests/unit
 
 .PHONY: test-image
 test-image: $(DEV) ## Build the container image from nothing and run it in the lab

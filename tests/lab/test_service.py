@@ -206,12 +206,13 @@ def test_status_shows_everything(lab: Lab) -> None:
     assert stopped.returncode == Exit.NEGATIVE
 
 
-def test_an_idle_service_uses_no_cpu(lab: Lab) -> None:
+def test_an_idle_service_uses_hardly_any_cpu(lab: Lab) -> None:
+    """The egress tap looks once per second whether its device has become busy."""
     with service(lab.sender) as shim:
         time.sleep(0.3)
         before = cpu_ticks(shim)
-        time.sleep(2)
-        assert cpu_ticks(shim) == before
+        time.sleep(5)
+        assert cpu_ticks(shim) - before <= 1  # 0.2 %
 
 
 def cpu_ticks(shim: Service) -> int:
