@@ -10,7 +10,7 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
@@ -71,14 +71,26 @@ class Datapath:
         self._counting = asyncio.Lock()
         self._irreparable: tuple[str, ...] = ()
 
-    async def open(self, numbers: range, lanes: Lanes | None = None) -> None:
-        """Bind these queues and load the rules; lanes: those of a predecessor."""
+    async def open(
+        self, numbers: range, lanes: Lanes | None = None, leaving: Collection[int] = ()
+    ) -> None:
+        """Bind these queues and load the rules.
+
+        lanes, leaving: those of a predecessor.
+        """
         self._numbers = numbers
         self.lanes = dict(lanes or {})
         # The predecessor's evidence stayed with it, so the hold time begins again.
         self._repaired = {port: (0, time.monotonic()) for port in self.lanes}
         self._bind(numbers, self._options)
+        for port in leaving:
+            await self._leave(port)
         await self.reconcile()
+
+    @property
+    def leaving(self) -> list[int]:
+        """Ports of which flows are still in the queue lane though the port has left it."""
+        return list(self._leaving)
 
     def _bind(self, numbers: range, options: Options) -> None:
         """Bind the queues; without any if the kernel has none and the kernel lane will do."""

@@ -57,12 +57,14 @@ class Predecessor:
     """The service that is being taken over from.
 
     lanes: the lane of each port, which the successor keeps.
+    leaving: ports of which flows are still in the queue lane though the port has left it.
     """
 
-    def __init__(self, peer: Peer, lanes: dict[int, PortLane]) -> None:
+    def __init__(self, peer: Peer, lanes: dict[int, PortLane], leaving: tuple[int, ...]) -> None:
         self._peer = peer
         self.pid = peer.pid
         self.lanes = lanes
+        self.leaving = leaving
 
     async def leave(self) -> bool:
         """Our rules are loaded: have it go. Tell whether it hung up, which it does at last."""
@@ -99,7 +101,8 @@ async def find_predecessor() -> Predecessor | None:
             "if it hangs, kill it, then start without --take-over",
             Exit.IN_USE,
         )
-    return Predecessor(peer, lanes_from_json(answer.get("lanes")))
+    leaving = answer.get("leaving") or ()  # version 0.1.0 knew no lanes
+    return Predecessor(peer, lanes_from_json(answer.get("lanes")), tuple(leaving))
 
 
 class Heir:

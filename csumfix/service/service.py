@@ -155,7 +155,7 @@ class Service:
     async def _take_over_from(self, predecessor: handover.Predecessor) -> None:
         try:
             numbers = free_numbers(self._options.queue_numbers)
-            await self._datapath.open(numbers, predecessor.lanes)
+            await self._datapath.open(numbers, predecessor.lanes, predecessor.leaving)
         except BaseException:
             await predecessor.go_on()
             raise
@@ -348,7 +348,8 @@ class Service:
             if self._agenda.leaving.is_set():
                 await peer.send(error="it is stopping: try again", code=Exit.IN_USE)
                 return
-            await peer.send(pid=os.getpid(), lanes=lanes_to_json(self._datapath.lanes))
+            lanes = lanes_to_json(self._datapath.lanes)
+            await peer.send(pid=os.getpid(), lanes=lanes, leaving=self._datapath.leaving)
             answer = await peer.receive(handover.HOLD)
             # If we were stopped meanwhile, time is up though the answer has come.
             answer = answer or await peer.receive(handover.SECOND_LOOK)

@@ -159,6 +159,26 @@ def test_the_operator_changes_lanes_under_load(lab: Lab, tmp_path: Path) -> None
         assert sum(shim.reasons().values()) > 20_000
 
 
+@HEALTHY
+def test_a_successor_may_come_while_flows_leave_the_queue_lane(lab: Lab, tmp_path: Path) -> None:
+    """It keeps them in its queues. Order is not tested: a flow that moves from one queue to
+    another can have a few packets late.
+    """
+    file = tmp_path / "csumfix.toml"
+    file.write_text('lane = "queue"')
+    with service(lab.sender, f"--config={file}") as old:
+        load = Load(lab)
+        set_lane(old, file, "kernel")
+        assert "CSUMFIX-LEAVE" in rules_text(lab.sender)
+        with service(lab.sender, f"--config={file}", "--take-over") as new:
+            assert old.process.wait(10) == 0
+            assert lane(new) == "kernel"
+            time.sleep(1.8)
+            assert "CSUMFIX-LEAVE" in rules_text(lab.sender), "the flows are not idle yet"
+            load.assert_whole()
+            assert_left_when_idle(lab, new)
+
+
 @CAUSE
 def test_evidence_changes_lanes_under_load(lab: Lab) -> None:
     """What is lost was dropped for its checksum before the change; nothing else, nothing late."""

@@ -1,9 +1,12 @@
 """The egress tap while things happen to its host."""
 
+import time
+
 import pytest
 
 from csumfix_lab import Lab
 from tests.lab.shim import CSUMFIX, HEALTHY, Service, checksum_errors, link, send, service, until
+from tests.lab.tunnel import UNBOUND, rebuild
 
 WITHOUT_NET_RAW = ("setpriv", "--bounding-set=-net_raw", "--inh-caps=-net_raw")
 
@@ -50,6 +53,45 @@ def test_it_goes_on_looking_when_the_underlay_comes_back(
             return looked_at(shim) > before or None
 
         until(sees_more, 15, lambda: str(shim.status()))
+
+
+BRIDGE = """
+ip link add under0 type bridge
+ip link set eth0 master under0
+ip link set under0 up
+ip addr flush dev eth0
+ip addr add 192.0.2.1/24 dev under0
+ip addr add 2001:db8::1/64 dev under0 nodad
+"""
+
+
+@pytest.mark.parametrize("ipv6", [False, True], ids=["ipv4", "ipv6"])
+@pytest.mark.parametrize("bound", [False, True], ids=["by the route", "bound"])
+def test_it_sees_a_bridge_that_carries_the_tunnel(ipv6: bool, bound: bool) -> None:
+    with Lab("stateless", ipv6=ipv6) as lab:
+        lab.sender.run(["sh", "-eu"], input=BRIDGE)
+        checksum = "noudp6zerocsumtx" if ipv6 else UNBOUND
+        rebuild(lab, f"{checksum} dev under0" if bound else checksum)
+        with service(lab.sender) as shim:
+            send(lab, 5, 64)
+            assert " left under0 " in shim.wait_for("warning: port 8472: now in the queue lane")
+            assert send(lab, 20, 512).whole
+
+
+@pytest.mark.parametrize("lab", ["stateless"], indirect=True)
+def test_an_underlay_may_go_while_it_is_watched(lab: Lab) -> None:
+    rebuild(lab, UNBOUND)
+    link(lab, "add under0 link eth0 type macvlan mode bridge")
+    link(lab, "set under0 up")
+    route = "ip route add 192.0.2.200/32 dev under0 src 192.0.2.1"
+    lab.sender.run(route.split())
+    with service(lab.sender) as shim:
+        time.sleep(1.5)
+        link(lab, "del under0")  # and its route; that by eth0 remains
+        time.sleep(1.5)
+        send(lab, 5, 64)
+        assert " left eth0 " in shim.wait_for("warning: port 8472: now in the queue lane")
+        assert send(lab, 20, 512).whole
 
 
 @HEALTHY
