@@ -36,7 +36,7 @@ extern struct checksum_backend checksum_in_use;
  * @data: first byte; any alignment; may be NULL if @len is 0
  * @len:  bytes; an odd last byte counts as if a zero byte followed it
  *
- * Return: the raw sum. It can not overflow for lengths below 2^32.
+ * Return: the raw sum. It cannot overflow for lengths below 2^32.
  */
 static inline uint64_t checksum_add(const void *data, size_t len)
 {

@@ -55,7 +55,7 @@ void outer_sum(struct outer_packet *outer)
 	struct view datagram = outer->udp.datagram;
 
 	/* The total contains the field, at the weight 1 or 65,536, which are the same modulo
-	 * 65,535: taking it off once can not underflow and leaves the sum of the rest. */
+	 * 65,535: taking it off once cannot underflow and leaves the sum of the rest. */
 	outer->rest = pseudo_sum(&outer->ip, datagram.len) +
 		      checksum_add(datagram.data, datagram.len) - outer->check;
 }

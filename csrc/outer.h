@@ -12,7 +12,7 @@ enum outer_status {
 	OUTER_NOT_IP,
 	OUTER_MALFORMED_IP,
 	OUTER_FRAGMENT,
-	OUTER_REROUTED, /* source route or the like: the checksum covers addresses we can not see */
+	OUTER_REROUTED, /* source route or the like: the checksum covers addresses we cannot see */
 	OUTER_NOT_UDP,
 	OUTER_MALFORMED_UDP,
 	OUTER_OTHER_PORT,

@@ -55,7 +55,7 @@ static inline uint64_t sum_words(const uint8_t *p, unsigned int words)
 }
 
 /* A source route makes the destination in the header a mere next hop (RFC 791, 3.1). Options
- * that can not be walked to their end count as one. */
+ * that cannot be walked to their end count as one. */
 static bool ipv4_has_source_route(struct view options)
 {
 	size_t at = 0;
@@ -103,7 +103,7 @@ static enum ip_status ipv4_parse(struct view v, struct ip_packet *ip)
 }
 
 /* A home address option replaces the source address in the checksum (RFC 6275, 6.3). Options
- * that can not be walked to their end count as one. */
+ * that cannot be walked to their end count as one. */
 static bool ipv6_has_home_address(struct view options)
 {
 	size_t at = 0;

@@ -69,7 +69,7 @@ enum {
 	ETHERTYPE_IPV4 = 0x0800,
 	ETHERTYPE_IPV6 = 0x86dd,
 	ETHERTYPE_BRIDGING = 0x6558, /* a whole Ethernet frame follows (RFC 1701) */
-	ETHERTYPE_UNKNOWN = 0xffff,  /* reserved: a payload that we can not check */
+	ETHERTYPE_UNKNOWN = 0xffff,  /* reserved: a payload that we cannot check */
 };
 
 enum {
@@ -94,7 +94,7 @@ enum ip_status {
  * @protocol:        of @payload: the last header reached for IPv6
  * @fragment:        it is a fragment, so @payload is not a whole transport packet
  * @rerouted:        a source route, routing header or home address hides the addresses that the
- *                   transport checksum covers: it can not be verified here
+ *                   transport checksum covers: it cannot be verified here
  * @header:          the first header, with IPv4 options, without IPv6 extensions
  * @pseudo:          raw sum of the pseudo-header without its length (RFC 768, RFC 8200 8.1)
  * @payload:         what follows the IP headers, cut to the IP packet's own length

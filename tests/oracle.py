@@ -122,7 +122,7 @@ def need(data: bytes, length: int) -> bytes:
 
 @lru_cache(4096)
 def has_source_route(options: bytes) -> bool:
-    """Options that can not be walked to their end may well hide one."""
+    """Options that cannot be walked to their end may well hide one."""
     while options and options[0] != END_OF_OPTIONS:
         if options[0] == NO_OPERATION:
             options = options[1:]
@@ -155,7 +155,7 @@ def dissect_ipv4(data: bytes) -> IpPacket:
 
 @lru_cache(4096)
 def has_home_address(options: bytes) -> bool:
-    """It replaces the source address; options that can not be walked may well hide one."""
+    """It replaces the source address; options that cannot be walked may well hide one."""
     while options:
         if options[0] == PAD1:
             options = options[1:]
@@ -226,7 +226,7 @@ def outer_ip(packet: bytes) -> IpPacket | Status:
 
 
 def dissect(packet: bytes, ports: tuple[int, ...]) -> Tunnelled | Status:
-    """Return the packet taken apart, or why its outer checksum can not be judged."""
+    """Return the packet taken apart, or why its outer checksum cannot be judged."""
     ip = outer_ip(packet)
     if isinstance(ip, Status):
         return ip

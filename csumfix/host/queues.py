@@ -62,7 +62,7 @@ def kernel_queues() -> dict[int, KernelQueue]:
         ) from None
     except PermissionError:
         raise CsumfixError(
-            f"can not read {PROC_QUEUES}: it is root's: run as root", Exit.PERMISSION
+            f"cannot read {PROC_QUEUES}: it is root's: run as root", Exit.PERMISSION
         ) from None
     queues = (KernelQueue(*map(int, line.split()[:8])) for line in lines)
     return {queue.number: queue for queue in queues}
@@ -191,7 +191,7 @@ def _bind_error(number: int) -> CsumfixError:
     if owner:
         return _in_use(owner)
     return CsumfixError(
-        f"can not bind queue {number}: CAP_NET_ADMIN is missing in this network namespace: "
+        f"cannot bind queue {number}: CAP_NET_ADMIN is missing in this network namespace: "
         "run as root",
         Exit.PERMISSION,
     )

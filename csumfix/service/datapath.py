@@ -10,14 +10,14 @@ import asyncio
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
 from dataclasses import asdict
 from typing import Any
 
 from csumfix.core import Policy
 from csumfix.errors import CsumfixError, Exit
-from csumfix.evidence.tap import PortTraffic, Tap
+from csumfix.evidence.tap import PortTraffic, Tap, Traffic
 from csumfix.host import flows, rules, tunnels, underlays
 from csumfix.host.rules import LanesRefusedError, RuleSet
 from csumfix.host.tunnels import Tunnel
@@ -25,6 +25,7 @@ from csumfix.options import LaneSetting, Options
 from csumfix.service.lanes import Evidence, Lane, PortLane, Terms, decide
 from csumfix.service.plan import plan, tunnel_ports
 from csumfix.service.pool import Pool
+from csumfix.text import listing
 
 log = logging.getLogger("csumfix")
 
@@ -33,9 +34,6 @@ RECORDING = 0.5
 
 COUNTED_EVERY = 5.0
 """Seconds between two looks at the rules' counters for those who ask for the status."""
-
-NAMED = 8
-"""How many ports a line names; a host can have a thousand."""
 
 Lanes = Mapping[int, PortLane]
 
@@ -156,7 +154,8 @@ class Datapath:
 
     def wants_another_lane(self) -> bool:
         """Tell whether redecide() would change a lane."""
-        return any(self._decide(port) is not one for port, one in self.lanes.items())
+        decided = self._decide(self.lanes)
+        return any(decided[port] is not one for port, one in self.lanes.items())
 
     def is_waiting_for_quiet(self) -> bool:
         """Tell whether lanes may change without further evidence, by the passing of time."""
@@ -212,7 +211,7 @@ class Datapath:
             return await self._load_once(ports)
 
     async def _load_once(self, ports: frozenset[int]) -> bool:
-        lanes = {port: self._decide(port) for port in sorted(ports)}
+        lanes = self._decide(sorted(ports))
         await self._follow_leaving(lanes)
         wanted = self._plan(lanes)
         changes = wanted != self.rules
@@ -273,24 +272,32 @@ class Datapath:
 
     # Lanes
 
-    def _decide(self, port: int) -> PortLane:
-        options = self._options
+    def _decide(self, ports: Iterable[int]) -> dict[int, PortLane]:
+        """Return the lane of each of these ports by the evidence that is there now."""
+        options, now = self._options, time.monotonic()
         terms = Terms(options.lane, options.hold, self._kernel_fault, self.pool.is_bound)
-        return decide(terms, self.lanes.get(port), self._evidence(port), time.monotonic())
+        seen, repaired = self._tap.traffic().ports, self.pool.repaired()
+        decided = {}
+        for port in ports:
+            traffic = seen.get(port, PortTraffic())
+            evidence = Evidence(
+                traffic.wrong_at,
+                traffic.wrong,
+                self._repaired_at(port, repaired[port], now),
+                self._kernel_since.get(port),
+            )
+            decided[port] = decide(terms, self.lanes.get(port), evidence, now)
+        return decided
 
-    def _evidence(self, port: int) -> Evidence:
-        seen = self._tap.traffic().ports.get(port, PortTraffic())
-        return Evidence(
-            seen.wrong_at, seen.wrong, self._repaired_at(port), self._kernel_since.get(port)
-        )
+    def _repaired_at(self, port: int, repaired: int, now: float) -> float | None:
+        """Return when the queue lane was last found to have repaired a packet of this port.
 
-    def _repaired_at(self, port: int) -> float | None:
-        """Return when the queue lane was last found to have repaired a packet of this port."""
-        now = self.pool.repaired(port)
-        count, at = self._repaired.get(port, (0, None))
-        if now > count:
-            at = time.monotonic()
-        self._repaired[port] = now, at
+        repaired: how many it has repaired until now.
+        """
+        before, at = self._repaired.get(port, (0, None))
+        if repaired > before:
+            at = now
+        self._repaired[port] = repaired, at
         return at
 
     async def _follow_leaving(self, lanes: Lanes) -> None:
@@ -369,10 +376,7 @@ class Datapath:
         """Say in one line, of bounded length, what is done to which tunnels."""
         if not self.lanes:
             return "no vxlan device yet; waiting for one"
-        shown = [self._describe_port(port, one) for port, one in list(self.lanes.items())[:NAMED]]
-        if len(self.lanes) > NAMED:
-            shown.append(f"and {len(self.lanes) - NAMED} more ports")
-        return ", ".join(shown)
+        return listing(self._describe_port(port, one) for port, one in self.lanes.items())
 
     def _describe_port(self, port: int, lane: PortLane) -> str:
         names = [tunnel.name for tunnel in self._tunnels if tunnel.port == port]
@@ -382,10 +386,10 @@ class Datapath:
 
     def snapshot(self) -> dict[str, Any]:
         """Return tunnels, lanes, rules that are surely loaded, and queues as plain data."""
-        traffic = self._tap.traffic()
+        traffic, repaired = self._tap.traffic(), self.pool.repaired()
         return {
             "tunnels": [asdict(tunnel) for tunnel in self._tunnels],
-            "lanes": [self._lane_snapshot(port) for port in self.lanes],
+            "lanes": [self._lane_snapshot(port, traffic, repaired[port]) for port in self.lanes],
             "lane_changes": self.lane_changes,
             "kernel_fault": self._kernel_fault,
             "nat_packets": self.met("nat"),
@@ -395,9 +399,9 @@ class Datapath:
             "queues": self.pool.snapshot(),
         }
 
-    def _lane_snapshot(self, port: int) -> dict[str, Any]:
+    def _lane_snapshot(self, port: int, traffic: Traffic, repaired: int) -> dict[str, Any]:
         lane = self.lanes[port]
-        seen = self._tap.traffic().ports.get(port, PortTraffic())
+        seen = traffic.ports.get(port, PortTraffic())
         return {
             "port": port,
             "lane": str(lane.lane),
@@ -405,6 +409,6 @@ class Datapath:
             "seconds": time.monotonic() - lane.since,
             "leaving_queue": port in self._leaving,
             "kernel_packets": self.met(f"fill-{port}"),
-            "repaired": self.pool.repaired(port),
+            "repaired": repaired,
             "departures": {str(name): count for name, count in seen.departures.items()},
         }

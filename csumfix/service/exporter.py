@@ -3,7 +3,7 @@
 ``/metrics`` is for Prometheus, ``/healthz`` for whoever watches over the process. There is no
 password and no encryption: anybody who can reach the address may read, so let it be a local one.
 
-Slow clients can not do much harm: at most CONNECTIONS are served at a time. One that keeps silent
+Slow clients cannot do much harm: at most CONNECTIONS are served at a time. One that keeps silent
 for TIMEOUT seconds is hung up on, and when there are too many, the one that is there longest: if
 newcomers were, eight clients that send a byte now and then would keep out kubelet's probes.
 Many clients cannot do much harm either: what is accepted and answered per second is bounded, and
@@ -206,7 +206,7 @@ def _listen(address: str, application: WSGIApplication) -> _Server:
         server = _Server((str(parts.hostname), parts.port or 0))
     except OSError as error:
         raise CsumfixError(
-            f"can not serve metrics at {address}: {error.strerror}: "
+            f"cannot serve metrics at {address}: {error.strerror}: "
             "another program has that port, or this host lacks that address: "
             "choose another with --metrics",
             EXIT_CODES.get(error.errno or 0, Exit.USAGE),

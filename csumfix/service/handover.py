@@ -2,7 +2,7 @@
 
 Theory of operation
 -------------------
-A queue can not be shared, and closing one loses what it holds. So the successor brings queues of
+A queue cannot be shared, and closing one loses what it holds. So the successor brings queues of
 its own, and one exchange of the rules sends all packets to them; what the old queues still hold
 the predecessor repairs before it goes:
 
@@ -71,7 +71,7 @@ class Predecessor:
         return await self._tell("leave")
 
     async def go_on(self) -> None:
-        """We can not take over: have it load its rules again, and wait until it has."""
+        """We cannot take over: have it load its rules again, and wait until it has."""
         await self._tell("go-on")
 
     async def _tell(self, request: str) -> bool:
@@ -97,7 +97,7 @@ async def find_predecessor() -> Predecessor | None:
         peer.close()
         reason = answer["error"] if answer else "it does not answer"
         raise CsumfixError(
-            f"can not take over from process {peer.pid} of user {peer.uid}: {reason}: "
+            f"cannot take over from process {peer.pid} of user {peer.uid}: {reason}: "
             "if it hangs, kill it, then start without --take-over",
             Exit.IN_USE,
         )
@@ -179,7 +179,7 @@ def restart() -> str:
             Exit.NEGATIVE,
         )
     if "error" in answer:
-        raise CsumfixError(f"can not restart: {answer['error']}", Exit(answer["code"]))
+        raise CsumfixError(f"cannot restart: {answer['error']}", Exit(answer["code"]))
     return _await_successor(int(answer["successor"]))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Container
 from dataclasses import asdict
 from typing import Any
@@ -54,14 +55,13 @@ class Pool:
         """Whether there is any queue."""
         return bool(self._queues)
 
-    def repaired(self, port: int) -> int:
-        """Return how many packets to a UDP port the queues have repaired."""
-        return sum(
-            one.repaired
-            for queue in self._queues.values()
-            for one in queue.stats().ports
-            if one.port == port
-        )
+    def repaired(self) -> Counter[int]:
+        """Return how many packets the queues have repaired, by their UDP port."""
+        total: Counter[int] = Counter()
+        for queue in self._queues.values():
+            for one in queue.stats().ports:
+                total[one.port] += one.repaired
+        return total
 
     def set_policy(self, policy: Policy) -> None:
         """Repair by another policy from now on."""

@@ -302,7 +302,7 @@ class Service:
         self._agenda.leave()
 
     def _on_queue_failure(self) -> None:
-        """Be called in the thread of a queue."""
+        """Called in the thread of a queue when it has failed."""
         self._loop.call_soon_threadsafe(self._look_after_queues)
 
     def _look_after_queues(self) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import socket
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from scapy.utils import PcapNgWriter
 
 from csumfix.core import Inspection, Status
 from csumfix.errors import CsumfixError, Exit
+from csumfix.evidence.captures import address_text, addresses
 from csumfix.evidence.departures import Departure
 from csumfix.host.tunnels import Tunnel
 
@@ -83,12 +83,8 @@ class Traced:
 
     def _addresses(self) -> tuple[str, str]:
         """Return the outer addresses as they are written in front of a port."""
-        if self.data[0] >> 4 == 4:  # noqa: PLR2004 - IP version
-            return socket.inet_ntoa(self.data[12:16]), socket.inet_ntoa(self.data[16:20])
-        source, dest = (
-            socket.inet_ntop(socket.AF_INET6, self.data[at : at + 16]) for at in (8, 24)
-        )
-        return f"[{source}]", f"[{dest}]"
+        source, dest = map(address_text, addresses(self.data))
+        return (f"[{source}]", f"[{dest}]") if ":" in source else (source, dest)
 
 
 def _where(seen: Inspection, tunnels: Sequence[Tunnel]) -> str:

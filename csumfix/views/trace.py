@@ -31,11 +31,9 @@ from csumfix.evidence.departures import Departure, judge
 from csumfix.evidence.tapsocket import Direction, Packet, TapSocket
 from csumfix.host import tunnels, underlays
 from csumfix.host.tunnels import Tunnel
+from csumfix.text import listing
 from csumfix.views import taps
 from csumfix.views.describe import Capture, Traced
-
-TICK = 0.5
-"""Seconds between two looks whether anybody still reads the output."""
 
 BAD = frozenset({Departure.WRONG, Departure.CORRUPT})
 NOBODY_READS = {errno.EPIPE, errno.EIO}  # a pipe, a terminal
@@ -73,7 +71,7 @@ def run(options: TraceOptions) -> None:
         taps.become_nobody()
         logging.getLogger("scapy").setLevel(logging.CRITICAL)  # what it thinks of odd packets
         trace = Trace(options, Policy(tuple(sorted(ports))), found, capture)
-        _say(f"tracing port {_short(ports)} on {_short(sockets)}; Ctrl-C ends it")
+        _say(f"tracing port {listing(sorted(ports))} on {listing(sockets)}; Ctrl-C ends it")
         with contextlib.suppress(KeyboardInterrupt):
             trace.follow(sockets, sys.stdout)
         missed = sum(one.dropped() for one in sockets.values())
@@ -107,7 +105,7 @@ class Trace:
         for descriptor in devices:
             poll.register(descriptor, select.POLLIN)
         while not self._is_complete:
-            for descriptor, _ in poll.poll(TICK * 1000):
+            for descriptor, _ in poll.poll():
                 if descriptor == out.fileno():
                     return
                 name = devices[descriptor]
@@ -166,13 +164,6 @@ def _discard(out: TextIO) -> None:
     """Keep Python from writing once more, on its way out, to what nobody reads."""
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
-
-
-def _short(names: Sequence[object] | frozenset[int] | dict[str, TapSocket]) -> str:
-    """Join at most eight names."""
-    shown = [str(name) for name in sorted(names, key=str)]
-    more = f" and {len(shown) - 8} more" if len(shown) > 8 else ""  # noqa: PLR2004
-    return " ".join(shown[:8]) + more
 
 
 def _say(line: str) -> None:

@@ -69,7 +69,7 @@ static void verdicts_and_counters(void)
 		{ "wwrr", "R1 R2 A4", 4, 2, 0, 0, 0 },
 		{ "r+w+r", "A1 R2 A3", 3, 1, 0, 0, 0 },
 		{ "rw+wr+w", "A1 R2 R3 A4 R5", 5, 3, 0, 0, 0 },
-		/* what can not be repaired goes with the run */
+		/* what cannot be repaired goes with the run */
 		{ "cuthrw", "A5 R6", 6, 1, 0, 0, 0 },
 		/* other messages break no run; what follows a malformed one in a datagram is lost
 		 */
@@ -431,7 +431,7 @@ static void unusable_socket(void)
 	drain_free(d);
 }
 
-/* A socket pair can not be connected to the kernel; see the Makefile for how this gets called. */
+/* A socket pair cannot be connected to the kernel; see the Makefile for how this gets called. */
 int __wrap_connect(int fd, const struct sockaddr *to, socklen_t len);
 int __real_connect(int fd, const struct sockaddr *to, socklen_t len);
 

@@ -174,7 +174,7 @@ static void odd_attributes(void)
 	CHECK(!msg.partial);
 }
 
-/* A packet that can not be named in a verdict is no packet. */
+/* A packet that cannot be named in a verdict is no packet. */
 static void no_usable_id(void)
 {
 	static struct message m;

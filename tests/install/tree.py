@@ -7,7 +7,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 
-# Not the one that runs the tests: that may lie in somebody's home, which the service can not see.
+# Not the one that runs the tests: that may lie in somebody's home, which the service cannot see.
 PYTHON = "PYTHON=/usr/bin/python3"
 
 

@@ -289,6 +289,19 @@ def gso(lab: Lab, count: int, rate: float) -> Lateness:
     return Lateness(**json.loads(sink.communicate(timeout=60)[0]))
 
 
+SIZES = (64, 1400, 8000)
+"""Of datagrams, in bytes: smaller than a packet, and, at an MTU of 9000, as large as one."""
+
+
+def assert_all_arrives(lab: Lab) -> None:
+    """Datagrams of every size and a transfer over TCP arrive whole, with no checksum error."""
+    errors = checksum_errors(lab)
+    for size in SIZES:
+        assert send(lab, 50, size).whole, size
+    assert tcp_arrives(lab, 2_000_000)
+    assert checksum_errors(lab) == errors
+
+
 def checksum_errors(lab: Lab) -> int:
     """Datagrams and segments that the receiver's kernel dropped for their checksums."""
     counters = lab.receiver.counters()

@@ -5,11 +5,15 @@ from collections.abc import Iterator
 import pytest
 
 from csumfix_lab import CAUSES, Lab
-from tests.lab.shim import QUEUE, Service, checksum_errors, send, service, tcp_arrives
-
-SIZES = (64, 1400, 8000)
-COUNT = 50
-TCP_BYTES = 2_000_000
+from tests.lab.shim import (
+    QUEUE,
+    SIZES,
+    Service,
+    assert_all_arrives,
+    checksum_errors,
+    send,
+    service,
+)
 
 NAT = ("kube-proxy", "cni", "snat", "dnat")
 """Causes that the kernel lane cures: conntrack rewrites the outer header."""
@@ -44,14 +48,6 @@ def assert_bug(lab: Lab, cause: str) -> None:
     assert (checksum_errors(lab) > errors) is broken
 
 
-def assert_everything_arrives(lab: Lab) -> None:
-    errors = checksum_errors(lab)
-    for size in SIZES:
-        assert send(lab, COUNT, size).whole, size
-    assert tcp_arrives(lab, TCP_BYTES)
-    assert checksum_errors(lab) == errors
-
-
 def lane(shim: Service) -> str:
     (port,) = shim.status()["service"]["lanes"]
     return str(port["lane"])
@@ -65,7 +61,7 @@ def test_no_cause_is_forgotten() -> None:
 def test_the_default_cures_what_nat_does_without_a_queue(lab: Lab, cause: str) -> None:
     assert_bug(lab, cause)
     with service(lab.sender) as shim:
-        assert_everything_arrives(lab)
+        assert_all_arrives(lab)
         assert lane(shim) == "kernel"
         assert sum(shim.reasons().values()) == 0
     # The service, and nothing else, was the cure.
@@ -78,9 +74,9 @@ def test_the_default_cures_what_it_sees_leaving(lab: Lab, cause: str) -> None:
     with service(lab.sender, *OPTIONS.get(cause, ())) as shim:
         send(lab, 1, 64)  # the first packet is the evidence
         shim.wait_for("warning: port 8472: now in the queue lane")
-        assert_everything_arrives(lab)
+        assert_all_arrives(lab)
         assert lane(shim) == "queue"
-        assert shim.reasons()["recomputed"] >= COUNT * len(SIZES)
+        assert shim.reasons()["recomputed"] >= 50 * len(SIZES)
     assert_bug(lab, cause)
 
 
@@ -88,9 +84,9 @@ def test_the_default_cures_what_it_sees_leaving(lab: Lab, cause: str) -> None:
 def test_the_queue_lane_cures_everything_by_itself(lab: Lab, cause: str) -> None:
     assert_bug(lab, cause)
     with service(lab.sender, QUEUE, *OPTIONS.get(cause, ())) as shim:
-        assert_everything_arrives(lab)
+        assert_all_arrives(lab)
         reasons = shim.reasons()
-    assert (reasons["recomputed"] >= COUNT * len(SIZES)) is (cause in ("dnat", *SEEN_LEAVING))
+    assert (reasons["recomputed"] >= 50 * len(SIZES)) is (cause in ("dnat", *SEEN_LEAVING))
     assert_bug(lab, cause)
 
 

@@ -11,13 +11,10 @@ from pathlib import Path
 import pytest
 
 from csumfix_lab import Lab
-from tests.lab.shim import Load, checksum_errors, send, tcp_arrives
+from tests.lab.shim import Load, assert_all_arrives, send
 from tests.lab.test_rules_script import OLD_RULES
 
 SCRIPT = Path(__file__).parents[2] / "iptables" / "csumfix-rules"
-SIZES = (64, 1400, 8000)
-COUNT = 50
-TCP_BYTES = 2_000_000
 
 ACCEPT = """
 from netfilterqueue import NetfilterQueue
@@ -49,14 +46,6 @@ def rules(lab: Lab, iptables: str, *arguments: str) -> str:
     shown = lab.sender.run([str(SCRIPT), *arguments], env={"CSUMFIX_IPTABLES": iptables})
     assert shown.stderr == ""
     return shown.stdout
-
-
-def assert_all_arrives(lab: Lab) -> None:
-    errors = checksum_errors(lab)
-    for size in SIZES:
-        assert send(lab, COUNT, size).whole, size
-    assert tcp_arrives(lab, TCP_BYTES)
-    assert checksum_errors(lab) == errors
 
 
 @pytest.mark.parametrize("gate", ["auto", "conntrack", "none"])
