@@ -74,7 +74,7 @@ struct repair_result {
 };
 
 /**
- * repair() - verify and mend the outer UDP checksum of one packet
+ * repair() - verify and repair the outer UDP checksum of one packet
  * @packet:      the packet from its outer IP header on; at most two bytes of it are written
  * @caplen:      bytes at @packet
  * @wirelen:     bytes the packet really has; more than @caplen if it was not copied whole
