@@ -23,8 +23,8 @@ from csumfix.host.rules import LanesRefusedError, RuleSet
 from csumfix.host.tunnels import Tunnel
 from csumfix.options import LaneSetting, Options
 from csumfix.service.lanes import Evidence, Lane, PortLane, Terms, decide
-from csumfix.service.plan import plan, tunnel_ports
 from csumfix.service.pool import Pool
+from csumfix.service.ruleset import rule_set, tunnel_ports
 from csumfix.text import listing
 
 log = logging.getLogger("csumfix")
@@ -213,7 +213,7 @@ class Datapath:
     async def _load_once(self, ports: frozenset[int]) -> bool:
         lanes = self._decide(sorted(ports))
         await self._follow_leaving(lanes)
-        wanted = self._plan(lanes)
+        wanted = self._rule_set(lanes)
         changes = wanted != self.rules
         if changes or not self._in_sync:
             self._in_sync = False
@@ -223,9 +223,9 @@ class Datapath:
         self.lanes = lanes
         return changes
 
-    def _plan(self, lanes: Lanes) -> RuleSet | None:
+    def _rule_set(self, lanes: Lanes) -> RuleSet | None:
         now = time.monotonic()
-        return plan(
+        return rule_set(
             self._options,
             self._numbers,
             self._tunnels,
@@ -395,7 +395,7 @@ class Datapath:
             "nat_packets": self.met("nat"),
             "tap_fault": traffic.fault,
             "rules": asdict(self.rules) if self.rules and self._in_sync else None,
-            "rule_repairs": self.restored,
+            "rules_restored": self.restored,
             "queues": self.pool.snapshot(),
         }
 

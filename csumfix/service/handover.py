@@ -105,7 +105,7 @@ async def find_predecessor() -> Predecessor | None:
     return Predecessor(peer, lanes_from_json(answer.get("lanes")), tuple(leaving))
 
 
-class Heir:
+class SuccessorProcess:
     """The process that this one starts to have itself replaced.
 
     pid: None while there is none.

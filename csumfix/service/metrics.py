@@ -232,7 +232,7 @@ def _rules(snapshot: Snapshot) -> Iterator[Metric]:
     yield CounterMetricFamily(
         "csumfix_rule_repairs",
         "Times that another program's change to our rules was undone.",
-        value=snapshot["rule_repairs"],
+        value=snapshot["rules_restored"],
     )
     yield CounterMetricFamily(
         "csumfix_rule_failures",

@@ -74,7 +74,7 @@ class Pool:
         for queue in self._queues.values():
             queue.probe()
 
-    def complaint(self) -> str | None:
+    def find_stuck_queue(self) -> str | None:
         """Say which queue has had packets but no progress since the last call, if one has.
 
         Raises if one is not ours any more.

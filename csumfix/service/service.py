@@ -74,10 +74,10 @@ class Service:
         self._loop = asyncio.get_running_loop()
         self._tap = Tap(self._options.tap_pause, self._on_wrong_packet)
         self._datapath = Datapath(self._options, self._tap, self._on_queue_failure)
-        self._exporter = Exporter(self.snapshot, self._trouble, self._datapath.pool.probe)
+        self._exporter = Exporter(self.snapshot, self.trouble, self._datapath.pool.probe)
         self._server: control.Server | None = None
-        self._heir = handover.Heir(command)
-        self._successor: int | None = None
+        self._started_successor = handover.SuccessorProcess(command)
+        self._superseded_by: int | None = None
         self._failure: CsumfixError | None = None
         self._owns_rules = False
         self._started = time.time()
@@ -98,7 +98,7 @@ class Service:
         self._links, self._routes = LinkChanges(), RouteChanges()
         self._check_timer = self._health_timer = self._loop.call_later(0, int)
         self._check_every, self._checked = CHECK_SILENT, 0.0
-        self._complaint: str | None = None
+        self._trouble: str | None = None
         self._conntrack = False
 
     async def run(self) -> None:
@@ -125,7 +125,7 @@ class Service:
         if self._failure:
             raise self._failure
         # In another pod the successor's number is 0: it is not in our pid namespace.
-        if self._successor is not None and self._options.superseded == "wait":
+        if self._superseded_by is not None and self._options.superseded == "wait":
             await self._stop.wait()
 
     # Begin and end
@@ -146,7 +146,7 @@ class Service:
             return
         announced = await asyncio.to_thread(rules.changes_are_announced)
         self._check_every = CHECK_ANNOUNCED if announced else CHECK_SILENT
-        self._plan_check(self._check_every)
+        self._schedule_check(self._check_every)
         self._watch_lanes()
         self._look_after_queues()
         log.info("ready: %s", self._datapath.describe(), extra={"event": "ready"})
@@ -238,7 +238,7 @@ class Service:
 
     async def _restore(self) -> None:
         self._checked = self._loop.time()
-        self._plan_check(self._check_every)
+        self._schedule_check(self._check_every)
         differs = await self._datapath.restore()
         if differs:
             log.warning(
@@ -280,9 +280,9 @@ class Service:
         """Look soon, but not again and again: another program may change rules all the time."""
         soon = max(0.0, self._checked + CHECK_PAUSE - self._loop.time())
         if self._loop.time() + soon < self._check_timer.when():
-            self._plan_check(soon)
+            self._schedule_check(soon)
 
-    def _plan_check(self, seconds: float) -> None:
+    def _schedule_check(self, seconds: float) -> None:
         self._check_timer.cancel()
         self._check_timer = self._loop.call_later(seconds, self._agenda.note, Work.RULES)
 
@@ -297,8 +297,8 @@ class Service:
 
     def _on_stop(self) -> None:
         self._stop.set()
-        if self._successor is None:
-            self._heir.stop()  # or it would go on in our place
+        if self._superseded_by is None:
+            self._started_successor.stop()  # or it would go on in our place
         self._agenda.leave()
 
     def _on_queue_failure(self) -> None:
@@ -309,21 +309,21 @@ class Service:
         """Tell the service manager that all is well, or find out what is not."""
         self._look_after_gate()
         try:
-            complaint = self._datapath.pool.complaint()
+            trouble = self._datapath.pool.find_stuck_queue()
         except CsumfixError as error:
             self._failure = error
             self._agenda.leave()
             return
         except OSError as error:  # too many open files, say: no reason to be killed
             log.error("cannot look at the queues: %s", error, extra={"event": "health_unknown"})
-            complaint = self._complaint
-        if complaint:
+            trouble = self._trouble
+        if trouble:
             log.error(
-                "%s; the watchdog may kill this process", complaint, extra={"event": "queue_stuck"}
+                "%s; the watchdog may kill this process", trouble, extra={"event": "queue_stuck"}
             )
         else:
             notify.notify(notify.ALIVE)
-        self._complaint = complaint
+        self._trouble = trouble
         self._health_timer.cancel()
         self._health_timer = self._loop.call_later(
             min(HEALTH, (notify.watchdog_limit() or HEALTH * 2) / 2), self._look_after_queues
@@ -355,7 +355,7 @@ class Service:
             answer = answer or await peer.receive(handover.SECOND_LOOK)
             if answer and answer.get("request") == "leave":
                 self._owns_rules = False
-                self._successor = peer.pid
+                self._superseded_by = peer.pid
                 try:
                     await self._close()
                 finally:  # whatever failed: the rules are another's now
@@ -372,14 +372,15 @@ class Service:
 
     def _announce(self, successor: int) -> None:
         log.info("superseded by process %d", successor, extra={"event": "superseded"})
-        if self._heir.pid == successor:
+        if self._started_successor.pid == successor:
             notify.notify(f"MAINPID={successor}")
 
     async def _restart(self, peer: Peer) -> None:
-        await peer.send(**self._heir.start())
+        await peer.send(**self._started_successor.start())
 
-    def _trouble(self) -> str | None:
-        return self._complaint
+    def trouble(self) -> str | None:
+        """Say in one line why the service is not healthy; None if it is."""
+        return self._trouble
 
     def snapshot(self) -> control.Snapshot:
         """Return the state and the counters, as ``csumfix status`` shows them."""
@@ -389,8 +390,8 @@ class Service:
             "started": self._started,
             "config": asdict(self._options),
             "reload": self._reload,
-            "successor": self._heir.pid,
-            "complaint": self._complaint,
+            "successor": self._started_successor.pid,
+            "trouble": self._trouble,
             "control": self._server.trouble if self._server else None,
             "rule_failures": self._agenda.rule_failures,
             **self._datapath.snapshot(),

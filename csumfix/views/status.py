@@ -108,8 +108,8 @@ def verdict(state: State) -> str:
         if any(rule.lane == Lane.KERNEL for rule in state.rules):
             return "no service runs here; the kernel lane's rules are loaded and work without it"
         return "csumfix does not run in this network namespace: start it with 'csumfix run'"
-    if service["complaint"]:
-        return f"trouble: {service['complaint']}"
+    if service["trouble"]:
+        return f"trouble: {service['trouble']}"
     if service["lanes"] and not service["rules"]:
         return "trouble: the rules are not loaded; see the log of the service"
     wrong = sum(one["departures"].get(Departure.WRONG, 0) for one in service["lanes"])
@@ -259,7 +259,7 @@ def _service_lines(service: control.Snapshot) -> list[str]:
         )
     for name, meaning in (
         ("lane_changes", "changes of lane"),
-        ("rule_repairs", "times that another program changed the rules, which were restored"),
+        ("rules_restored", "times that another program changed the rules, which were restored"),
         ("rule_failures", "times that the rules could not be loaded"),
     ):
         if service[name]:
