@@ -25,7 +25,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 
 from csumfix import logs
@@ -44,6 +44,7 @@ from csumfix.service.exporter import Exporter
 from csumfix.service.lanes import lanes_to_json
 from csumfix.service.netlink import listening
 from csumfix.service.pool import free_numbers
+from csumfix.service.snapshot import ReloadSnapshot, Snapshot, to_json
 
 log = logging.getLogger("csumfix")
 
@@ -82,7 +83,7 @@ class Service:
         self._owns_rules = False
         self._started = time.time()
         self._version = version("csumfix")  # what is installed may change while we run
-        self._reload = {"ok": True, "time": self._started, "succeeded": 0, "failed": 0}
+        self._reload = ReloadSnapshot(time=self._started)
         self._stop = asyncio.Event()
         self._agenda = Agenda(
             {
@@ -259,19 +260,20 @@ class Service:
             await self._datapath.reconfigure(options)
         except (CsumfixError, OSError) as error:
             self._agenda.note(Work.METRICS)  # back to where they were
-            self._reload["failed"] += 1
+            self._reload = replace(
+                self._reload, ok=False, time=time.time(), failed=self._reload.failed + 1
+            )
             log.error(
                 "reload failed, all stays as it was: %s", error, extra={"event": "reload_failed"}
             )
-            ok = False
         else:
             self._options = options
-            self._reload["succeeded"] += 1
+            self._reload = replace(
+                self._reload, ok=True, time=time.time(), succeeded=self._reload.succeeded + 1
+            )
             self._watch_lanes()
             logs.set_up(options.log_format)
             log.info("reloaded: %s", self._datapath.describe(), extra={"event": "reloaded"})
-            ok = True
-        self._reload |= {"ok": ok, "time": time.time()}
         notify.notify(notify.READY, f"STATUS={self._datapath.describe()}")
 
     # What the loop hears
@@ -340,7 +342,7 @@ class Service:
     async def _tell_status(self, peer: Peer) -> None:
         if peer.trusted:  # it runs iptables, which a stranger must not make us do
             await self._datapath.refresh()
-        await peer.send(**control.bounded(self.snapshot()))
+        await peer.send(**to_json(self.snapshot().bounded()))
 
     async def _hand_over(self, peer: Peer) -> None:
         """Keep our hands off the rules until the successor has its own, then go."""
@@ -382,20 +384,20 @@ class Service:
         """Say in one line why the service is not healthy; None if it is."""
         return self._trouble
 
-    def snapshot(self) -> control.Snapshot:
+    def snapshot(self) -> Snapshot:
         """Return the state and the counters, as ``csumfix status`` shows them."""
-        return {
-            "version": self._version,
-            "pid": os.getpid(),
-            "started": self._started,
-            "config": asdict(self._options),
-            "reload": self._reload,
-            "successor": self._started_successor.pid,
-            "trouble": self._trouble,
-            "control": self._server.trouble if self._server else None,
-            "rule_failures": self._agenda.rule_failures,
-            **self._datapath.snapshot(),
-        }
+        own = Snapshot(
+            version=self._version,
+            pid=os.getpid(),
+            started=self._started,
+            config=asdict(self._options),
+            reload=self._reload,
+            successor=self._started_successor.pid,
+            trouble=self._trouble,
+            control=self._server.trouble if self._server else None,
+            rule_failures=self._agenda.rule_failures,
+        )
+        return self._datapath.fill(own).counted()
 
 
 def run(load: Callable[[], Options], command: Sequence[str]) -> None:

@@ -133,7 +133,7 @@ def test_a_taken_name_is_told_with_its_owner(lab: Lab) -> None:
         assert len(refused.stderr.splitlines()) == 1
     squatter.kill()
     squatter.wait(5)
-    assert control.ask() is None
+    assert control.status() is None
 
 
 FAKE_PREDECESSOR = """

@@ -359,7 +359,7 @@ def test_rules_changed_by_others_are_restored(lab: Lab, lane: str, damage: str) 
         until(lambda: rules_text(lab.sender) == rules or None, 10, lambda: rules_text(lab.sender))
         daemon.wait_for("warning: another program changed the rules")
         assert daemon.status()["service"]["rules_restored"] == 1
-        assert "1 times that another program" in lab.sender.run([*CSUMFIX, "status"]).stdout
+        assert "1 time that another program" in lab.sender.run([*CSUMFIX, "status"]).stdout
         assert send(lab, 20, 512).whole
 
 
