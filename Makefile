@@ -46,6 +46,7 @@ $(BUILT): $(SOURCES)
 		{ echo "$(PYTHON) is too old: csumfix needs 3.11: make PYTHON=python3.11 ..." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --editable .
+	@$(BIN)/python -c 'import csumfix.core'  # fails if C has constants that Python does not know
 	@touch $@
 
 $(DEV): $(BUILT) pyproject.toml Makefile

@@ -8,7 +8,7 @@
  */
 #include "fake_kernel.h"
 #include "fuzz.h"
-#include "mend_messages.h"
+#include "fix_messages.h"
 #include "nfqmsg.h"
 #include "tunnel.h"
 
@@ -154,20 +154,20 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 }
 
 /* The checksums of the packets in the datagram. */
-static void mend_payloads(uint8_t *data, size_t size, unsigned int choice)
+static void fix_payloads(uint8_t *data, size_t size, unsigned int choice)
 {
 	struct nfqmsg msg;
 	size_t at = 0;
 
 	while (nfqmsg_next(data, size, &at, &msg))
 		if (msg.kind == NFQMSG_PACKET && msg.payload)
-			mend_tunnel(msg.payload, msg.caplen, choice);
+			fix_tunnel(msg.payload, msg.caplen, choice);
 }
 
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned int seed)
 {
 	size = LLVMFuzzerMutate(data, size, max_size);
-	mend_messages(data, size, seed);
-	mend_payloads(data, size, seed >> 3);
+	fix_messages(data, size, seed);
+	fix_payloads(data, size, seed >> 3);
 	return size;
 }

@@ -6,7 +6,7 @@
  * The input is the datagram.
  */
 #include "fuzz.h"
-#include "mend_messages.h"
+#include "fix_messages.h"
 #include "nfqmsg.h"
 
 #include <linux/netfilter.h>
@@ -135,6 +135,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned int seed)
 {
 	size = LLVMFuzzerMutate(data, size, max_size);
-	mend_messages(data, size, seed);
+	fix_messages(data, size, seed);
 	return size;
 }

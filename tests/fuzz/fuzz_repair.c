@@ -186,6 +186,6 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsi
 {
 	size = LLVMFuzzerMutate(data, size, max_size);
 	if (size)
-		mend_tunnel(data + 1, size - 1, seed);
+		fix_tunnel(data + 1, size - 1, seed);
 	return size;
 }

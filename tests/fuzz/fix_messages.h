@@ -15,7 +15,7 @@ static inline size_t aligned(size_t len)
 }
 
 /* Attributes that reach beyond the message, or are shorter than their header, get what is left. */
-static inline void mend_attributes(uint8_t *message, size_t len)
+static inline void fix_attributes(uint8_t *message, size_t len)
 {
 	struct nlattr attr;
 
@@ -29,8 +29,8 @@ static inline void mend_attributes(uint8_t *message, size_t len)
 	}
 }
 
-/** mend_messages() - mend some of the datagram @bytes; the bits of @choice say what */
-static inline void mend_messages(uint8_t *bytes, size_t len, unsigned int choice)
+/** fix_messages() - fix some of the datagram @bytes; the bits of @choice say what */
+static inline void fix_messages(uint8_t *bytes, size_t len, unsigned int choice)
 {
 	struct nlmsghdr header;
 
@@ -43,7 +43,7 @@ static inline void mend_messages(uint8_t *bytes, size_t len, unsigned int choice
 			header.nlmsg_type = PACKET_TYPE;
 		memcpy(bytes + at, &header, sizeof(header));
 		if (choice & 4)
-			mend_attributes(bytes + at, header.nlmsg_len);
+			fix_attributes(bytes + at, header.nlmsg_len);
 	}
 }
 
