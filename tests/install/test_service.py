@@ -13,7 +13,7 @@ import pytest
 
 from csumfix.errors import Exit
 from csumfix_lab import Lab
-from csumfix_lab.plan import RECEIVER, SENDER
+from csumfix_lab.spec import RECEIVER, SENDER
 from tests.install.machine import Machine
 from tests.install.tree import PYTHON, ROOT
 from tests.lab.harness import Load, assert_no_rules, checksum_errors, rules_text, send, until

@@ -19,7 +19,7 @@ import pytest
 from csumfix.errors import Exit
 from csumfix.host.rules import SCRIPT
 from csumfix_lab import Lab
-from csumfix_lab.plan import RECEIVER, VIRTUAL_VTEP
+from csumfix_lab.spec import RECEIVER, VIRTUAL_VTEP
 from tests.lab.harness import (
     CSUMFIX,
     HEALTHY,
@@ -207,7 +207,7 @@ def test_evidence_changes_lanes_under_load(lab: Lab) -> None:
 
 def move_tunnel(lab: Lab, remote: str) -> None:
     """Have the tunnel send to another address of the receiver: a bug that comes and goes."""
-    entry = [lab.plan.receiver.mac, "dev", lab.device, "dst", remote, "self", "permanent"]
+    entry = [lab.spec.receiver.mac, "dev", lab.device, "dst", remote, "self", "permanent"]
     lab.sender.run(["bridge", "fdb", "replace", *entry])
 
 
