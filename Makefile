@@ -20,7 +20,7 @@ PACKAGES := $(INSTALL_PACKAGES) \
 	iproute2 util-linux ethtool nftables tcpdump dnsmasq-base bind9-dnsutils iputils-ping
 # What tests and lint need on top.
 DEV_PACKAGES := $(PACKAGES) clang libclang-rt-dev llvm clang-format shellcheck conntrack iperf3 \
-	busybox git faketime ipset systemd tshark
+	busybox git faketime ipset systemd tshark scdoc mandoc groff-base
 PROMETHEUS := build/prometheus
 
 # What building the image from nothing and running it needs on top of those.
@@ -124,6 +124,10 @@ format: $(DEV) ## Lay out the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 	clang-format -i csrc/*.[ch] tests/csrc/*.[ch] tests/fuzz/*.[ch]
+
+.PHONY: manual
+manual: $(DEV) ## Write man pages, sample settings and tables of docs/ from the code
+	$(BIN)/python -m manual
 
 .PHONY: bench
 bench: $(BENCH) ## Measure what every cure costs, in some 22 minutes

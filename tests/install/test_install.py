@@ -5,13 +5,10 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import tomllib
 from pathlib import Path
 
-import click
 import pytest
 
-from csumfix import config
 from tests.install.tree import PYTHON, ROOT, files, make
 
 VENV = "/usr/local/lib/csumfix/venv"
@@ -86,22 +83,6 @@ def test_names_its_final_place_everywhere(stage: Path) -> None:
             assert not any(needle in content for needle in needles), path
     script = (stage / VENV[1:] / "bin/csumfix").read_text()
     assert script.startswith(f"#!{VENV}/bin/python")
-
-
-def test_example_shows_the_defaults_of_all_settings(tmp_path: Path) -> None:
-    example = (ROOT / "systemd/csumfix.toml").read_text()
-    assert tomllib.loads(example) == {}
-    file = tmp_path / "csumfix.toml"
-    file.write_text(re.sub(r"^#(?=[a-z-]+ = )", "", example, flags=re.MULTILINE))
-    shown = config.read(file)
-    offered = {str(setting.name) for setting in config.SETTINGS} - {"take_over", "superseded"}
-    assert shown.keys() == offered
-    assert (
-        shown.pop("metrics") == "127.0.0.1:9478"
-    )  # the example's only setting that is no default
-    with click.Command("run", params=[*config.SETTINGS]).make_context("run", []) as context:
-        defaults = {name: context.params[name] for name in shown}
-    assert {**shown, "port": tuple(shown["port"])} == defaults
 
 
 def test_completion_is_for_bash(stage: Path) -> None:
