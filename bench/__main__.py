@@ -51,8 +51,8 @@ RATIO_WIDTH = len("(0.0022-0.0032)")
 @click.option(
     "--write",
     is_flag=True,
-    help="With --compare-only: write tables and chart again, and README's table if it shows "
-    "latest.json.",
+    help="With --compare-only: write tables and chart again, and those of README and docs/ if the "
+    "file is latest.json.",
 )
 def main(  # noqa: PLR0913, PLR0917 - one for each option
     quick: bool,
