@@ -65,13 +65,16 @@ HEALTH = 5.0
 class Service:
     """Repairs the tunnels of the current network namespace until it is told to stop.
 
+    options: the settings to start with.
     load: reads the settings anew; raises CsumfixError if they are wrong.
     command: starts another process like this one.
     """
 
-    def __init__(self, load: Callable[[], Options], command: Sequence[str]) -> None:
+    def __init__(
+        self, options: Options, load: Callable[[], Options], command: Sequence[str]
+    ) -> None:
+        self._options = options
         self._load = load
-        self._options = load()
         self._loop = asyncio.get_running_loop()
         self._tap = Tap(self._options.tap_pause, self._on_wrong_packet)
         self._datapath = Datapath(self._options, self._tap, self._on_queue_failure)
@@ -400,10 +403,10 @@ class Service:
         return self._datapath.fill(own).counted()
 
 
-def run(load: Callable[[], Options], command: Sequence[str]) -> None:
+def run(options: Options, load: Callable[[], Options], command: Sequence[str]) -> None:
     """Run the service in the foreground; see Service for the arguments."""
 
     async def main() -> None:
-        await Service(load, command).run()
+        await Service(options, load, command).run()
 
     asyncio.run(main())
