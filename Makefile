@@ -11,6 +11,11 @@ SOAK_SECONDS ?= 600
 # For the tests that start a systemd of their own.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo env PYTHONDONTWRITEBYTECODE=1)
 
+# An old Python is reported before anything is installed; a missing one is installed.
+NOT_OLD = ! command -v $(PYTHON) >/dev/null || \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	{ echo "$(PYTHON) is too old: csumfix needs 3.11 or newer: make PYTHON=python3.11 ..." >&2; exit 1; }
+
 # What installing and the service need.
 INSTALL_PACKAGES := gcc libc6-dev make python3-dev python3-venv libnetfilter-queue-dev \
 	libnfnetlink-dev iptables
@@ -20,7 +25,7 @@ PACKAGES := $(INSTALL_PACKAGES) \
 	iproute2 util-linux ethtool nftables tcpdump dnsmasq-base bind9-dnsutils iputils-ping
 # What tests and lint need on top.
 DEV_PACKAGES := $(PACKAGES) clang libclang-rt-dev llvm clang-format shellcheck conntrack iperf3 \
-	busybox git faketime ipset systemd tshark
+	busybox git faketime ipset systemd tshark scdoc mandoc groff-base
 PROMETHEUS := build/prometheus
 
 # What building the image from nothing and running it needs on top of those.
@@ -41,11 +46,11 @@ help: ## List the targets
 build: $(BUILT) ## Build .venv/bin/csumfix, installing Debian packages if needed
 
 $(BUILT): $(SOURCES)
+	@$(NOT_OLD)
 	@tools/install-packages $(PACKAGES)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "$(PYTHON) is too old: csumfix needs 3.11: make PYTHON=python3.11 ..." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --editable .
+	@$(BIN)/python -c 'import csumfix.core'  # fails if C has constants that Python does not know
 	@touch $@
 
 $(DEV): $(BUILT) pyproject.toml Makefile
@@ -62,6 +67,7 @@ $(BENCH): $(BUILT) pyproject.toml
 # Packagers who give a DESTDIR know what they build with.
 .PHONY: install
 install: ## Install the service (PREFIX=/usr/local, DESTDIR for packagers); starts nothing
+	@$(NOT_OLD)
 	@$(if $(DESTDIR),,tools/install-packages $(INSTALL_PACKAGES))
 	@PYTHON=$(PYTHON) PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) tools/install-service install
 
@@ -124,6 +130,10 @@ format: $(DEV) ## Lay out the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 	clang-format -i csrc/*.[ch] tests/csrc/*.[ch] tests/fuzz/*.[ch]
+
+.PHONY: manual
+manual: $(DEV) ## Write man pages, sample settings and tables of docs/ from the code
+	$(BIN)/python -m manual
 
 .PHONY: bench
 bench: $(BENCH) ## Measure what every cure costs, in some 22 minutes

@@ -71,7 +71,8 @@ NOTES_WIDTH = len("5.95 % lost")
 @click.option(
     "--write",
     is_flag=True,
-    help="With --compare-only: write tables and chart again, and for latest.json README's table.",
+    help="With --compare-only: write tables and chart again, and those of README and docs/ if the "
+    "file is latest.json.",
 )
 def main(  # noqa: PLR0913, PLR0917 - one for each option
     quick: bool,

@@ -22,7 +22,7 @@ from csumfix_lab import Lab, spec
 from csumfix_lab.causes import BY_NAME
 from csumfix_lab.node import Node
 from csumfix_lab.process import Process
-from tests.lab.shim import CSUMFIX, send, tcp_arrives, until
+from tests.lab.harness import CSUMFIX, send, tcp_arrives, until
 
 CAPTURE = [sys.executable, "-m", "csumfix_lab.capture", "eth0"]
 PCAP_HEADER = 24

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from csumfix_lab import Lab
-from tests.lab.shim import Load, assert_all_arrives, send
+from tests.lab.harness import Load, assert_all_arrives, send
 from tests.lab.test_rules_script import OLD_RULES
 
 SCRIPT = Path(__file__).parents[2] / "iptables" / "csumfix-rules"

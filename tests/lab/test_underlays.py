@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from csumfix_lab import Lab
-from tests.lab.shim import LANES, checksum_errors, send, service, tcp_arrives
+from tests.lab.harness import LANES, checksum_errors, send, service, tcp_arrives
 from tests.lab.tunnel import rebuild
 
 COUNT = 30

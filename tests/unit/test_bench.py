@@ -329,17 +329,10 @@ class TestReadme:
         assert "| **csumfix run** | 1.00 (1.00) |  |  |  |  |  | 3.00 (1.50) |  |  |" in text
         assert "| NetfilterQueue and scapy |  |  |  |  |  |  | does not cure |  |  |" in text
 
-    def test_only_what_is_between_the_markers_is_replaced(self) -> None:
-        text = f"before\n{readme.BEGIN}\n\nold\n\n{readme.END}\nafter\n"
-        fresh = readme.insert(text, "new")
-        assert readme.block(fresh) == "new"
-        assert fresh == text.replace("old", "new")
-        with pytest.raises(ValueError, match="lacks the lines"):
-            readme.insert("no markers", "new")
-
-    def test_readme_shows_the_latest_run(self) -> None:
-        text = readme.README.read_text(encoding="utf-8")
-        assert readme.block(text) == readme.summary(report.load(report.LATEST))
+    def test_readme_and_docs_show_the_latest_run(self) -> None:
+        latest = report.load(report.LATEST)
+        assert readme.FULL.read() == readme.summary(latest)
+        assert readme.BRIEF.read() == readme.brief(latest)
 
 
 class TestChart:
