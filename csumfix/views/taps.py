@@ -13,7 +13,7 @@ from csumfix.host import underlays
 NOBODY = 65534
 
 BUFFER = 16 << 20
-"""Bytes that a packet socket may hold for us while we work."""
+"""Receive buffer of a packet socket, in bytes."""
 
 
 @contextlib.contextmanager
@@ -35,11 +35,12 @@ def _open(index: int, ports: Collection[int], direction: Direction) -> TapSocket
         one = TapSocket(index, ports, direction)
     except PermissionError:
         raise CsumfixError(
-            "no permission to see packets: CAP_NET_RAW is missing: run as root", Exit.PERMISSION
+            "cannot see packets: CAP_NET_RAW is missing; run as root", Exit.PERMISSION
         ) from None
     except OSError as error:
         raise CsumfixError(
-            f"cannot watch {underlays.name(index)}: {error.strerror}: is the device there and up?",
+            f"cannot watch {underlays.name(index)}: {error.strerror}; "
+            "check that the device exists and is up",
             Exit.KERNEL,
         ) from None
     one.enlarge(BUFFER)
@@ -47,8 +48,8 @@ def _open(index: int, ports: Collection[int], direction: Direction) -> TapSocket
 
 
 def become_nobody() -> None:
-    """Give up root: the bytes of packets are a pod's."""
-    with contextlib.suppress(OSError):  # not root, or root of a user namespace without others
+    """Give up root, because pods choose the bytes of the packets."""
+    with contextlib.suppress(OSError):  # not root, or a user namespace with root only
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
