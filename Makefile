@@ -54,6 +54,7 @@ $(BUILT): $(SOURCES)
 	@tools/install-packages $(PACKAGES)
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --editable .
+	@$(BIN)/python -c 'import csumfix.core'  # fails if C has constants that Python does not know
 	@touch $@
 
 $(DEV): $(BUILT) pyproject.toml Makefile

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench import cures
-from bench.plan import FIXED, HEALTHY, ONE_FLOW
+from bench.matrix import FIXED, HEALTHY, ONE_FLOW
 from bench.report import DOES_NOT_CURE, Results, base_of, number, ratio
 from bench.stats import Cells, Key, by_key, middle, ratios
 from manual.marks import Place

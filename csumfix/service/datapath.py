@@ -12,8 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict
-from typing import Any
+from dataclasses import replace
 
 from csumfix.core import Policy
 from csumfix.errors import CsumfixError, Exit
@@ -23,8 +22,9 @@ from csumfix.host.rules import LanesRefusedError, RuleSet
 from csumfix.host.tunnels import Tunnel
 from csumfix.options import LaneSetting, Options
 from csumfix.service.lanes import Evidence, Lane, PortLane, Terms, decide
-from csumfix.service.plan import plan, tunnel_ports
 from csumfix.service.pool import Pool
+from csumfix.service.ruleset import rule_set, tunnel_ports
+from csumfix.service.snapshot import PortSnapshot, Snapshot
 from csumfix.text import listing
 
 log = logging.getLogger("csumfix")
@@ -213,7 +213,7 @@ class Datapath:
     async def _load_once(self, ports: frozenset[int]) -> bool:
         lanes = self._decide(sorted(ports))
         await self._follow_leaving(lanes)
-        wanted = self._plan(lanes)
+        wanted = self._rule_set(lanes)
         changes = wanted != self.rules
         if changes or not self._in_sync:
             self._in_sync = False
@@ -223,9 +223,9 @@ class Datapath:
         self.lanes = lanes
         return changes
 
-    def _plan(self, lanes: Lanes) -> RuleSet | None:
+    def _rule_set(self, lanes: Lanes) -> RuleSet | None:
         now = time.monotonic()
-        return plan(
+        return rule_set(
             self._options,
             self._numbers,
             self._tunnels,
@@ -384,31 +384,33 @@ class Datapath:
         who = f"{names[0]}{more}" if names else "no device here"
         return f"port {port} ({who}) in the {lane.lane} lane"
 
-    def snapshot(self) -> dict[str, Any]:
-        """Return tunnels, lanes, rules that are surely loaded, and queues as plain data."""
+    def fill(self, snapshot: Snapshot) -> Snapshot:
+        """Return the snapshot with tunnels, lanes, rules that are surely loaded, and queues."""
         traffic, repaired = self._tap.traffic(), self.pool.repaired()
-        return {
-            "tunnels": [asdict(tunnel) for tunnel in self._tunnels],
-            "lanes": [self._lane_snapshot(port, traffic, repaired[port]) for port in self.lanes],
-            "lane_changes": self.lane_changes,
-            "kernel_fault": self._kernel_fault,
-            "nat_packets": self.met("nat"),
-            "tap_fault": traffic.fault,
-            "rules": asdict(self.rules) if self.rules and self._in_sync else None,
-            "rule_repairs": self.restored,
-            "queues": self.pool.snapshot(),
-        }
+        return replace(
+            snapshot,
+            tunnels=tuple(self._tunnels),
+            lanes=tuple(self._port(port, traffic, repaired[port]) for port in self.lanes),
+            lane_changes=self.lane_changes,
+            kernel_fault=self._kernel_fault,
+            nat_packets=self.met("nat"),
+            tap_fault=traffic.fault,
+            rules=self.rules if self._in_sync else None,
+            rules_restored=self.restored,
+            queues=self.pool.snapshot(),
+        )
 
-    def _lane_snapshot(self, port: int, traffic: Traffic, repaired: int) -> dict[str, Any]:
-        lane = self.lanes[port]
+    def _port(self, port: int, traffic: Traffic, repaired: int) -> PortSnapshot:
+        lane, now = self.lanes[port], time.monotonic()
         seen = traffic.ports.get(port, PortTraffic())
-        return {
-            "port": port,
-            "lane": str(lane.lane),
-            "why": lane.why,
-            "seconds": time.monotonic() - lane.since,
-            "leaving_queue": port in self._leaving,
-            "kernel_packets": self.met(f"fill-{port}"),
-            "repaired": repaired,
-            "departures": {str(name): count for name, count in seen.departures.items()},
-        }
+        return PortSnapshot(
+            port=port,
+            lane=str(lane.lane),
+            why=lane.why,
+            seconds=now - lane.since,
+            leaving_queue=port in self._leaving,
+            kernel_packets=self.met(f"fill-{port}"),
+            repaired=repaired,
+            departures={str(name): count for name, count in seen.departures.items()},
+            wrong_seconds=None if seen.wrong_at is None else now - seen.wrong_at,
+        )

@@ -105,7 +105,7 @@ async def find_predecessor() -> Predecessor | None:
     return Predecessor(peer, lanes_from_json(answer.get("lanes")), tuple(leaving))
 
 
-class Heir:
+class SuccessorProcess:
     """The process that this one starts to have itself replaced.
 
     pid: None while there is none.
@@ -171,7 +171,7 @@ def _refusal(reason: str, code: Exit) -> Message:
 
 def restart() -> str:
     """Have the running service replace itself; return what to tell the operator."""
-    answer = control.ask("restart")
+    answer = control.restart()
     if answer is None:
         raise CsumfixError(
             "nothing to restart: no csumfix runs in this network namespace: "
@@ -189,13 +189,13 @@ def _await_successor(pid: int) -> str:
     deadline = time.monotonic() + RESTART
     while time.monotonic() < deadline:
         try:
-            state = control.ask()
+            state = control.status()
         except CsumfixError as error:  # busy, or its name has been taken: there is time
             seen = f"whether process {pid} has taken over cannot be asked: {error}"
             state = None
-        if state and state["pid"] == pid:
-            return f"process {pid}, version {state['version']}, has taken over"
-        if state and state["successor"] != pid:
+        if state and state.pid == pid:
+            return f"process {pid}, version {state.version}, has taken over"
+        if state and state.successor != pid:
             seen = f"process {pid} did not take over: the old one goes on"
             break
         time.sleep(POLL)

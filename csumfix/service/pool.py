@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Container
-from dataclasses import asdict
-from typing import Any
 
 from csumfix.core import Policy
 from csumfix.errors import CsumfixError, Exit
 from csumfix.host.queues import PROC_QUEUES, Queue, kernel_queues, require_free, wait_until_empty
 from csumfix.options import LAST_QUEUE
+from csumfix.service.snapshot import QueueSnapshot
 
 
 class Pool:
@@ -74,7 +73,7 @@ class Pool:
         for queue in self._queues.values():
             queue.probe()
 
-    def complaint(self) -> str | None:
+    def find_stuck_queue(self) -> str | None:
         """Say which queue has had packets but no progress since the last call, if one has.
 
         Raises if one is not ours any more.
@@ -98,21 +97,16 @@ class Pool:
                 return f"queue {number} stands still with {bound[number].waiting} packets in it"
         return None
 
-    def snapshot(self) -> dict[str, Any]:
+    def snapshot(self) -> dict[int, QueueSnapshot]:
         """Return the counters by the number of the queue, ours and the kernel's."""
         try:
             kernel = kernel_queues()
         except (CsumfixError, OSError):
             kernel = {}
-        result = {}
-        for number, queue in self._queues.items():
-            stats = queue.stats()
-            result[str(number)] = {
-                **asdict(stats),
-                "reasons": stats.by_reason(),
-                "kernel": asdict(kernel[number]) if number in kernel else None,
-            }
-        return result
+        return {
+            number: QueueSnapshot.of(queue.stats(), kernel.get(number))
+            for number, queue in self._queues.items()
+        }
 
 
 def free_numbers(wanted: range) -> range:

@@ -25,7 +25,7 @@ import os
 import signal
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from importlib.metadata import version
 
 from csumfix import logs
@@ -44,6 +44,7 @@ from csumfix.service.exporter import Exporter
 from csumfix.service.lanes import lanes_to_json
 from csumfix.service.netlink import listening
 from csumfix.service.pool import free_numbers
+from csumfix.service.snapshot import ReloadSnapshot, Snapshot, to_json
 
 log = logging.getLogger("csumfix")
 
@@ -77,15 +78,15 @@ class Service:
         self._loop = asyncio.get_running_loop()
         self._tap = Tap(self._options.tap_pause, self._on_wrong_packet)
         self._datapath = Datapath(self._options, self._tap, self._on_queue_failure)
-        self._exporter = Exporter(self.snapshot, self._trouble, self._datapath.pool.probe)
+        self._exporter = Exporter(self.snapshot, self.trouble, self._datapath.pool.probe)
         self._server: control.Server | None = None
-        self._heir = handover.Heir(command)
-        self._successor: int | None = None
+        self._started_successor = handover.SuccessorProcess(command)
+        self._superseded_by: int | None = None
         self._failure: CsumfixError | None = None
         self._owns_rules = False
         self._started = time.time()
         self._version = version("csumfix")  # what is installed may change while we run
-        self._reload = {"ok": True, "time": self._started, "succeeded": 0, "failed": 0}
+        self._reload = ReloadSnapshot(time=self._started)
         self._stop = asyncio.Event()
         self._agenda = Agenda(
             {
@@ -101,7 +102,7 @@ class Service:
         self._links, self._routes = LinkChanges(), RouteChanges()
         self._check_timer = self._health_timer = self._loop.call_later(0, int)
         self._check_every, self._checked = CHECK_SILENT, 0.0
-        self._complaint: str | None = None
+        self._trouble: str | None = None
         self._conntrack = False
 
     async def run(self) -> None:
@@ -128,7 +129,7 @@ class Service:
         if self._failure:
             raise self._failure
         # In another pod the successor's number is 0: it is not in our pid namespace.
-        if self._successor is not None and self._options.superseded == "wait":
+        if self._superseded_by is not None and self._options.superseded == "wait":
             await self._stop.wait()
 
     # Begin and end
@@ -149,7 +150,7 @@ class Service:
             return
         announced = await asyncio.to_thread(rules.changes_are_announced)
         self._check_every = CHECK_ANNOUNCED if announced else CHECK_SILENT
-        self._plan_check(self._check_every)
+        self._schedule_check(self._check_every)
         self._watch_lanes()
         self._look_after_queues()
         log.info("ready: %s", self._datapath.describe(), extra={"event": "ready"})
@@ -241,7 +242,7 @@ class Service:
 
     async def _restore(self) -> None:
         self._checked = self._loop.time()
-        self._plan_check(self._check_every)
+        self._schedule_check(self._check_every)
         differs = await self._datapath.restore()
         if differs:
             log.warning(
@@ -262,19 +263,20 @@ class Service:
             await self._datapath.reconfigure(options)
         except (CsumfixError, OSError) as error:
             self._agenda.note(Work.METRICS)  # back to where they were
-            self._reload["failed"] += 1
+            self._reload = replace(
+                self._reload, ok=False, time=time.time(), failed=self._reload.failed + 1
+            )
             log.error(
                 "reload failed, all stays as it was: %s", error, extra={"event": "reload_failed"}
             )
-            ok = False
         else:
             self._options = options
-            self._reload["succeeded"] += 1
+            self._reload = replace(
+                self._reload, ok=True, time=time.time(), succeeded=self._reload.succeeded + 1
+            )
             self._watch_lanes()
             logs.set_up(options.log_format)
             log.info("reloaded: %s", self._datapath.describe(), extra={"event": "reloaded"})
-            ok = True
-        self._reload |= {"ok": ok, "time": time.time()}
         notify.notify(notify.READY, f"STATUS={self._datapath.describe()}")
 
     # What the loop hears
@@ -283,9 +285,9 @@ class Service:
         """Look soon, but not again and again: another program may change rules all the time."""
         soon = max(0.0, self._checked + CHECK_PAUSE - self._loop.time())
         if self._loop.time() + soon < self._check_timer.when():
-            self._plan_check(soon)
+            self._schedule_check(soon)
 
-    def _plan_check(self, seconds: float) -> None:
+    def _schedule_check(self, seconds: float) -> None:
         self._check_timer.cancel()
         self._check_timer = self._loop.call_later(seconds, self._agenda.note, Work.RULES)
 
@@ -300,8 +302,8 @@ class Service:
 
     def _on_stop(self) -> None:
         self._stop.set()
-        if self._successor is None:
-            self._heir.stop()  # or it would go on in our place
+        if self._superseded_by is None:
+            self._started_successor.stop()  # or it would go on in our place
         self._agenda.leave()
 
     def _on_queue_failure(self) -> None:
@@ -312,21 +314,21 @@ class Service:
         """Tell the service manager that all is well, or find out what is not."""
         self._look_after_gate()
         try:
-            complaint = self._datapath.pool.complaint()
+            trouble = self._datapath.pool.find_stuck_queue()
         except CsumfixError as error:
             self._failure = error
             self._agenda.leave()
             return
         except OSError as error:  # too many open files, say: no reason to be killed
             log.error("cannot look at the queues: %s", error, extra={"event": "health_unknown"})
-            complaint = self._complaint
-        if complaint:
+            trouble = self._trouble
+        if trouble:
             log.error(
-                "%s; the watchdog may kill this process", complaint, extra={"event": "queue_stuck"}
+                "%s; the watchdog may kill this process", trouble, extra={"event": "queue_stuck"}
             )
         else:
             notify.notify(notify.ALIVE)
-        self._complaint = complaint
+        self._trouble = trouble
         self._health_timer.cancel()
         self._health_timer = self._loop.call_later(
             min(HEALTH, (notify.watchdog_limit() or HEALTH * 2) / 2), self._look_after_queues
@@ -343,7 +345,7 @@ class Service:
     async def _tell_status(self, peer: Peer) -> None:
         if peer.trusted:  # it runs iptables, which a stranger must not make us do
             await self._datapath.refresh()
-        await peer.send(**control.bounded(self.snapshot()))
+        await peer.send(**to_json(self.snapshot().bounded()))
 
     async def _hand_over(self, peer: Peer) -> None:
         """Keep our hands off the rules until the successor has its own, then go."""
@@ -358,7 +360,7 @@ class Service:
             answer = answer or await peer.receive(handover.SECOND_LOOK)
             if answer and answer.get("request") == "leave":
                 self._owns_rules = False
-                self._successor = peer.pid
+                self._superseded_by = peer.pid
                 try:
                     await self._close()
                 finally:  # whatever failed: the rules are another's now
@@ -375,29 +377,30 @@ class Service:
 
     def _announce(self, successor: int) -> None:
         log.info("superseded by process %d", successor, extra={"event": "superseded"})
-        if self._heir.pid == successor:
+        if self._started_successor.pid == successor:
             notify.notify(f"MAINPID={successor}")
 
     async def _restart(self, peer: Peer) -> None:
-        await peer.send(**self._heir.start())
+        await peer.send(**self._started_successor.start())
 
-    def _trouble(self) -> str | None:
-        return self._complaint
+    def trouble(self) -> str | None:
+        """Say in one line why the service is not healthy; None if it is."""
+        return self._trouble
 
-    def snapshot(self) -> control.Snapshot:
+    def snapshot(self) -> Snapshot:
         """Return the state and the counters, as ``csumfix status`` shows them."""
-        return {
-            "version": self._version,
-            "pid": os.getpid(),
-            "started": self._started,
-            "config": asdict(self._options),
-            "reload": self._reload,
-            "successor": self._heir.pid,
-            "complaint": self._complaint,
-            "control": self._server.trouble if self._server else None,
-            "rule_failures": self._agenda.rule_failures,
-            **self._datapath.snapshot(),
-        }
+        own = Snapshot(
+            version=self._version,
+            pid=os.getpid(),
+            started=self._started,
+            config=asdict(self._options),
+            reload=self._reload,
+            successor=self._started_successor.pid,
+            trouble=self._trouble,
+            control=self._server.trouble if self._server else None,
+            rule_failures=self._agenda.rule_failures,
+        )
+        return self._datapath.fill(own).counted()
 
 
 def run(options: Options, load: Callable[[], Options], command: Sequence[str]) -> None:

@@ -15,8 +15,8 @@ import pytest
 from csumfix.errors import CsumfixError, Exit
 from csumfix_lab import CAUSES, Lab, Node
 from csumfix_lab.demo import main as demo
-from csumfix_lab.plan import CLIENT_POD_IP, CLIENT_POD_IP6
 from csumfix_lab.session import run_session
+from csumfix_lab.spec import CLIENT_POD_IP, CLIENT_POD_IP6
 
 ROOT = Path(__file__).resolve().parents[2]
 SYSTEM_PYTHON = (

@@ -16,7 +16,7 @@ from scapy.layers.inet import IP
 from csumfix.errors import Exit
 from csumfix_lab import Lab
 from csumfix_lab.node import Node
-from tests.lab.shim import (
+from tests.lab.harness import (
     CSUMFIX,
     HEALTHY,
     QUEUE,

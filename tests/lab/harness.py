@@ -101,16 +101,16 @@ def service(
     prefix: a command that executes it.
     ready: seconds that it may take to become so.
     """
-    shim = Service(node, *options, prefix=prefix)
+    daemon = Service(node, *options, prefix=prefix)
     try:
-        shim.wait_for("ready", ready)
-        yield shim
-        if shim.process.poll() is None:
-            assert shim.stop() == 0, shim.lines()
+        daemon.wait_for("ready", ready)
+        yield daemon
+        if daemon.process.poll() is None:
+            assert daemon.stop() == 0, daemon.lines()
             assert_no_rules(node)
     finally:
-        shim.process.kill()
-        shim.log.unlink()
+        daemon.process.kill()
+        daemon.log.unlink()
 
 
 def assert_no_rules(node: Node) -> None:
