@@ -1,0 +1,263 @@
+"""``csumfix doctor --bundle``: what somebody else needs to look into a case, in one file.
+
+It holds no packets. What may be read by root only is read first, because a command that looks at
+packets gives up root.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+import os
+import platform
+import socket
+import tarfile
+import time
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import asdict
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import click
+from pyroute2.ethtool.ioctl import IoctlEthtool
+
+from csumfix.errors import CsumfixError, Exit
+from csumfix.host import programs, rules, tunnels, underlays
+from csumfix.host.tunnels import Tunnel
+from csumfix.text import printable, printable_data
+from csumfix.views import excerpt, status
+from csumfix.views.anonymous import Replacer, names_of
+
+LONGEST = 256 << 10
+"""Characters of a file in the bundle; it has some 15 of them."""
+
+JOURNAL = ("journalctl", "--unit=csumfix", "--lines=300", "--no-pager", "--quiet")
+DEVICES = 32
+"""Devices whose details are in it."""
+
+PACKAGES = ("csumfix", "cffi", "click", "netfilterqueue", "pyroute2", "rich", "scapy")
+
+COUNTERS = (
+    "/proc/net/snmp",
+    "/proc/net/snmp6",
+    "/proc/net/netstat",
+    "/proc/net/stat/nf_conntrack",
+    "/proc/net/netfilter/nfnetlink_queue",
+    "/proc/sys/net/netfilter/nf_conntrack_count",
+    "/proc/sys/net/ipv4/ip_local_port_range",
+)
+
+README = """\
+A support bundle of csumfix.
+
+It holds what csumfix found on a host, and what it rests on: versions, firewall rules that may
+touch a tunnel, devices, counters, the service's state and its last log lines. It holds no packets.
+Apart from diagnosis.json, everything was read before the diagnosis began.
+
+"""
+REPLACED = """\
+Addresses and names were replaced, each by the same one throughout: IPv4 by addresses of
+198.18.0.0/15, IPv6 by addresses of 2001:db8::/32, MAC addresses by such as begin with 02:00,
+the host's name, pods, services, and devices that people have named. Chains, sets and tables of
+firewalls keep their names. Look through the files before you pass them on.
+"""
+NOT_REPLACED = "Addresses and names are those of the host; --replace-addresses replaces them.\n"
+
+Finish = Callable[[Mapping[str, Any]], None]
+
+
+@contextlib.contextmanager
+def optional(path: Path | None, *, replace: bool) -> Iterator[Finish]:
+    """Yield a function that takes the diagnosis, and writes the bundle if there is to be one.
+
+    path: a new file, which disappears again if the function is not called; None for no bundle.
+    replace: addresses and names.
+    """
+    if path is None:
+        yield lambda _: None
+        return
+    with _created(path) as file:
+        parts = _collect()
+        names = names_of(os.uname().nodename, _names()) if replace else None
+
+        def finish(diagnosis: Mapping[str, Any]) -> None:
+            with _explained(path):
+                file.write(pack({"diagnosis.json": as_text(diagnosis), **parts}, names))
+                file.flush()
+            click.echo(f"csumfix: support bundle written to {path}", err=True)
+
+        yield finish
+
+
+@contextlib.contextmanager
+def _created(path: Path) -> Iterator[BinaryIO]:
+    """Create a file that only its owner may read; delete it if nothing comes of it."""
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
+    except FileExistsError:
+        raise CsumfixError(
+            f"--bundle: {path} exists already: name a new file", Exit.USAGE
+        ) from None
+    except OSError as error:
+        raise CsumfixError(
+            f"--bundle: {path} cannot be created: {error.strerror}: name another file", Exit.USAGE
+        ) from None
+    with os.fdopen(descriptor, "wb") as file:
+        try:
+            yield file
+        finally:
+            if not file.tell():
+                with contextlib.suppress(OSError):  # we may have given up root since
+                    path.unlink()
+
+
+@contextlib.contextmanager
+def _explained(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise CsumfixError(
+            f"--bundle: {path} cannot be written: {error.strerror}: name a file on another disk",
+            Exit.BROKEN,
+        ) from None
+
+
+def pack(parts: Mapping[str, str], names: Mapping[str, str] | None) -> bytes:
+    """Return a compressed archive of these files; pure but for the clock.
+
+    names: what to replace, with the addresses; see Replacer. None to leave all as it is.
+    """
+    replacer = None if names is None else Replacer(names)
+    readme = README + (REPLACED if replacer else NOT_REPLACED)
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+        for name, text in {"README": readme, **parts}.items():
+            whole = replacer.text(text) if replacer and name != "README" else text
+            data = _bounded(whole).encode(errors="backslashreplace")
+            member = tarfile.TarInfo(f"csumfix-bundle/{name}")
+            member.size, member.mode, member.mtime = len(data), 0o600, int(time.time())
+            archive.addfile(member, io.BytesIO(data))
+    return stream.getvalue()
+
+
+def _bounded(text: str) -> str:
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}\n(cut off here)\n"
+
+
+def as_text(data: Any) -> str:
+    """Return plain data as the text of a file."""
+    return json.dumps(printable_data(data), indent=2, default=str) + "\n"
+
+
+# ------------------------------------------------------------------------------- what is in it
+
+
+def _collect() -> dict[str, str]:
+    """Read everything but the diagnosis; what cannot be read says why."""
+    found = asyncio.run(tunnels.discover())
+    names = {tunnel.name for tunnel in found}
+    ports = {tunnel.port for tunnel in found}
+    return {
+        "versions.json": as_text(_versions()),
+        "rules-of-csumfix.txt": rules.run(["status"]).stdout,
+        **_rules(ports, names),
+        "devices.json": as_text(_devices(found)),
+        "counters.txt": "".join(f"== {path}\n{_read(path)}\n" for path in COUNTERS),
+        "service.json": as_text(status.gather().as_json()),
+        "log.txt": programs.output(JOURNAL) or "(the journal has no lines of csumfix)\n",
+    }
+
+
+def _versions() -> dict[str, Any]:
+    iptables = os.environ.get("CSUMFIX_IPTABLES", "iptables")
+    system = [line for line in _read("/etc/os-release").splitlines() if line.startswith("PRETTY")]
+    return {
+        "kernel": " ".join(os.uname()[2:]),
+        "system": system,
+        "python": platform.python_version(),
+        "packages": {name: _version(name) for name in PACKAGES},
+        "iptables": programs.output([iptables, "--version"]).strip(),
+        "time": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed as a package"
+
+
+def _rules(ports: Collection[int], names: Collection[str]) -> dict[str, str]:
+    iptables = os.environ.get("CSUMFIX_IPTABLES", "iptables")
+    parts = {}
+    for ipv6 in (False, True):
+        command = programs.relative(iptables, "-save", ipv6=ipv6)
+        # Without -t: naming a table of legacy iptables would make it.
+        text = programs.output([command, "-c"])
+        parts[f"{'ip6tables' if ipv6 else 'iptables'}.txt"] = excerpt.iptables(text, ports, names)
+    ruleset = programs.output(["nft", "list", "ruleset"])
+    parts["nft.txt"] = excerpt.nft(ruleset, ports, names)
+    return parts
+
+
+def _devices(found: Collection[Tunnel]) -> dict[str, Any]:
+    try:
+        carriers = asyncio.run(underlays.find(found, named=not found))
+    except CsumfixError as error:
+        carriers = frozenset()
+        return {"tunnels": [asdict(one) for one in found], "trouble": str(error)}
+    numbers = [*sorted(carriers), *(tunnel.index for tunnel in found)][:DEVICES]
+    return {
+        "tunnels": [asdict(one) for one in found],
+        "details": {underlays.name(number): _details(number) for number in numbers},
+    }
+
+
+def _details(number: int) -> dict[str, Any]:
+    """Return what /sys and the driver say of a device."""
+    name = underlays.name(number)
+    directory = Path("/sys/class/net") / name
+    driver = directory / "device" / "driver"
+    files = ("mtu", "type", "flags", "operstate", "speed", "address")
+    return {
+        "index": number,
+        **{file: _read(str(directory / file)).strip() for file in files},
+        "driver": driver.resolve().name if driver.exists() else "none",
+        "statistics": _statistics(directory / "statistics"),
+        "features": _features(name),
+    }
+
+
+def _statistics(directory: Path) -> dict[str, str]:
+    """Return the counters that are not 0."""
+    try:
+        values = {path.name: _read(str(path)).strip() for path in sorted(directory.iterdir())}
+    except OSError as error:
+        return {"trouble": str(error.strerror)}
+    return {name: value for name, value in values.items() if value != "0"}
+
+
+def _features(name: str) -> list[str]:
+    """Return the offload features that are on."""
+    try:
+        features = IoctlEthtool(name).get_features()
+        return [feature for feature in features if features.is_active(feature)]
+    except Exception as error:  # pyroute2 raises a class of its own for each of several errors
+        return [f"not known: {error!r}"]
+
+
+def _names() -> list[str]:
+    return [printable(name) for _, name in socket.if_nameindex()]
+
+
+def _read(path: str) -> str:
+    """Return a file's text; if it cannot be read, a line that says why."""
+    try:
+        with Path(path).open(encoding="utf-8", errors="backslashreplace") as file:
+            return file.read(LONGEST)
+    except OSError as error:
+        return f"(not readable: {error.strerror})\n"

@@ -1,0 +1,22 @@
+"""``csumfix doctor --kernel``: the self-test as a command."""
+
+import json
+from typing import Any
+
+import click
+from rich.console import Console
+
+from csumfix.errors import Exit
+from csumfix_lab import selftest, selftest_view
+
+
+def run(*, as_json: bool) -> tuple[Exit, dict[str, Any]]:
+    """Test this kernel, and print what was found; return the exit code, and it as plain data."""
+    click.echo("csumfix: testing this kernel in throwaway namespaces, for some 10 s", err=True)
+    result = selftest.run()
+    document = selftest_view.as_json(result)
+    if as_json:
+        click.echo(json.dumps(document, indent=2))
+    else:
+        selftest_view.show(result, Console())
+    return selftest_view.exit_code(result), document

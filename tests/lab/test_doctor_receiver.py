@@ -1,0 +1,80 @@
+"""``csumfix doctor --receiver``: whoever sends wrong packets is named, and who lost them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from typing import Any
+
+import pytest
+
+from csumfix.errors import Exit
+from csumfix_lab import Lab, plan
+from csumfix_lab.process import Process
+from tests.lab.shim import CSUMFIX, send
+
+SECONDS = 3
+DATAGRAMS = 20
+
+
+def start(lab: Lab, *arguments: str) -> Process:
+    """Start to watch; return when that has begun."""
+    process = lab.receiver.popen(
+        [*CSUMFIX, "doctor", "--receiver", f"--seconds={SECONDS}", *arguments],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stderr
+    assert "watching eth0" in process.stderr.readline()
+    return process
+
+
+def watched(lab: Lab) -> tuple[int, dict[str, Any]]:
+    process = start(lab, "--json")
+    send(lab, DATAGRAMS, 200, flows=4)
+    out, _ = process.communicate(timeout=30)
+    return process.returncode, json.loads(out)
+
+
+def dropped(document: dict[str, Any], *, host: bool) -> dict[str, int]:
+    """By how much the counters rose, in sum."""
+    total: dict[str, int] = {}
+    for one in document["counters"]:
+        if one["is_host"] is host:
+            for name, number in one["risen"].items():
+                total[name] = total.get(name, 0) + number
+    return total
+
+
+@pytest.mark.parametrize("ipv6", [False, True], ids=["ipv4", "ipv6"])
+def test_a_sender_of_rewritten_packets_is_named(ipv6: bool) -> None:
+    with Lab("snat", ipv6=ipv6) as lab:
+        code, document = watched(lab)
+    assert (code, document["state"]) == (Exit.NEGATIVE, "found")
+    (finding,) = document["findings"]
+    assert list(finding["senders"]) == [plan.SENDER.ip(ipv6)]
+    assert finding["cause"] == "new_port"
+    assert document["verdict"].startswith(f"{plan.SENDER.ip(ipv6)} sends this host wrong packets")
+    counter = "Udp6InCsumErrors" if ipv6 else "UdpInCsumErrors"
+    assert dropped(document, host=True) == {counter: DATAGRAMS}
+
+
+def test_what_is_wrong_inside_is_counted_in_the_pod() -> None:
+    """Nothing stands in the host's counters where the outer checksum is right."""
+    with Lab("relay") as lab:
+        code, document = watched(lab)
+    assert (code, document["findings"][0]["cause"]) == (Exit.NEGATIVE, "relay")
+    # The lab's pod lives in its node's namespace.
+    assert dropped(document, host=True) == {"UdpInCsumErrors": DATAGRAMS}
+
+
+def test_a_healthy_tunnel_is_told_from_a_silent_one() -> None:
+    with Lab("none") as lab:
+        code, document = watched(lab)
+        silent = start(lab)
+        out, _ = silent.communicate(timeout=30)
+    assert (code, document["state"]) == (Exit.OK, "healthy")
+    assert not dropped(document, host=True)
+    assert silent.returncode == Exit.BROKEN
+    assert out.startswith("Undecided: no tunnel packet arrived in 3 s on eth0.")
