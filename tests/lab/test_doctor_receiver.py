@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -60,13 +61,42 @@ def test_a_sender_of_rewritten_packets_is_named(ipv6: bool) -> None:
     assert dropped(document, host=True) == {counter: DATAGRAMS}
 
 
+POD = """
+ip netns add pod
+ip link add veth0 type veth peer name eth0 netns pod
+ip link set veth0 master cni0 up
+ip addr del {address} dev cni0
+nsenter --net=/run/netns/pod sh -eu <<'END'
+ip link set lo up
+ip link set eth0 up
+ip addr add {address} dev eth0
+ip route add default via {gateway}
+END
+"""
+
+# One packet of each flow; nobody listens.
+SEND = """
+import socket, sys
+for _ in range(int(sys.argv[2])):
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+        sock.sendto(bytes(200), (sys.argv[1], 7000))
+"""
+
+
 def test_what_is_wrong_inside_is_counted_in_the_pod() -> None:
     """Nothing stands in the host's counters where the outer checksum is right."""
     with Lab("relay") as lab:
-        code, document = watched(lab)
-    assert (code, document["findings"][0]["cause"]) == (Exit.NEGATIVE, "relay")
-    # The lab's pod lives in its node's namespace.
-    assert dropped(document, host=True) == {"UdpInCsumErrors": DATAGRAMS}
+        end = lab.plan.receiver
+        script = POD.format(address=end.pod.v4, gateway=end.gateway.ip(False))
+        lab.receiver.run(["sh", "-eu"], input=script)
+        lab.receiver.popen(["nsenter", "--net=/run/netns/pod", "sleep", "60"])
+        process = start(lab, "--json")
+        lab.sender.run([sys.executable, "-c", SEND, lab.pod_ip, str(DATAGRAMS)])
+        out, _ = process.communicate(timeout=30)
+    document = json.loads(out)
+    assert (process.returncode, document["findings"][0]["cause"]) == (Exit.NEGATIVE, "relay")
+    assert dropped(document, host=True) == {}
+    assert dropped(document, host=False) == {"UdpInCsumErrors": DATAGRAMS}
 
 
 def test_a_healthy_tunnel_is_told_from_a_silent_one() -> None:
