@@ -16,8 +16,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 PROC = Path("/proc")
-POD_LOGS = Path("/var/log/pods")
-"""Kubelet makes a directory NAMESPACE_NAME_UID here for each pod."""
+POD_LOGS = (Path("/var/log/pods"), Path("/host/var/log/pods"))
+"""Kubelet makes a directory NAMESPACE_NAME_UID here for each pod (BuildPodLogsDirectory() in
+kubernetes pkg/kubelet/kuberuntime/helpers.go). ``kubectl debug node`` has the node's files in
+/host."""
 
 ERRORS = ("UdpInCsumErrors", "Udp6InCsumErrors", "TcpInCsumErrors")
 """Packets dropped for their checksum: UDP over IPv4, UDP over IPv6, TCP over either."""
@@ -105,7 +107,7 @@ def _find(found: Found) -> None:
     own = PROC / "self"
     seen = {_number(own)}
     _add(found, own, "this host", is_host=True)
-    names = pod_names(_entries(POD_LOGS))
+    names = pod_names(entry for path in POD_LOGS for entry in _entries(path))
     for process in sorted(int(name) for name in _entries(PROC) if name.isdigit()):
         path = PROC / str(process)
         try:

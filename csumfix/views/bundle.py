@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import io
 import json
 import os
@@ -22,7 +23,9 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
+from pyroute2 import AsyncIPRoute
 from pyroute2.ethtool.ioctl import IoctlEthtool
+from pyroute2.netlink.exceptions import NetlinkError
 
 from csumfix.errors import CsumfixError, Exit
 from csumfix.host import programs, rules, tunnels, underlays
@@ -133,14 +136,15 @@ def pack(parts: Mapping[str, str], names: Mapping[str, str] | None) -> bytes:
     replacer = None if names is None else Replacer(names)
     readme = README + (REPLACED if replacer else NOT_REPLACED)
     stream = io.BytesIO()
-    with tarfile.open(fileobj=stream, mode="w:gz") as archive:
+    with tarfile.open(fileobj=stream, mode="w") as archive:
         for name, text in {"README": readme, **parts}.items():
             whole = replacer.text(text) if replacer and name != "README" else text
             data = _bounded(whole).encode(errors="backslashreplace")
             member = tarfile.TarInfo(f"csumfix-bundle/{name}")
             member.size, member.mode, member.mtime = len(data), 0o600, int(time.time())
             archive.addfile(member, io.BytesIO(data))
-    return stream.getvalue()
+    # Not tarfile's own "w:gz", which imports gzip by now: nobody may not read root's Python.
+    return gzip.compress(stream.getvalue())
 
 
 def _bounded(text: str) -> str:
@@ -164,7 +168,7 @@ def _collect() -> dict[str, str]:
         "versions.json": as_text(_versions()),
         "rules-of-csumfix.txt": rules.run(["status"]).stdout,
         **_rules(ports, names),
-        "devices.json": as_text(_devices(found)),
+        "devices.json": as_text(asyncio.run(_devices(found))),
         "counters.txt": "".join(f"== {path}\n{_read(path)}\n" for path in COUNTERS),
         "service.json": as_text(status.gather().as_json()),
         "log.txt": programs.output(JOURNAL) or "(the journal has no lines of csumfix)\n",
@@ -204,48 +208,47 @@ def _rules(ports: Collection[int], names: Collection[str]) -> dict[str, str]:
     return parts
 
 
-def _devices(found: Collection[Tunnel]) -> dict[str, Any]:
-    try:
-        carriers = asyncio.run(underlays.find(found, named=not found))
-    except CsumfixError as error:
-        carriers = frozenset()
-        return {"tunnels": [asdict(one) for one in found], "trouble": str(error)}
+async def _devices(found: Collection[Tunnel]) -> dict[str, Any]:
+    """Return the tunnels, and details of them and of the devices that carry them."""
+    carriers = await underlays.find(found, named=not found)
     numbers = [*sorted(carriers), *(tunnel.index for tunnel in found)][:DEVICES]
-    return {
-        "tunnels": [asdict(one) for one in found],
-        "details": {underlays.name(number): _details(number) for number in numbers},
-    }
+    async with AsyncIPRoute() as ip:
+        details = [await _details(ip, number) for number in numbers]
+    return {"tunnels": [asdict(one) for one in found], "details": details}
 
 
-def _details(number: int) -> dict[str, Any]:
-    """Return what /sys and the driver say of a device."""
+async def _details(ip: Any, number: int) -> dict[str, Any]:
+    """Return what the kernel and the driver say of a device."""
     name = underlays.name(number)
-    directory = Path("/sys/class/net") / name
-    driver = directory / "device" / "driver"
-    files = ("mtu", "type", "flags", "operstate", "speed", "address")
+    try:
+        (link,) = [link async for link in await ip.get_links(number)]
+    except (NetlinkError, ValueError) as error:  # it has just gone
+        return {"index": number, "trouble": str(error)}
+    statistics = link.get("stats64") or {}
     return {
         "index": number,
-        **{file: _read(str(directory / file)).strip() for file in files},
-        "driver": driver.resolve().name if driver.exists() else "none",
-        "statistics": _statistics(directory / "statistics"),
+        "name": name,
+        **{key: link.get(key) for key in ("mtu", "flags", "operstate", "address", "master")},
+        "kind": link.get(("linkinfo", "kind")),
+        "driver": _driver(name, number),
         "features": _features(name),
+        "statistics": {key: value for key, value in statistics.items() if value},
     }
 
 
-def _statistics(directory: Path) -> dict[str, str]:
-    """Return the counters that are not 0."""
-    try:
-        values = {path.name: _read(str(path)).strip() for path in sorted(directory.iterdir())}
-    except OSError as error:
-        return {"trouble": str(error.strerror)}
-    return {name: value for name, value in values.items() if value != "0"}
+def _driver(name: str, number: int) -> str:
+    """Return the driver's name, if /sys shows this namespace and the device has one."""
+    directory = Path("/sys/class/net") / name
+    driver = directory / "device" / "driver"
+    is_shown = _read(str(directory / "ifindex")).strip() == str(number)
+    return driver.resolve().name if is_shown and driver.exists() else "not known"
 
 
-def _features(name: str) -> list[str]:
+def _features(device: str) -> list[str]:
     """Return the offload features that are on."""
     try:
-        features = IoctlEthtool(name).get_features()
-        return [feature for feature in features if features.is_active(feature)]
+        features = IoctlEthtool(device).get_features()
+        return [name for name, is_on, *_ in features if is_on]
     except Exception as error:  # pyroute2 raises a class of its own for each of several errors
         return [f"not known: {error!r}"]
 

@@ -152,10 +152,11 @@ class Report:
 
 def counter_lines(counted: Sequence[Drops]) -> Iterator[str]:
     """Say what was dropped for its checksum meanwhile, and where."""
-    pods = [one for one in counted if not one.is_host]
+    pods = sum(not one.is_host for one in counted)
+    number = f"{drops.of_pods(counted)} in {findings.counted(pods, 'other network namespace')}"
     yield (
-        f"Dropped for a wrong checksum meanwhile: {drops.of_host(counted)} by this host, "
-        f"{drops.of_pods(counted)} in {findings.counted(len(pods), 'other network namespace')}."
+        f"Dropped for a wrong checksum meanwhile: {drops.of_host(counted)} by this host"
+        f"{f', {number}' if pods else ''}."
     )
     risen = sorted((one for one in counted if one.risen), key=lambda one: -one.number)
     for one in risen[:OWNERS]:
@@ -219,7 +220,7 @@ def _hidden(seen: Found) -> list[str]:
             "Run it on the host itself, or in a pod with hostPID, to see them."
         )
     if seen.hidden:
-        notes.append(f"Processes of other users that were not looked at: {seen.hidden}. Be root.")
+        notes.append(f"Processes that only root may look at: {seen.hidden}.")
     if seen.passed_over:
         notes.append(f"Network namespaces that were not looked at: {seen.passed_over}.")
     return notes

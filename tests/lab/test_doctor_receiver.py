@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
+import tarfile
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -108,3 +111,24 @@ def test_a_healthy_tunnel_is_told_from_a_silent_one() -> None:
     assert not dropped(document, host=True)
     assert silent.returncode == Exit.BROKEN
     assert out.startswith("Undecided: no tunnel packet arrived in 3 s on eth0.")
+
+
+def test_a_bundle_holds_what_matters_and_no_address_of_the_host(tmp_path: Path) -> None:
+    path = tmp_path / "bundle.tar.gz"
+    options = ["--seconds=0.1", f"--bundle={path}", "--replace-addresses"]
+    with Lab("snat") as lab:
+        result = lab.sender.run([*CSUMFIX, "doctor", "--receiver", *options], check=False)
+    assert result.returncode == Exit.BROKEN, result.stderr
+    with tarfile.open(path) as archive:
+        texts = {
+            Path(member.name).name: file.read().decode()
+            for member in archive.getmembers()
+            if (file := archive.extractfile(member))
+        }
+    assert "--dport 8472 -j MASQUERADE" in texts["iptables.txt"]
+    assert '"kind": "vxlan"' in texts["devices.json"]
+    assert "tx-checksum-ip-generic" in texts["devices.json"]
+    assert "InCsumErrors" in texts["counters.txt"]
+    assert '"undecided"' in texts["diagnosis.json"]
+    own = re.compile(r"192\.0\.2\.|10\.244\.|02:00:0a:f4")
+    assert not [name for name, text in texts.items() if own.search(text)]
