@@ -25,7 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 
-from csumfix.errors import CsumfixError
+from csumfix.errors import CsumfixError, Exit
 from csumfix.host import rules
 from csumfix_lab import echo, ipvs, plan
 from csumfix_lab.causes import BY_NAME, Cause
@@ -85,10 +85,10 @@ def run(cases: Sequence[Case] = CASES) -> Result:
         try:
             for outcome in _try_all(shape, some, kernel_lane, stop):
                 found[outcome.case] = outcome
-        except CsumfixError as error:
-            failures.append(error)
+        except (CsumfixError, subprocess.CalledProcessError) as error:
+            failures.append(_failure(error))
             for case in some:
-                found.setdefault(case, not_testable(case, str(error)))
+                found.setdefault(case, not_testable(case, str(failures[-1])))
 
     with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
         try:
@@ -153,7 +153,8 @@ class _Station:
         )
         assert server.stdout is not None
         with server.stdout as stdout:
-            stdout.readline()
+            if stdout.readline() != "ready\n":
+                raise CsumfixError("the lab's program csumfix_lab.echo did not start", Exit.KERNEL)
         self._errors = self._all_errors()
 
     def outcome(self, case: Case) -> Outcome:
@@ -162,8 +163,10 @@ class _Station:
             self._provoke(case)
             trial = self._try(case)
             return judge(case, trial, self._try_kernel_lane(case) if trial.errors else None)
-        except (_NotLoadedError, CsumfixError) as error:
+        except _NotLoadedError as error:
             return not_testable(case, str(error))
+        except (CsumfixError, subprocess.CalledProcessError) as error:
+            return not_testable(case, str(_failure(error)))
 
     def _provoke(self, case: Case) -> None:
         """Load what provokes a bug, into empty tables."""
@@ -227,6 +230,15 @@ class _Station:
 def _program(module: ModuleType) -> list[str]:
     """Return the command that runs one of the lab's programs."""
     return [sys.executable, str(Path(str(module.__file__)).resolve())]
+
+
+def _failure(error: CsumfixError | subprocess.CalledProcessError) -> CsumfixError:
+    """Return the error as one for the operator."""
+    if isinstance(error, CsumfixError):
+        return error
+    return CsumfixError(
+        f"{error.cmd[0]} failed in the lab: {_last_line(error.stderr or '')}", Exit.BROKEN
+    )
 
 
 def _last_line(text: str) -> str:

@@ -16,7 +16,7 @@ import platform
 import socket
 import tarfile
 import time
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -29,7 +29,6 @@ from pyroute2.netlink.exceptions import NetlinkError
 
 from csumfix.errors import CsumfixError, Exit
 from csumfix.host import programs, rules, tunnels, underlays
-from csumfix.host.tunnels import Tunnel
 from csumfix.text import printable, printable_data
 from csumfix.views import excerpt, status
 from csumfix.views.anonymous import Replacer, names_of
@@ -161,22 +160,41 @@ def as_text(data: Any) -> str:
 
 def _collect() -> dict[str, str]:
     """Read everything but the diagnosis; what cannot be read says why."""
-    found = asyncio.run(tunnels.discover())
+    try:
+        found = asyncio.run(tunnels.discover())
+    except CsumfixError:  # devices.json will say it
+        found = []
     names = {tunnel.name for tunnel in found}
     ports = {tunnel.port for tunnel in found}
-    return {
-        "versions.json": as_text(_versions()),
-        "rules-of-csumfix.txt": rules.run(["status"]).stdout,
-        **_rules(ports, names),
-        "devices.json": as_text(asyncio.run(_devices(found))),
-        "counters.txt": "".join(f"== {path}\n{_read(path)}\n" for path in COUNTERS),
-        "service.json": as_text(status.gather().as_json()),
-        "log.txt": programs.output(JOURNAL) or "(the journal has no lines of csumfix)\n",
-    }
-
-
-def _versions() -> dict[str, Any]:
     iptables = os.environ.get("CSUMFIX_IPTABLES", "iptables")
+    parts = {
+        "versions.json": lambda: as_text(_versions(iptables)),
+        "rules-of-csumfix.txt": lambda: rules.run(["status"]).stdout,
+        "iptables.txt": lambda: excerpt.iptables(_saved(iptables, ipv6=False), ports, names),
+        "ip6tables.txt": lambda: excerpt.iptables(_saved(iptables, ipv6=True), ports, names),
+        "nft.txt": lambda: excerpt.nft(programs.output(["nft", "list", "ruleset"]), ports, names),
+        "devices.json": lambda: as_text(asyncio.run(_devices())),
+        "counters.txt": lambda: "".join(f"== {path}\n{_read(path)}\n" for path in COUNTERS),
+        "service.json": lambda: as_text(status.gather().as_json()),
+        "log.txt": lambda: programs.output(JOURNAL) or "(the journal has no lines of csumfix)\n",
+    }
+    return {name: attempt(read) for name, read in parts.items()}
+
+
+def attempt(read: Callable[[], str]) -> str:
+    """Return what was read; if that failed, a line that says why."""
+    try:
+        return read()
+    except (CsumfixError, NetlinkError, OSError) as error:
+        return f"(not readable: {error})\n"
+
+
+def _saved(iptables: str, *, ipv6: bool) -> str:
+    # Without -t: to name a table of legacy iptables is to make it.
+    return programs.output([programs.relative(iptables, "-save", ipv6=ipv6), "-c"])
+
+
+def _versions(iptables: str) -> dict[str, Any]:
     system = [line for line in _read("/etc/os-release").splitlines() if line.startswith("PRETTY")]
     return {
         "kernel": " ".join(os.uname()[2:]),
@@ -195,21 +213,9 @@ def _version(package: str) -> str:
         return "not installed as a package"
 
 
-def _rules(ports: Collection[int], names: Collection[str]) -> dict[str, str]:
-    iptables = os.environ.get("CSUMFIX_IPTABLES", "iptables")
-    parts = {}
-    for ipv6 in (False, True):
-        command = programs.relative(iptables, "-save", ipv6=ipv6)
-        # Without -t: naming a table of legacy iptables would make it.
-        text = programs.output([command, "-c"])
-        parts[f"{'ip6tables' if ipv6 else 'iptables'}.txt"] = excerpt.iptables(text, ports, names)
-    ruleset = programs.output(["nft", "list", "ruleset"])
-    parts["nft.txt"] = excerpt.nft(ruleset, ports, names)
-    return parts
-
-
-async def _devices(found: Collection[Tunnel]) -> dict[str, Any]:
+async def _devices() -> dict[str, Any]:
     """Return the tunnels, and details of them and of the devices that carry them."""
+    found = await tunnels.discover()
     carriers = await underlays.find(found, named=not found)
     numbers = [*sorted(carriers), *(tunnel.index for tunnel in found)][:DEVICES]
     async with AsyncIPRoute() as ip:

@@ -46,6 +46,14 @@ def test_what_is_not_text_does_not_stop_it() -> None:
     assert unpacked(bundle.pack({"a": "\udcff"}, {"host": "host"}))["a"] == "\\udcff"
 
 
+def test_what_cannot_be_read_says_why() -> None:
+    def fail() -> str:
+        raise CsumfixError("iptables is missing", Exit.MISSING)
+
+    assert bundle.attempt(fail) == "(not readable: iptables is missing)\n"
+    assert bundle.attempt(lambda: "text") == "text"
+
+
 @pytest.fixture
 def collected(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(bundle, "_collect", lambda: {"part.txt": "10.0.0.1\n"})
