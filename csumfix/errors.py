@@ -13,7 +13,7 @@ class Exit(IntEnum):
     PERMISSION = 4
     KERNEL = 5  # the kernel refused, or lacks a feature
     IN_USE = 6  # somebody else has the queue, or the service runs already
-    BROKEN = 7  # it worked, and then stopped working
+    BROKEN = 7  # it began and came to no result: it stopped working, or the doctor is undecided
 
 
 class CsumfixError(Exception):

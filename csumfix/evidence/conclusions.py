@@ -220,9 +220,11 @@ def _counts(wrong: dict[Kind, Outcome]) -> str:
 def _marked(case: _Case, wrong: dict[Kind, Outcome]) -> Conclusion:
     """Tell kube-proxy's own fault from that of a CNI before it."""
     rules = case.facts.after
-    sent = sum(case.outcome(kind).sent for kind in wrong)
+    sent = sum(one.sent for one in wrong.values())
+    number = sum(one.left[Departure.WRONG] for one in wrong.values())
     evidence = [
-        f"{_counts(wrong)}: {sent} were sent with kube-proxy's mark {_mark(rules)}",
+        f"{number} of {sent} probes with kube-proxy's mark {_mark(rules)} left this host with a "
+        "wrong outer checksum",
         f"without the mark: {case.shown(Kind.CONNECT)}, none left wrong",
     ]
     culprits = _culprits(case, "source", inner=True)

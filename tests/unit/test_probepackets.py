@@ -99,10 +99,8 @@ def test_our_own_datagrams_are_right_outside_and_inside(version: int, outer: int
         payload = encapsulated(7, frame)
         packed = ip_address(source).packed, ip_address(dest).packed
         data = datagram(*packed, (50000, 8472), payload)
-        header = (
-            IP(src=source, dst=dest, proto=17) if outer == 4 else IPv6(src=source, dst=dest, nh=17)
-        )
-        packet = bytes(header)
+        protocol = {"proto": 17} if outer == 4 else {"nh": 17}
+        packet = bytes(IPS[outer](src=source, dst=dest, **protocol) / data)
         seen = inspect(packet, Policy((8472,)))
         assert (seen.outer, seen.vni, seen.source) == (Outer.RIGHT, 7, 50000)
         assert seen.inner in (Inner.RIGHT, Inner.UNPROVEN)
