@@ -21,10 +21,14 @@ PACKAGES := $(INSTALL_PACKAGES) \
 # What tests and lint need on top.
 DEV_PACKAGES := $(PACKAGES) clang libclang-rt-dev llvm clang-format shellcheck conntrack iperf3 \
 	busybox git faketime ipset systemd tshark
+# promtool is part of prometheus up to Debian 12, and a package of its own from 13.
 PROMETHEUS := build/prometheus
 
 # What building the image from nothing and running it needs on top of those.
 IMAGE_PACKAGES := $(DEV_PACKAGES) buildah crun mmdebstrap debian-archive-keyring
+
+# What making other Debian roots needs.
+ROOT_PACKAGES := git mmdebstrap debian-archive-keyring $(if $(filter 0,$(shell id -u)),,uidmap)
 
 # What measuring needs on top of building.
 BENCH_PACKAGES := $(PACKAGES) iperf3 sockperf
@@ -35,7 +39,7 @@ SOURCES := pyproject.toml setup.py iptables/csumfix-rules csumfix/core/build.py 
 
 .PHONY: help
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
 
 .PHONY: build
 build: $(BUILT) ## Build .venv/bin/csumfix, installing Debian packages if needed
@@ -50,7 +54,7 @@ $(BUILT): $(SOURCES)
 
 $(DEV): $(BUILT) pyproject.toml Makefile
 	@tools/install-packages $(DEV_PACKAGES)
-	@tools/unpack-package prometheus $(PROMETHEUS)
+	@tools/unpack-package $(PROMETHEUS) prometheus promtool
 	$(BIN)/pip install --quiet --editable '.[dev]'
 	@touch $@
 
@@ -90,6 +94,16 @@ test-unit: $(DEV) ## Run the tests that need no namespaces
 test-image: $(DEV) ## Build the container image from nothing and run it in the lab
 	@tools/install-packages $(IMAGE_PACKAGES)
 	$(BIN)/pytest tests/image
+
+.PHONY: test-debian12
+test-debian12: ## Run demo and test-unit of what is committed in a fresh Debian 12 root
+	@tools/install-packages $(ROOT_PACKAGES)
+	@tools/fresh-root bookworm 'make demo test-unit'
+
+.PHONY: test-debian13
+test-debian13: ## The same in a fresh Debian 13 root
+	@tools/install-packages $(ROOT_PACKAGES)
+	@tools/fresh-root trixie 'make demo test-unit'
 
 .PHONY: fuzz
 fuzz: $(DEV) ## Fuzz the C core, each target FUZZ_SECONDS (3600)
