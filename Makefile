@@ -118,7 +118,7 @@ $(EMULATED:%=test-%): MACHINE = $(@:test-%=%)
 $(EMULATED:%=test-%):
 	@tools/install-packages $(EMULATED_PACKAGES)
 	$(MAKE) -C csrc run OUT=../build/$(MACHINE) CC=$(MACHINE)-linux-gnu-gcc \
-		RUN='qemu-$(MACHINE) -L /usr/$(MACHINE)-linux-gnu' \
+		RUN='env EMULATED=1 qemu-$(MACHINE) -L /usr/$(MACHINE)-linux-gnu' \
 		SANITIZE='-fsanitize=undefined -fsanitize-undefined-trap-on-error'
 
 .PHONY: fuzz
