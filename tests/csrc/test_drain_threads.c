@@ -302,7 +302,8 @@ int main(void)
 	alarm(60); /* what hangs shall fail */
 	stopped_while_asleep();
 	stopped_at_any_moment();
-	/* qemu-user passes on 4 bytes of SO_MEMINFO, and acknowledgements in the host's byte order. */
+	/* qemu-user passes on 4 bytes of SO_MEMINFO, and acknowledgements in the host's byte order.
+	 */
 	if (!getenv("EMULATED")) {
 		stopped_by_the_real_kernel();
 		overrun();
