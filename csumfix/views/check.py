@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -21,12 +20,12 @@ from rich.console import Console
 from rich.progress import Progress
 
 from csumfix.errors import CsumfixError, Exit
-from csumfix.evidence.captures import GENEVE_PORT, Captured, Examiner, FileSource, Judged
+from csumfix.evidence.captures import Captured, Examiner, FileSource, Judged
 from csumfix.evidence.causes import Tally
 from csumfix.evidence.live import LiveSource
 from csumfix.evidence.pcap import Capture, NotACaptureError
 from csumfix.evidence.tapsocket import Direction
-from csumfix.host import tunnels, underlays
+from csumfix.host import tunnels
 from csumfix.host.tunnels import Tunnel
 from csumfix.text import listing
 from csumfix.views import findings, taps
@@ -242,28 +241,7 @@ def _progress(stream: BinaryIO) -> Iterator[None]:
 @contextlib.contextmanager
 def _live(options: CheckOptions, found: list[Tunnel]) -> Iterator[Source]:
     """Watch one device, or those that carry tunnels."""
-    ports = {*options.ports, GENEVE_PORT}
-    devices = _devices(options, found)
-    with taps.opened(devices, ports, Direction.IN) as sockets:
-        taps.become_nobody()
+    with taps.arrivals(options.source, options.ports, found) as sockets:
         seconds = f"{options.seconds:g} s"
         click.echo(f"csumfix: watching {listing(sockets)} for {seconds}", err=True)
         yield LiveSource(sockets, options.seconds)
-
-
-def _devices(options: CheckOptions, found: list[Tunnel]) -> frozenset[int]:
-    if options.source is None:
-        devices = asyncio.run(underlays.find(found, named=not found))
-        if devices:
-            return devices
-        raise CsumfixError(
-            "this network namespace has no tunnel and no default route; name a device, or enter "
-            "another namespace with nsenter",
-            Exit.NEGATIVE,
-        )
-    try:
-        return frozenset({socket.if_nametoindex(options.source)})
-    except OSError:
-        raise CsumfixError(
-            f"--live: there is no device {options.source}; see 'ip link'", Exit.USAGE
-        ) from None

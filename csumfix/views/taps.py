@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import os
+import socket
 from collections.abc import Collection, Iterator
 
 from csumfix.errors import CsumfixError, Exit
+from csumfix.evidence.captures import GENEVE_PORT
 from csumfix.evidence.tapsocket import Direction, TapSocket
 from csumfix.host import underlays
+from csumfix.host.tunnels import Tunnel
 
 NOBODY = 65534
 
@@ -45,6 +49,38 @@ def _open(index: int, ports: Collection[int], direction: Direction) -> TapSocket
         ) from None
     one.enlarge(BUFFER)
     return one
+
+
+@contextlib.contextmanager
+def arrivals(
+    device: str | None, ports: Collection[int], found: Collection[Tunnel]
+) -> Iterator[dict[str, TapSocket]]:
+    """Watch what arrives for these ports and for Geneve, and give up root.
+
+    device: None for those that carry the tunnels that were found.
+    """
+    devices = _receiving(device, found)
+    with opened(devices, {*ports, GENEVE_PORT}, Direction.IN) as sockets:
+        become_nobody()
+        yield sockets
+
+
+def _receiving(device: str | None, found: Collection[Tunnel]) -> frozenset[int]:
+    if device is None:
+        devices = asyncio.run(underlays.find(found, named=not found))
+        if devices:
+            return devices
+        raise CsumfixError(
+            "this network namespace has no tunnel and no default route; name a device, or enter "
+            "another namespace with nsenter",
+            Exit.NEGATIVE,
+        )
+    try:
+        return frozenset({socket.if_nametoindex(device)})
+    except OSError:
+        raise CsumfixError(
+            f"--live: there is no device {device}; see 'ip link'", Exit.USAGE
+        ) from None
 
 
 def become_nobody() -> None:

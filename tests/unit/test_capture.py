@@ -227,7 +227,10 @@ def test_the_answers_of_a_receiver_do_not_make_it_a_liar(file: Path) -> None:
 def test_the_difference_names_the_rewritten_port(file: Path) -> None:
     name = write(file, rewritten())
     assert "difference 1234" in run("-v", name).output
-    assert "is off by 1234; that port may have been 38766." in run(name).output
+    assert (
+        "The flow from port 40000 is off by 1234; that port may have been 38766."
+        in run(name).output
+    )
 
 
 def test_text_and_exit_code(file: Path) -> None:
