@@ -35,6 +35,10 @@ IMAGE_PACKAGES := $(DEV_PACKAGES) buildah crun mmdebstrap debian-archive-keyring
 BENCH_PACKAGES := $(PACKAGES) iperf3 sockperf
 CORE_PACKAGES := $(BENCH_PACKAGES) libdpdk-dev pkg-config valgrind
 
+# Knows dependency groups.
+PIP := 'pip>=25.1'
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+
 SOURCES := pyproject.toml setup.py iptables/csumfix-rules csumfix/core/build.py \
 	$(wildcard csrc/*.c csrc/*.h)
 
@@ -56,12 +60,14 @@ $(BUILT): $(SOURCES)
 $(DEV): $(BUILT) pyproject.toml Makefile
 	@tools/install-packages $(DEV_PACKAGES)
 	@tools/unpack-package prometheus $(PROMETHEUS)
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --upgrade $(PIP)
+	$(BIN)/pip install --quiet --group dev
 	@touch $@
 
 $(BENCH): $(BUILT) pyproject.toml
 	@tools/install-packages $(BENCH_PACKAGES)
-	$(BIN)/pip install --quiet --editable '.[bench]'
+	$(BIN)/pip install --quiet --upgrade $(PIP)
+	$(BIN)/pip install --quiet --group bench
 	@touch $@
 
 # Packagers who give a DESTDIR know what they build with.
@@ -91,6 +97,19 @@ test: $(DEV) ## Run every test: C under sanitizers, units, and the lab
 test-unit: $(DEV) ## Run the tests that need no namespaces
 	$(MAKE) -C csrc check
 	$(BIN)/pytest -n auto tests/unit
+
+# In the unpacked sdist, with packages that pip may not choose newer.
+LOWEST := build/lowest
+.PHONY: test-lowest
+test-lowest: $(DEV) ## Run the unit tests from the sdist, with the lowest versions that are declared
+	rm -rf $(LOWEST)
+	$(BIN)/python -m build --sdist --outdir $(LOWEST) .
+	$(BIN)/uv pip compile --quiet --resolution lowest-direct --output-file $(LOWEST)/lowest.txt \
+		pyproject.toml
+	tar -C $(LOWEST) -xf $(LOWEST)/csumfix-$(VERSION).tar.gz
+	PIP_CONSTRAINT=$(CURDIR)/$(LOWEST)/lowest.txt \
+		$(MAKE) -C $(LOWEST)/csumfix-$(VERSION) test-unit
+	rm -rf $(LOWEST)
 
 .PHONY: test-image
 test-image: $(DEV) ## Build the container image from nothing and run it in the lab
@@ -150,11 +169,11 @@ bench-core: $(BENCH) ## Measure the checksum core alone, beside DPDK, numpy and 
 
 # BUILDER may be podman or docker, too; BASE names another base image; IMAGE names the result.
 BUILDER ?= buildah
-IMAGE ?= csumfix:$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+IMAGE ?= csumfix:$(VERSION)
 .PHONY: image
 image: ## Build the container image
 	$(BUILDER) build --file Containerfile --tag $(IMAGE) $(if $(BASE),--build-arg BASE=$(BASE)) \
-		--build-arg REVISION=$$(git rev-parse HEAD) $(BUILD_FLAGS) .
+		--build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) $(BUILD_FLAGS) .
 
 .PHONY: clean
 clean: ## Remove everything that was built

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import subprocess
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import unquote
@@ -142,6 +143,15 @@ def test_the_rules_in_how_it_works_are_those_that_are_loaded() -> None:
     printed = set(re.findall(r"^ {4}(-[AI] .*)$", text, re.MULTILINE))
     loaded = _shown("--lane=kernel", "--gate=conntrack") | _shown("--lane=queue")
     assert printed == {line for line in loaded if line.startswith("-")}
+
+
+def test_every_page_names_the_version_that_there_is() -> None:
+    version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
+    deploy = ROOT / "deploy/kubernetes"
+    for path in (deploy / "README.md", *deploy.rglob("kustomization.yaml")):
+        named = re.findall(r"(?:csumfix:|newTag: )(\d[\w.]*)", path.read_text())
+        assert set(named) <= {version}, path
+    assert f"\n## {version}" in (ROOT / "CHANGELOG.md").read_text()
 
 
 def test_readme_is_two_screens() -> None:
