@@ -162,9 +162,7 @@ def test_the_operator_changes_lanes_under_load(lab: Lab, tmp_path: Path) -> None
 
 @HEALTHY
 def test_a_successor_may_come_while_flows_leave_the_queue_lane(lab: Lab, tmp_path: Path) -> None:
-    """It keeps them in its queues. Order is not tested: a flow that moves from one queue to
-    another can have a few packets late.
-    """
+    """It keeps them in its queues, and in order."""
     file = tmp_path / "csumfix.toml"
     file.write_text('lane = "queue"')
     with service(lab.sender, f"--config={file}") as old:
@@ -176,7 +174,7 @@ def test_a_successor_may_come_while_flows_leave_the_queue_lane(lab: Lab, tmp_pat
             assert lane(new) == "kernel"
             time.sleep(1.8)
             assert "CSUMFIX-LEAVE" in rules_text(lab.sender), "the flows are not idle yet"
-            load.assert_whole()
+            load.assert_whole_and_in_order()
             assert_left_when_idle(lab, new)
 
 
