@@ -14,7 +14,7 @@ from rich.console import Console
 
 from csumfix import config, usage
 from csumfix.config import PORT, Configured
-from csumfix.errors import CsumfixError, Exit
+from csumfix.errors import EXIT_MEANINGS, CsumfixError, Exit
 from csumfix.host import rules
 from csumfix.text import printable
 from csumfix.usage import Number, WholeNumber
@@ -29,11 +29,7 @@ LAB_CAUSES = (
 )
 """The causes of csumfix_lab, which is imported only by the command that needs it."""
 
-EXIT_CODES = """\b
-Exit codes: 0 done; 1 negative result (not running, not installed, wrong
-checksums found); 2 wrong usage; 3 a program is missing; 4 no permission;
-5 the kernel refused or lacks a feature; 6 in use by another program;
-7 failed while running."""
+EXIT_CODES = f"Exit codes: {'; '.join(f'{code} {EXIT_MEANINGS[code]}' for code in Exit)}."
 
 TRACE_EXAMPLE = """\
 \b
@@ -47,7 +43,7 @@ UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 
 @click.group(
     cls=usage.Group,
-    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 90},
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 80},
     epilog=EXIT_CODES,
 )
 @click.version_option(None, "--version", "-V", package_name="csumfix")
@@ -71,9 +67,10 @@ def run_command(ctx: click.Context, /, **_: Any) -> None:
     from csumfix import logs
     from csumfix.service import service
 
-    arguments = ctx.meta[config.ARGUMENTS]
-    logs.set_up(config.options(ctx).log_format)
+    arguments, options = ctx.meta[config.ARGUMENTS], config.options(ctx)
+    logs.set_up(options.log_format)
     service.run(
+        options,
         lambda: config.load(run_command, arguments),
         # -P: never import from the directory that this happens to run in.
         [sys.executable, "-P", "-m", "csumfix", "run", *arguments],
@@ -85,7 +82,7 @@ def config_group() -> None:
     """Check and show the settings of the service."""
 
 
-@config_group.command("check")
+@config_group.command("check", short_help="Look for mistakes in a file of settings")
 @click.argument("file", required=False)
 def config_check(file: str | None) -> None:
     """Tell whether the service could run by this FILE, or by the one that it reads by itself.
@@ -100,7 +97,7 @@ def config_check(file: str | None) -> None:
         click.echo(f"{ctx.params['config'] or 'no file, all defaults'}: good")
 
 
-@config_group.command("show", cls=Configured)
+@config_group.command("show", short_help="Print the settings and their sources", cls=Configured)
 @click.pass_context
 def config_show(ctx: click.Context, /, **_: Any) -> None:
     """Print the settings that 'run' would have with these flags, and where each comes from.
@@ -339,7 +336,8 @@ def doctor_command(
     type=click.Choice(LAB_CAUSES),
     default="kube-proxy",
     show_default=True,
-    help="The bug to reproduce.",
+    metavar="CAUSE",
+    help=f"The bug to reproduce: {', '.join(LAB_CAUSES)}.",
 )
 @click.option("--ipv6", is_flag=True, help="Use an IPv6 underlay.")
 @click.option("--mtu", type=WholeNumber(1350, 9000), default=1500, show_default=True)

@@ -27,7 +27,7 @@ from types import ModuleType
 
 from csumfix.errors import CsumfixError, Exit
 from csumfix.host import rules
-from csumfix_lab import echo, ipvs, plan
+from csumfix_lab import echo, ipvs, spec
 from csumfix_lab.causes import BY_NAME, Cause
 from csumfix_lab.kernelbugs import CASES, IPVS, Case, Outcome, Trial, judge, not_testable
 from csumfix_lab.lab import Lab
@@ -76,7 +76,7 @@ class _Shape:
 def run(cases: Sequence[Case] = CASES) -> Result:
     """Try the cases; raise CsumfixError if this machine cannot try any."""
     began = time.monotonic()
-    kernel_lane = rules.kernel_lane(plan.Plan().port)
+    kernel_lane = rules.kernel_lane(spec.LabSpec().port)
     stop = threading.Event()
     found: dict[Case, Outcome] = {}
     failures: list[CsumfixError] = []
@@ -171,13 +171,13 @@ class _Station:
     def _provoke(self, case: Case) -> None:
         """Load what provokes a bug, into empty tables."""
         require(*(loader[0] for loader in self._families))
-        tables = _TABLES.format(port=self._lab.plan.port)
+        tables = _TABLES.format(port=self._lab.spec.port)
         inputs = [(loader, tables) for loader in self._families]
         if case.bug.cause == IPVS:
             self._load(inputs)
             self._make_virtual_server()
             return
-        for tool, text in BY_NAME[case.bug.cause].rules(self._lab.plan).items():
+        for tool, text in BY_NAME[case.bug.cause].rules(self._lab.spec).items():
             require(LOADERS[tool][0])
             inputs.append((LOADERS[tool], text))
         self._load(inputs)
@@ -192,8 +192,8 @@ class _Station:
     def _make_virtual_server(self) -> None:
         if not _IPVS_TABLE.exists():
             raise _NotLoadedError(_NO_IPVS)
-        ends = (plan.VIRTUAL_VTEP.ip(False), plan.RECEIVER.ip(False))
-        argv = [*_program(ipvs), *ends, str(self._lab.plan.port)]
+        ends = (spec.VIRTUAL_VTEP.ip(False), spec.RECEIVER.ip(False))
+        argv = [*_program(ipvs), *ends, str(self._lab.spec.port)]
         result = self._lab.sender.run(argv, check=False)
         if result.returncode:
             raise _NotLoadedError(f"IPVS: {_last_line(result.stderr)}")

@@ -17,7 +17,7 @@ from csumfix.host.tunnels import Tunnel
 NOBODY = 65534
 
 BUFFER = 16 << 20
-"""Bytes that a packet socket may hold for us while we work."""
+"""Receive buffer of a packet socket, in bytes."""
 
 
 @contextlib.contextmanager
@@ -39,11 +39,12 @@ def _open(index: int, ports: Collection[int], direction: Direction) -> TapSocket
         one = TapSocket(index, ports, direction)
     except PermissionError:
         raise CsumfixError(
-            "no permission to see packets: CAP_NET_RAW is missing: run as root", Exit.PERMISSION
+            "cannot see packets: CAP_NET_RAW is missing; run as root", Exit.PERMISSION
         ) from None
     except OSError as error:
         raise CsumfixError(
-            f"cannot watch {underlays.name(index)}: {error.strerror}: is the device there and up?",
+            f"cannot watch {underlays.name(index)}: {error.strerror}; "
+            "check that the device exists and is up",
             Exit.KERNEL,
         ) from None
     one.enlarge(BUFFER)
@@ -70,21 +71,21 @@ def _receiving(device: str | None, found: Collection[Tunnel]) -> frozenset[int]:
         if devices:
             return devices
         raise CsumfixError(
-            "there is no tunnel and no default route in this network namespace: name a device, "
-            "or enter the namespace with nsenter",
+            "this network namespace has no tunnel and no default route; name a device, or enter "
+            "another namespace with nsenter",
             Exit.NEGATIVE,
         )
     try:
         return frozenset({socket.if_nametoindex(device)})
     except OSError:
         raise CsumfixError(
-            f"--live: there is no device {device}: see 'ip link'", Exit.USAGE
+            f"--live: there is no device {device}; see 'ip link'", Exit.USAGE
         ) from None
 
 
 def become_nobody() -> None:
-    """Give up root: the bytes of packets are a pod's."""
-    with contextlib.suppress(OSError):  # not root, or root of a user namespace without others
+    """Give up root, because pods choose the bytes of the packets."""
+    with contextlib.suppress(OSError):  # not root, or a user namespace with root only
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)

@@ -16,7 +16,7 @@ from csumfix_lab import Lab
 from csumfix_lab.node import Node
 from tests.image.pod import Image, Pod, pod
 from tests.kubernetes import PROBES, render
-from tests.lab.shim import Load, assert_no_rules, checksum_errors, link, send
+from tests.lab.harness import Load, assert_no_rules, checksum_errors, link, send
 
 HINT = "KUBE-IPTABLES-HINT"
 NET_ADMIN_AND_NET_RAW = 1 << 12 | 1 << 13

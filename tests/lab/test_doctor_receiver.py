@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from csumfix.errors import Exit
-from csumfix_lab import Lab, plan
+from csumfix_lab import Lab, spec
 from csumfix_lab.process import Process
 from tests.lab.shim import CSUMFIX, send
 
@@ -57,9 +57,9 @@ def test_a_sender_of_rewritten_packets_is_named(ipv6: bool) -> None:
         code, document = watched(lab)
     assert (code, document["state"]) == (Exit.NEGATIVE, "found")
     (finding,) = document["findings"]
-    assert list(finding["senders"]) == [plan.SENDER.ip(ipv6)]
+    assert list(finding["senders"]) == [spec.SENDER.ip(ipv6)]
     assert finding["cause"] == "new_port"
-    assert document["verdict"].startswith(f"{plan.SENDER.ip(ipv6)} sends this host wrong packets")
+    assert document["verdict"].startswith(f"{spec.SENDER.ip(ipv6)} sends this host wrong packets")
     counter = "Udp6InCsumErrors" if ipv6 else "UdpInCsumErrors"
     assert dropped(document, host=True) == {counter: DATAGRAMS}
 
@@ -89,7 +89,7 @@ for _ in range(int(sys.argv[2])):
 def test_what_is_wrong_inside_is_counted_in_the_pod() -> None:
     """Nothing stands in the host's counters where the outer checksum is right."""
     with Lab("relay") as lab:
-        end = lab.plan.receiver
+        end = lab.spec.receiver
         script = POD.format(address=end.pod.v4, gateway=end.gateway.ip(False))
         lab.receiver.run(["sh", "-eu"], input=script)
         lab.receiver.popen(["nsenter", "--net=/run/netns/pod", "sleep", "60"])
