@@ -250,6 +250,34 @@ def check_command(
     sys.exit(Exit.NEGATIVE if check.run(options) else Exit.OK)
 
 
+@cli.command("doctor", short_help="Find out what is wrong with the tunnels of this host")
+@click.option(
+    "--to", metavar="ADDRESS", multiple=True, help="Address of a pod or node behind the tunnel."
+)
+@click.option("--tcp", metavar="HOST:PORT", help="Also send 1 MB there: for NICs that ruin GSO.")
+@click.option(
+    "--probe",
+    type=click.Choice(["on", "off"]),
+    default="on",
+    show_default=True,
+    help="Send probes.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def doctor_command(to: tuple[str, ...], tcp: str | None, probe: str, as_json: bool) -> None:
+    """Find out by experiment what loses this host's VXLAN packets, and name the cures.
+
+    Sends a few packets to the other ends of this host's tunnels, watches how they
+    leave, and reads rules and devices. Takes some seconds; changes nothing.
+
+    Exits with 0 if all is well, 1 if something was found, 7 if it is undecided.
+
+    Example: csumfix doctor --to 10.244.1.10
+    """
+    from csumfix.views import doctor
+
+    sys.exit(doctor.run(doctor.options(to, tcp, probe == "on", as_json)))
+
+
 @cli.command("trace", short_help="Show packets as they leave this host", epilog=TRACE_EXAMPLE)
 @click.option("--bad-only", is_flag=True, help="Show only packets whose outer checksum is wrong.")
 @click.option("--count", type=WholeNumber(1), help="Stop when that many have been shown.")
