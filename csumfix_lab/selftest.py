@@ -147,7 +147,7 @@ class _Station:
         self._kernel_lane = kernel_lane
         self._families = [LOADERS[tool] for tool in _FAMILIES]
         server = lab.receiver.popen(
-            [*_program(echo), "serve", lab.pod_ip, str(_PORT)],
+            [*_program(echo, "-I", "-S"), "serve", lab.pod_ip, str(_PORT)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
         )
@@ -211,7 +211,7 @@ class _Station:
         """Send datagrams through the tunnel."""
         cause = BY_NAME.get(case.bug.cause)
         address = self._lab.service_ip if cause and cause.service else self._lab.pod_ip
-        asked = self._lab.sender.run([*_program(echo), "ask", address, str(_PORT)])
+        asked = self._lab.sender.run([*_program(echo, "-I", "-S"), "ask", address, str(_PORT)])
         sent, answered = map(int, asked.stdout.split())
         before, self._errors = self._errors, self._all_errors()
         errors = self._errors - before
@@ -227,9 +227,9 @@ class _Station:
         return int(found[1]) if found else 0
 
 
-def _program(module: ModuleType) -> list[str]:
-    """Return the command that runs one of the lab's programs."""
-    return [sys.executable, str(Path(str(module.__file__)).resolve())]
+def _program(module: ModuleType, *options: str) -> list[str]:
+    """Return the command that runs one of the lab's programs; options: of Python."""
+    return [sys.executable, *options, str(Path(str(module.__file__)).resolve())]
 
 
 def _failure(error: CsumfixError | subprocess.CalledProcessError) -> CsumfixError:
