@@ -32,7 +32,7 @@ def _named(cause: str) -> Cause:
 class Lab:
     """A lab that exists between __enter__ and __exit__, and dies with this process.
 
-    `cause` is the name of one, or one of your own; `mtu` is the underlay's in bytes, `port` the
+    `cause` is the name of one, or one of your own. `mtu` is the underlay's in bytes, `port` the
     tunnel's UDP port, `ipv6` the underlay's family.
     Raises CsumfixError for unknown causes and values out of range, and if this host cannot build
     it.
