@@ -172,6 +172,8 @@ BUILDER ?= buildah
 IMAGE ?= csumfix:$(VERSION)
 .PHONY: image
 image: ## Build the container image
+	@command -v $(firstword $(BUILDER)) >/dev/null || { echo "make image: there is no" \
+		"$(firstword $(BUILDER)) here: apt-get install buildah, or BUILDER=podman" >&2; exit 1; }
 	$(BUILDER) build --file Containerfile --tag $(IMAGE) $(if $(BASE),--build-arg BASE=$(BASE)) \
 		--build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) $(BUILD_FLAGS) .
 
