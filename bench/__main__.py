@@ -153,9 +153,9 @@ def _run(base: matrix.Matrix, cells: Sequence[Key], seed: int, mode: str) -> rep
             def say(text: str) -> None:
                 bar.update(task, description=f"{text:<55}")
 
-            with measure.Testbeds(cells, say) as testbeds:
-                idle = testbeds.idle()
-                samples = measure.rounds(testbeds, cells, base.rounds, base.seconds, seed, say)
+            with measure.PreparedLabs(cells, say) as labs:
+                idle = labs.idle()
+                samples = measure.rounds(labs, cells, base.rounds, base.seconds, seed, say)
                 for key, sample, number in samples:
                     measure.collect(taken, key, sample, number)
                     bar.advance(task)

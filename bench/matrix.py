@@ -67,7 +67,7 @@ def _rank(key: Key) -> tuple[int, int, int]:
     )
 
 
-def testbed(key: Key) -> tuple[str, str, int]:
+def lab_key(key: Key) -> tuple[str, str, int]:
     """Return the lab in which a cell is measured: its cause, cure and MTU.
 
     A tunnel without the bug is the same under every cause, so all causes share its measurement.

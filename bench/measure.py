@@ -2,7 +2,7 @@
 
 Theory of operation
 -------------------
-Each pair of cause and cure has its own lab, with the cure in bed, for the whole run. Labs that
+Each pair of cause and cure has its own lab, with the cure in place, for the whole run. Labs that
 are not being measured have no traffic and cost nothing; the run checks that. So the cures of one
 load are measured right after each other, in a new random order in each round. Whatever else the
 machine does in that minute affects all of them alike.
@@ -17,8 +17,8 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 from bench import clock, cures, loads
-from bench.matrix import CAUSES, HEALTHY, testbed
-from bench.stats import Key, Round, Sample
+from bench.matrix import CAUSES, HEALTHY, lab_key
+from bench.stats import Key, Sample
 from csumfix_lab import Lab
 from csumfix_lab.process import Process
 
@@ -28,15 +28,15 @@ DRAIN_STEP = 0.02
 _QUEUES = "/proc/net/netfilter/nfnetlink_queue"
 _WAITING = 2  # column with the number of packets that wait for a verdict
 
-TestbedKey = tuple[str, str, int]
-"""See matrix.testbed()."""
+LabKey = tuple[str, str, int]
+"""See matrix.lab_key()."""
 
 Progress = Callable[[str], None]
 
 
 @dataclass(frozen=True)
-class Testbed:
-    """A lab with a cure in bed."""
+class PreparedLab:
+    """A lab with a cure in place."""
 
     lab: Lab
     cure: cures.Cure
@@ -61,38 +61,38 @@ class Idle:
     machine: float
 
 
-class Testbeds:
+class PreparedLabs:
     """All labs of a run; built on entering the context, removed on leaving it."""
 
     def __init__(self, cells: Sequence[Key], progress: Progress) -> None:
-        self.keys = list(dict.fromkeys(map(testbed, cells)))
+        self.keys = list(dict.fromkeys(map(lab_key, cells)))
         self._progress = progress
-        self._testbeds: dict[TestbedKey, Testbed] = {}
+        self._labs: dict[LabKey, PreparedLab] = {}
         self._stack = contextlib.ExitStack()
 
-    def __enter__(self) -> Testbeds:
+    def __enter__(self) -> PreparedLabs:
         with contextlib.ExitStack() as stack:
-            for bed in self.keys:
-                cause, name, mtu = bed
+            for where in self.keys:
+                cause, name, mtu = where
                 self._progress(f"building: {name} under {cause}")
                 lab = stack.enter_context(Lab(CAUSES[cause], mtu=mtu))
                 if cause == HEALTHY:
                     cures.conntrack_on(lab)
                 cure = cures.BY_NAME[name]
-                self._testbeds[bed] = Testbed(lab, cure, cure.start(lab))
+                self._labs[where] = PreparedLab(lab, cure, cure.start(lab))
             self._stack = stack.pop_all()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stack.close()
 
-    def __getitem__(self, bed: TestbedKey) -> Testbed:
-        return self._testbeds[bed]
+    def __getitem__(self, where: LabKey) -> PreparedLab:
+        return self._labs[where]
 
     def idle(self) -> Idle:
         """Measure for a second what uses CPU without traffic."""
         self._progress("checking that idle cures are idle")
-        servers = [one.server for one in self._testbeds.values() if one.server]
+        servers = [one.server for one in self._labs.values() if one.server]
         pids = [pid for one in servers if (pid := one.command_pid())]
         time.sleep(IDLE_SECONDS)  # for work that is left over from building them
         before = sum(map(clock.process_seconds, pids))
@@ -102,7 +102,7 @@ class Testbeds:
 
 
 def rounds(
-    testbeds: Testbeds,
+    labs: PreparedLabs,
     cells: Sequence[Key],
     count: int,
     seconds: float,
@@ -114,7 +114,7 @@ def rounds(
     A cell whose traffic did not arrive twice in round 0 is not tried again.
     """
     order = random.Random(seed)  # noqa: S311 - an order, not a secret
-    hopeless: set[tuple[TestbedKey, str]] = set()
+    hopeless: set[tuple[LabKey, str]] = set()
     for number in range(count):
         by_load: dict[str, list[Key]] = {}
         for key in cells:
@@ -122,25 +122,25 @@ def rounds(
         names = list(by_load)
         order.shuffle(names)
         for name in names:
-            # Cells with the same testbed share one sample.
-            groups: dict[TestbedKey, list[Key]] = {}
+            # Cells with the same lab share one sample.
+            groups: dict[LabKey, list[Key]] = {}
             for key in by_load[name]:
-                groups.setdefault(testbed(key), []).append(key)
-            turns = [bed for bed in groups if (bed, name) not in hopeless]
+                groups.setdefault(lab_key(key), []).append(key)
+            turns = [where for where in groups if (where, name) not in hopeless]
             order.shuffle(turns)
-            for bed in turns:
-                progress(f"{name}: {bed[1]} under {bed[0]}")
-                sample = _measure(testbeds[bed], loads.BY_NAME[name], seconds)
+            for where in turns:
+                progress(f"{name}: {where[1]} under {where[0]}")
+                sample = _measure(labs[where], loads.BY_NAME[name], seconds)
                 if not sample.cures and number == 0:
                     # A single failure may be an accident, such as a server that started slowly.
-                    sample = _measure(testbeds[bed], loads.BY_NAME[name], seconds)
+                    sample = _measure(labs[where], loads.BY_NAME[name], seconds)
                     if not sample.cures:
-                        hopeless.add((bed, name))
-                for key in groups[bed]:
+                        hopeless.add((where, name))
+                for key in groups[where]:
                     yield key, sample, number
 
 
-def _measure(at: Testbed, load: loads.Load, seconds: float) -> Sample:
+def _measure(at: PreparedLab, load: loads.Load, seconds: float) -> Sample:
     sample = load.run(at.lab, max(seconds, load.least_seconds))
     at.settle()
     return sample
@@ -151,6 +151,3 @@ def collect(into: list[dict[Key, Sample]], key: Key, sample: Sample, number: int
     while len(into) <= number:
         into.append({})
     into[number][key] = sample
-
-
-__all__ = ["Idle", "Progress", "Round", "Testbed", "Testbeds", "collect", "rounds"]

@@ -10,7 +10,7 @@ from typing import Self
 
 from csumfix.errors import CsumfixError, Exit
 from csumfix_lab import drawing, forwarder, relay, spec, topology
-from csumfix_lab.causes import BY_NAME, CAUSES
+from csumfix_lab.causes import BY_NAME, CAUSES, Cause
 from csumfix_lab.node import Node
 from csumfix_lab.process import Process
 from csumfix_lab.rules import LOADERS
@@ -21,10 +21,19 @@ _TUN = Path("/dev/net/tun")
 _PATIENCE = 5.0  # seconds for anything in the lab to start
 
 
+def _named(cause: str) -> Cause:
+    if cause not in BY_NAME:
+        raise CsumfixError(
+            f"there is no cause {cause!r}; choose from: {', '.join(CAUSES)}", Exit.USAGE
+        )
+    return BY_NAME[cause]
+
+
 class Lab:
     """A lab that exists between __enter__ and __exit__, and dies with this process.
 
-    `mtu` is the underlay's in bytes, `port` the tunnel's UDP port, `ipv6` the underlay's family.
+    `cause` is the name of one, or one of your own; `mtu` is the underlay's in bytes, `port` the
+    tunnel's UDP port, `ipv6` the underlay's family.
     Raises CsumfixError for unknown causes and values out of range, and if this host cannot build
     it.
     """
@@ -36,13 +45,14 @@ class Lab:
     dns_name = spec.DNS_NAME
 
     def __init__(
-        self, cause: str = "none", *, ipv6: bool = False, mtu: int = 1500, port: int = 8472
+        self,
+        cause: str | Cause = "none",
+        *,
+        ipv6: bool = False,
+        mtu: int = 1500,
+        port: int = 8472,
     ) -> None:
-        if cause not in BY_NAME:
-            raise CsumfixError(
-                f"there is no cause {cause!r}; choose from: {', '.join(CAUSES)}", Exit.USAGE
-            )
-        self.cause = BY_NAME[cause]
+        self.cause = cause if isinstance(cause, Cause) else _named(cause)
         try:
             self.spec = LabSpec(
                 ipv6=ipv6,

@@ -30,7 +30,10 @@ def _complete(c_enum: str, count: str) -> Callable[[type[Members]], type[Members
     def check(members: type[Members]) -> type[Members]:
         known = {
             count,
-            *(f"{c_enum.split('_')[0]}_{name}".upper() for name in members.__members__),
+            *(
+                f"{c_enum.split('_', maxsplit=1)[0]}_{name}".upper()
+                for name in members.__members__
+            ),
         }
         unknown = set(ffi.typeof(f"enum {c_enum}").relements) ^ known
         if unknown:

@@ -298,4 +298,4 @@ def test_live_knows_the_ports_of_the_tunnels() -> None:
 def test_a_device_that_does_not_exist(lab: Lab) -> None:
     result = lab.receiver.run([*CSUMFIX, "check", "--live", "nope\x1b[1m"], check=False)
     assert result.returncode == 2
-    assert result.stderr == "csumfix: --live: there is no device nope\\x1b[1m: see 'ip link'\n"
+    assert result.stderr == "csumfix: --live: there is no device nope\\x1b[1m; see 'ip link'\n"

@@ -27,6 +27,7 @@ from tests.lab.harness import (
     Load,
     Order,
     Service,
+    on_other_kernel,
     pipeline,
     rules_text,
     send,
@@ -404,23 +405,13 @@ def test_without_the_checksum_target_the_queue_lane_does_it_all(
 
 @pytest.mark.parametrize("lab", ["snat", "dnat"], indirect=True)
 def test_without_nfqueue_the_kernel_lane_does_what_it_can(lab: Lab) -> None:
-    code = (
-        "import sys; from pathlib import Path; from csumfix import cli, errors\n"
-        "from csumfix.host import queues\n"
-        "from csumfix.service import pool\n"
-        "queues.PROC_QUEUES = pool.PROC_QUEUES = Path('/proc/net/netfilter/none')\n"
-        "def refuse(*_):\n"
-        "    raise errors.CsumfixError('this kernel has no NFQUEUE', errors.Exit.KERNEL)\n"
-        "pool.Queue = refuse; del sys.argv[1:4]; cli.main()"
-    )
-    with service(lab.sender, prefix=[sys.executable, "-c", code]) as daemon:
+    prefix = on_other_kernel("no-queues")
+    with service(lab.sender, prefix=prefix) as daemon:
         assert send(lab, 50, 64).whole
         assert lane(daemon) == "kernel"
         assert daemon.status()["service"]["queues"] == {}
         said = [line for line in daemon.lines() if "there is no queue lane" in line]
         assert len(said) == 1, daemon.lines()
-    refused = lab.sender.run(
-        [sys.executable, "-c", code, "", "", "", "run", QUEUE], check=False, timeout=20
-    )
+    refused = lab.sender.run([*prefix, "run", QUEUE], check=False, timeout=20)
     assert refused.returncode == Exit.KERNEL
     assert "no NFQUEUE" in refused.stderr.splitlines()[-1]

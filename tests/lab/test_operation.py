@@ -21,8 +21,8 @@ from tests.lab.harness import (
     Load,
     Service,
     assert_no_rules,
-    failing,
     foreign_queue,
+    leave_descriptors,
     link,
     rules_text,
     send,
@@ -126,13 +126,12 @@ def test_taking_over_under_load_loses_nothing(lab: Lab, lane: str) -> None:
 
 
 def test_a_predecessor_leaves_even_if_it_cannot_look_at_its_queues(lab: Lab) -> None:
-    with (
-        service(lab.sender, prefix=failing("pool.wait_until_empty")) as old,
-        service(lab.sender, "--take-over") as new,
-    ):
-        assert old.process.wait(10) == 0
-        assert send(lab, 20, 512).whole
-        assert len(new.lines()) == 2, "the old one must not load its rules again"
+    with service(lab.sender) as old:
+        leave_descriptors(old, 1)  # for the successor's connection
+        with service(lab.sender, "--take-over") as new:
+            assert old.process.wait(10) == 0
+            assert send(lab, 20, 512).whole
+            assert len(new.lines()) == 2, "the old one must not load its rules again"
 
 
 def test_taking_over_from_nobody_is_a_start(lab: Lab) -> None:
@@ -319,11 +318,13 @@ def test_a_successor_is_not_misled_by_the_directory_it_starts_in(lab: Lab, tmp_p
 
 
 def test_a_successor_that_cannot_be_started_is_told_as_such(lab: Lab) -> None:
-    with service(lab.sender, prefix=failing("handover._spawn")) as daemon:
+    with service(lab.sender) as daemon:
+        leave_descriptors(daemon, 1)  # for the connection
         failed = lab.sender.run([*CSUMFIX, "restart"], check=False)
         assert failed.returncode == Exit.BROKEN
         assert "no successor could be started" in failed.stderr
         assert "Too many open files" in daemon.wait_for("error: no successor")
+        leave_descriptors(daemon, 1000)
 
 
 def test_a_restart_that_fails_leaves_the_old_one_at_work(lab: Lab, file: Path) -> None:

@@ -200,10 +200,10 @@ class TestPlan:
 
     def test_the_ceiling_is_the_same_lab_under_every_cause(self) -> None:
         tracked = [cause for cause in matrix.CAUSES if cause != matrix.UNTRACKED]
-        places = {matrix.testbed(key("none", cause=cause)) for cause in tracked}
+        places = {matrix.lab_key(key("none", cause=cause)) for cause in tracked}
         assert places == {("healthy", "none", 1500)}
-        assert matrix.testbed(key("none", cause=matrix.UNTRACKED)) == ("untracked", "none", 1500)
-        assert matrix.testbed(key("scapy", "tcp-bulk-9000")) == ("snat", "scapy", 9000)
+        assert matrix.lab_key(key("none", cause=matrix.UNTRACKED)) == ("untracked", "none", 1500)
+        assert matrix.lab_key(key("scapy", "tcp-bulk-9000")) == ("snat", "scapy", 9000)
 
 
 class TestReport:

@@ -52,10 +52,10 @@ def test_a_stolen_name_is_reported_with_its_thief(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(CsumfixError) as caught:
         handover.restart()
     assert caught.value.code is Exit.BROKEN
-    assert f"whether process 2 has taken over cannot be asked: {STRANGER}" in str(caught.value)
+    assert f"cannot ask whether process 2 has taken over: {STRANGER}" in str(caught.value)
 
 
 def test_a_successor_that_gave_up_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     answers(monkeypatch, replace(OLD, successor=None))
-    with pytest.raises(CsumfixError, match="process 2 did not take over: the old one goes on"):
+    with pytest.raises(CsumfixError, match="process 2 did not take over: the old process goes on"):
         handover.restart()
