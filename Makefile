@@ -22,14 +22,22 @@ INSTALL_PACKAGES := gcc libc6-dev make python3-dev python3-venv libnetfilter-que
 
 # What building and the lab need.
 PACKAGES := $(INSTALL_PACKAGES) \
-	iproute2 util-linux ethtool nftables tcpdump dnsmasq-base bind9-dnsutils iputils-ping
+	iproute2 util-linux mount ethtool nftables tcpdump dnsmasq-base bind9-dnsutils iputils-ping
 # What tests and lint need on top.
 DEV_PACKAGES := $(PACKAGES) clang libclang-rt-dev llvm clang-format shellcheck conntrack iperf3 \
 	busybox git faketime ipset systemd tshark scdoc mandoc groff-base
+# promtool is part of prometheus up to Debian 12, and a package of its own from 13.
 PROMETHEUS := build/prometheus
 
 # What building the image from nothing and running it needs on top of those.
 IMAGE_PACKAGES := $(DEV_PACKAGES) buildah crun mmdebstrap debian-archive-keyring
+
+# What making other Debian roots needs.
+ROOT_PACKAGES := git mmdebstrap debian-archive-keyring $(if $(filter 0,$(shell id -u)),,uidmap)
+
+# What testing the C core for other machines needs; it runs them by qemu-user.
+EMULATED := aarch64 s390x
+EMULATED_PACKAGES = make qemu-user gcc-$(MACHINE)-linux-gnu libc6-dev-$(MACHINE:aarch64=arm64)-cross
 
 # What measuring needs on top of building.
 BENCH_PACKAGES := $(PACKAGES) iperf3 sockperf
@@ -44,7 +52,7 @@ SOURCES := pyproject.toml setup.py iptables/csumfix-rules csumfix/core/build.py 
 
 .PHONY: help
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
 
 .PHONY: build
 build: $(BUILT) ## Build .venv/bin/csumfix, installing Debian packages if needed
@@ -59,7 +67,7 @@ $(BUILT): $(SOURCES)
 
 $(DEV): $(BUILT) pyproject.toml Makefile
 	@tools/install-packages $(DEV_PACKAGES)
-	@tools/unpack-package prometheus $(PROMETHEUS)
+	@tools/unpack-package $(PROMETHEUS) prometheus promtool
 	$(BIN)/pip install --quiet --upgrade $(PIP)
 	$(BIN)/pip install --quiet --group dev
 	@touch $@
@@ -115,6 +123,28 @@ test-lowest: $(DEV) ## Run the unit tests from the sdist, with the lowest versio
 test-image: $(DEV) ## Build the container image from nothing and run it in the lab
 	@tools/install-packages $(IMAGE_PACKAGES)
 	$(BIN)/pytest tests/image
+
+.PHONY: test-debian12
+test-debian12: ## Run demo and test-unit of what is committed in a fresh Debian 12 root
+	@tools/install-packages $(ROOT_PACKAGES)
+	@tools/fresh-root bookworm 'make demo test-unit'
+
+.PHONY: test-debian13
+test-debian13: ## The same in a fresh Debian 13 root
+	@tools/install-packages $(ROOT_PACKAGES)
+	@tools/fresh-root trixie 'make demo test-unit'
+
+# AddressSanitizer does not work under qemu-user. UndefinedBehaviorSanitizer traps instead of printing:
+# its library would make test_drain.c expect AddressSanitizer's.
+.PHONY: $(EMULATED:%=test-%)
+test-aarch64: ## Run the C tests of the core on an emulated 64-bit ARM
+test-s390x: ## The same on IBM Z, whose byte order is big-endian
+$(EMULATED:%=test-%): MACHINE = $(@:test-%=%)
+$(EMULATED:%=test-%):
+	@tools/install-packages $(EMULATED_PACKAGES)
+	$(MAKE) -C csrc run OUT=../build/$(MACHINE) CC=$(MACHINE)-linux-gnu-gcc \
+		RUN='env EMULATED=1 qemu-$(MACHINE) -L /usr/$(MACHINE)-linux-gnu' \
+		SANITIZE='-fsanitize=undefined -fsanitize-undefined-trap-on-error'
 
 .PHONY: fuzz
 fuzz: $(DEV) ## Fuzz the C core, each target FUZZ_SECONDS (3600)

@@ -57,6 +57,7 @@ _PACKAGES = {
     "ip": "iproute2",
     "ip6tables-restore": "iptables",
     "iptables-restore": "iptables",
+    "mount": "mount",
     "nft": "nftables",
     "nsenter": "util-linux",
     "ping": "iputils-ping",
@@ -122,7 +123,7 @@ class Sandbox:
     """The namespaces and how to enter them; `names` are the names of the network namespaces."""
 
     def __init__(self, *names: str) -> None:
-        require("unshare", "nsenter", "ip")
+        require("unshare", "nsenter", "mount", "ip")
         self._user = os.geteuid() != 0
         self._processes: list[Process] = []
         flags = ["--user", "--map-root-user"] if self._user else []

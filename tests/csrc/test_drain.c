@@ -449,6 +449,7 @@ static void configuration(void)
 		struct fake_kernel k = fake_kernel_new();
 		static struct message m;
 		uint8_t request[256];
+		struct nlmsghdr header;
 
 		m.len = 0;
 		fake_kernel_queue(&k, "rw");
@@ -457,7 +458,8 @@ static void configuration(void)
 		CHECK(drain_configure(k.drain, 1 << 20, 0x0f01) == answers[i]);
 		CHECK(recv(k.fd, request, sizeof(request), 0) == 48);
 		CHECK(request[26] == 0x0f && request[27] == 0x01);
-		CHECK(request[4] == NFQNL_MSG_CONFIG && request[5] == NFNL_SUBSYS_QUEUE);
+		memcpy(&header, request, sizeof(header));
+		CHECK(header.nlmsg_type == CONFIG_TYPE);
 		CHECK(!strcmp(fake_kernel_verdicts(&k), "A1 R2"));
 		fake_kernel_free(&k);
 	}
