@@ -202,8 +202,8 @@ BUILDER ?= buildah
 IMAGE ?= csumfix:$(VERSION)
 .PHONY: image
 image: ## Build the container image
-	@command -v $(BUILDER) >/dev/null || { echo "$(BUILDER) is not installed:" \
-		"run 'apt-get install buildah', or make image BUILDER=podman (or docker)" >&2; exit 3; }
+	@command -v $(firstword $(BUILDER)) >/dev/null || { echo "$(firstword $(BUILDER)) is not" \
+		"installed: run 'apt-get install buildah', or make image BUILDER=podman (or docker)" >&2; exit 3; }
 	$(BUILDER) build --file Containerfile --tag $(IMAGE) $(if $(BASE),--build-arg BASE=$(BASE)) \
 		--build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) $(BUILD_FLAGS) .
 
