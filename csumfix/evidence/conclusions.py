@@ -370,8 +370,8 @@ def _inner(case: _Case, kinds: tuple[Kind, Kind]) -> Conclusion:
     evidence = [case.shown(kind) for kind in kinds]
     evidence.append(f"none of {_left(case)} probes left with a wrong outer checksum")
     sources = {port for one in case.probed.outcomes.values() for port in one.sources}
-    flows = sum(bool(one.sources) for one in case.probed.outcomes.values())
-    if len(sources) == 1 and flows > 2:  # noqa: PLR2004 - pings and two kinds of TCP
+    # Answers to TCP are flows of their own; those to all pings are one flow.
+    if len(sources) == 1 and case.outcome(Kind.SYN).sources:
         port = next(iter(sources))
         evidence.append(
             f"all answers come from outer source port {port}, where a vxlan device "
@@ -527,7 +527,7 @@ def _marked_lost(case: _Case, marked: list[Kind]) -> Conclusion:
 def _is_lossy(case: _Case) -> bool:
     pings = case.outcome(Kind.PING)
     lost = pings.sent - pings.answered
-    return lost >= LOST and lost > LOSS * pings.sent
+    return pings.answered > 0 and lost >= LOST and lost > LOSS * pings.sent
 
 
 def _healthy(case: _Case) -> Conclusion:

@@ -66,11 +66,15 @@ from csumfix.host.remotes import Remote
 
 ROUNDS = 40
 INTERVAL = 0.05
+LONGEST = 4.0
+"""Seconds after which no more packets are sent, on a host that has not time for all rounds."""
+
 PATIENCE = 0.7
 """Seconds that the last answers may take."""
 
-PINGS = 12
-"""Pings that are sent in any case: they show how many packets the path loses."""
+PINGS, ON_THE_WAY = 12, 2
+"""Pings that are sent in any case: they show how many packets the path loses. If more than so many
+answers are missing, the pings go on for as long as the probes do."""
 
 ENOUGH, ENOUGH_MARKED = 2, 4
 """Answers after which no more packets of a kind are sent. Each marked packet is a flow of its own,
@@ -109,7 +113,7 @@ SOCKETS = (Kind.CONNECT, Kind.MARKED, Kind.MARKED_HOST)
 
 MARKS = frozenset({Kind.MARKED, Kind.MARKED_HOST})
 
-FLOWS = {Kind.SYN_OFFLOADED: 2}
+FLOWS = {Kind.SYN: 2, Kind.SYN_OFFLOADED: 2}
 """How many flows of a kind there are; 1 of all others."""
 
 REPEATED = frozenset({Kind.SYN_OFFLOADED, Kind.PING_OFFLOADED})
@@ -178,7 +182,7 @@ class _Series:
         """Whether no more packets need be sent."""
         if self.outcome.fault:
             return True
-        if self.kind is Kind.PING and len(self.sent) < PINGS:
+        if self.kind is Kind.PING and not self._is_path_known:
             return False
         counted = Counter(
             flow for flow, counts in map(self.sent.__getitem__, self.answers) if counts
@@ -186,6 +190,11 @@ class _Series:
         if len(self.flows) > 1:
             return all(counted[flow] for flow in self.flows)
         return counted.total() >= (ENOUGH_MARKED if self.kind in MARKS else ENOUGH)
+
+    @property
+    def _is_path_known(self) -> bool:
+        """Whether enough pings were answered to say that the path loses none."""
+        return len(self.sent) >= PINGS and len(self.answers) >= len(self.sent) - ON_THE_WAY
 
     @property
     def is_answered(self) -> bool:
@@ -255,8 +264,11 @@ class Prober:
         return self.result
 
     async def _rounds(self, progress: Callable[[float], None]) -> None:
+        last = time.monotonic() + LONGEST
         for number in range(ROUNDS):
             began = time.monotonic()
+            if began > last:
+                break
             progress(number / ROUNDS)
             busy = False
             for series, send in self._sends:

@@ -20,7 +20,7 @@ from typing import Literal
 from csumfix.host.rules import SYSTEM_PATH
 
 IPVS = Path("/proc/net/ip_vs")
-TIMEOUT = 4.0  # seconds for one program: a host can have 100,000 rules
+TIMEOUT = 2.0  # seconds for one program: a host can have 100,000 rules
 
 Rewrites = Literal["source", "destination", "stateless"]
 

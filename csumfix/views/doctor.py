@@ -300,8 +300,7 @@ async def _probe(options: DoctorOptions, found: list[Tunnel], to: list[Remote]) 
     ports = {tunnel.port for tunnel in found}
     prober = Prober(to[:MANY], ports, devices, mark)
     with _Progress() as progress:
-        probes = await prober.run(progress)
-        moved = await bulk.transfer(*options.tcp) if options.tcp else Bulk.NOT_TRIED
+        probes, moved = await asyncio.gather(prober.run(progress), _transfer(options))
     after = await natrules.read()
     cards = await nics.find(devices)
     lanes = _lanes()
@@ -323,6 +322,10 @@ async def _probe(options: DoctorOptions, found: list[Tunnel], to: list[Remote]) 
             _add(report.findings, probed.remote, conclusion, (cards, after))
     report.findings.sort(key=lambda one: list(Verdict).index(one.conclusion.verdict))
     return report
+
+
+async def _transfer(options: DoctorOptions) -> Bulk:
+    return await bulk.transfer(*options.tcp) if options.tcp else Bulk.NOT_TRIED
 
 
 def _add(
