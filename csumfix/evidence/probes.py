@@ -20,7 +20,7 @@ MARKED_HOST               the same from the host's main address, as a query to a
 ========================  ==================================================================
 
 - The first packet of a flow says little, because the gate of the kernel lane has the checksum of
-  every packet finished whose flow is not confirmed yet. So SYN_OFFLOADED repeats the same 5-tuple.
+  every packet finished whose flow is not confirmed yet. So probes repeat the same 5-tuple.
   An ordinary TCP socket cannot do that: the kernel draws the outer source port from a random
   number that is new for each connect() (sk_set_txhash() in net/ipv4/tcp_ipv4.c). Hence the packet
   socket, whose frames have the outer port that their 5-tuple gives.
@@ -116,15 +116,16 @@ MARKS = frozenset({Kind.MARKED, Kind.MARKED_HOST})
 FLOWS = {Kind.SYN: 2, Kind.SYN_OFFLOADED: 2}
 """How many flows of a kind there are; 1 of all others."""
 
-REPEATED = frozenset({Kind.SYN_OFFLOADED, Kind.PING_OFFLOADED})
-"""Kinds of which the first packet of a flow does not count."""
+OFFLOADED = frozenset({Kind.SYN_OFFLOADED, Kind.PING_OFFLOADED})
+"""Frames whose inner checksum is left to offload."""
 
 
 @dataclass
 class Outcome:
     """What became of the packets of one kind to one remote end.
 
-    sent, answered: packets, without the first one of each flow of a kind in REPEATED.
+    sent, answered: packets, without the first one of each flow; of SOCKETS every packet is a
+        flow of its own, and counts.
     left: how they left, as the underlay saw them.
     ports, dests: outer source ports and destination addresses with which they left.
     wrong: some of those that left wrong, by outer source port.
@@ -199,7 +200,7 @@ class _Series:
     @property
     def is_answered(self) -> bool:
         """Whether nothing more need be waited for: of pings every answer counts."""
-        is_whole = self.kind is not Kind.PING or self.outcome.answered == self.outcome.sent
+        is_whole = self.kind is not Kind.PING or len(self.answers) == len(self.sent)
         return self.is_settled and (is_whole or bool(self.outcome.fault))
 
     def draw(self) -> tuple[int, int]:
@@ -213,19 +214,20 @@ class _Series:
 
     def note(self, flow: int, token: int) -> None:
         """A packet has been sent."""
-        counts = flow in self.began or self.kind not in REPEATED
+        counts = flow in self.began or self.kind in SOCKETS
         self.began.add(flow)
         self.sent[token] = (flow, counts)
         self.outcome.sent += counts
 
     def take(self, token: int) -> bool:
-        """An answer came; tell whether it answers a packet of ours."""
+        """An answer came; tell whether it answers a packet of ours that counts."""
         if token not in self.sent:
             return False
+        counts = self.sent[token][1]
         if token not in self.answers:
             self.answers.add(token)
-            self.outcome.answered += self.sent[token][1]
-        return True
+            self.outcome.answered += counts
+        return counts
 
 
 class Prober:
@@ -521,7 +523,7 @@ class _Frames:
 
     def of(self, kind: Kind) -> Callable[[int, int], None]:
         """Return what sends a frame of this kind, given its flow and its token."""
-        is_complete = kind not in REPEATED
+        is_complete = kind not in OFFLOADED
         if kind in (Kind.SYN, Kind.SYN_OFFLOADED):
             return lambda flow, token: self._send(
                 probepackets.syn(self._ends, (flow, int(kind)), token, complete=is_complete)

@@ -60,9 +60,9 @@ def lost(sent: int = 40) -> Outcome:
     return Outcome(sent, 0, Counter({Departure.PARTIAL: sent}), {40000}, {VTEP})
 
 
-def wrong(differences: dict[int, int], dest: str = VTEP, found: int = 0x1234) -> Outcome:
+def wrong(differences: dict[int, int], dest: str = VTEP, found: int = 0) -> Outcome:
     seen = {
-        port: Inspection(Status.OK, Outer.WRONG, found, 0, off, port, 8472)
+        port: Inspection(Status.OK, Outer.WRONG, found or port, 0, off, port, 8472)
         for port, off in differences.items()
     }
     return Outcome(40, 0, Counter({Departure.WRONG: 40}), set(seen), {dest}, seen)
@@ -196,7 +196,7 @@ def test_one_flow_does_not_tell_what_rewrote_it() -> None:
 
 def test_a_checksum_made_of_none_is_told_from_a_wrong_one() -> None:
     remote = replace(REMOTE, tunnel=replace(TUNNEL, checksum=False))
-    what = probed(remote=remote, syn_offloaded=wrong({2000: 11, 3000: 12}))
+    what = probed(remote=remote, syn_offloaded=wrong({2000: 11, 3000: 12}, found=0x1234))
     assert only(what) == Verdict.ZERO_NAT
 
 
