@@ -3,7 +3,7 @@
 The wire is a bridge, so its rules are of family bridge. See Lab.fault().
 """
 
-from csumfix_lab.plan import DEVICE
+from csumfix_lab.spec import DEVICE
 
 TABLE = "csumfix_lab_fault"
 

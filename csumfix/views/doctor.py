@@ -145,14 +145,15 @@ class Finding:
         return plain
 
 
-def run(options: DoctorOptions) -> Exit:
-    """Find out, print it, and return the exit code."""
+def run(options: DoctorOptions) -> tuple[Exit, dict[str, Any]]:
+    """Find out and print it; return the exit code, and all of it as plain data."""
     report = asyncio.run(_examine(options))
+    document = report.as_json()
     if options.as_json:
-        report.show_json()
+        click.echo(json.dumps(document, indent=2))
     else:
         click.echo("\n".join(report.lines()))
-    return report.code
+    return report.code, document
 
 
 @dataclass
@@ -175,9 +176,9 @@ class Report:
             return Exit.NEGATIVE
         return Exit.OK if verdicts and verdicts <= HEALTHY else Exit.BROKEN
 
-    def show_json(self) -> None:
-        """Print it as a JSON document."""
-        document = {
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {
             "verdict": self.findings[0].conclusion.verdict if self.findings else "undecided",
             "exit_code": int(self.code),
             "findings": [finding.as_json() for finding in self.findings],
@@ -185,7 +186,6 @@ class Report:
             "trouble": self.trouble,
             "notes": self.notes,
         }
-        click.echo(json.dumps(document, indent=2))
 
     def lines(self) -> Iterator[str]:
         """Yield it as lines for people, the verdict first."""

@@ -83,7 +83,7 @@ def test_every_cause_is_named_and_the_other_end_is_healthy(cause: str, ipv6: boo
 @IPV6
 def test_healthy_and_what_is_no_checksum(ipv6: bool) -> None:
     with Lab(ipv6=ipv6) as lab:
-        port = lab.plan.port
+        port = lab.spec.port
         document = doctor(lab.sender)
         assert verdict(document) == "healthy"
         assert len(document["findings"][0]["to"]) == 2, "both inner families"
@@ -109,7 +109,7 @@ def test_healthy_and_what_is_no_checksum(ipv6: bool) -> None:
 def test_a_firewall_and_losses_hide_no_cause(lab: Lab) -> None:
     with lab.fault(lab.receiver, faults.firewall()):
         assert verdict(doctor(lab.sender)) == "snat"
-    with lab.fault(lab.wire, faults.loss(lab.plan.port, 20)):
+    with lab.fault(lab.wire, faults.loss(lab.spec.port, 20)):
         assert verdict(doctor(lab.sender)) == "snat"
 
 
@@ -117,7 +117,7 @@ def test_a_firewall_and_losses_hide_no_cause(lab: Lab) -> None:
 def test_a_firewall_and_losses_hide_no_lying_nic(lab: Lab) -> None:
     with lab.fault(lab.receiver, faults.firewall()):
         assert verdict(doctor(lab.sender)) == "nic"
-    with lab.fault(lab.wire, faults.loss(lab.plan.port, 20)):
+    with lab.fault(lab.wire, faults.loss(lab.spec.port, 20)):
         assert verdict(doctor(lab.sender)) == "nic"
     # The gate of the kernel lane finishes the first packet of each flow; the second one is lost.
     lab.sender.run([str(SCRIPT), "apply", "--lane=kernel", "--port=8472", "--gate=conntrack"])
@@ -141,7 +141,7 @@ def test_cured_is_told_from_healthy(cause: str, ipv6: bool) -> None:
 @IPV6
 def test_both_ends_are_sick(ipv6: bool) -> None:
     with Lab("snat", ipv6=ipv6) as lab:
-        for tool, rules in snat(lab.plan).items():
+        for tool, rules in snat(lab.spec).items():
             lab.receiver.run(LOADERS[tool], input=rules)
         assert verdicts(doctor(lab.sender))[0] == "snat"
         assert verdicts(doctor(lab.receiver))[0] == "snat"

@@ -99,8 +99,9 @@ def test_our_own_datagrams_are_right_outside_and_inside(version: int, outer: int
         payload = encapsulated(7, frame)
         packed = ip_address(source).packed, ip_address(dest).packed
         data = datagram(*packed, (50000, 8472), payload)
-        protocol = {"proto": 17} if outer == 4 else {"nh": 17}
-        packet = bytes(IPS[outer](src=source, dst=dest, **protocol) / data)
+        header = IPS[outer](src=source, dst=dest)
+        header.setfieldval("proto" if outer == 4 else "nh", 17)
+        packet = bytes(header / data)
         seen = inspect(packet, Policy((8472,)))
         assert (seen.outer, seen.vni, seen.source) == (Outer.RIGHT, 7, 50000)
         assert seen.inner in (Inner.RIGHT, Inner.UNPROVEN)
