@@ -14,7 +14,7 @@ from csumfix.errors import Exit
 from csumfix_lab import Lab, faults
 from csumfix_lab.node import Node
 from csumfix_lab.rules import LOADERS, snat
-from tests.lab.shim import CSUMFIX, HEALTHY, QUEUE, Sink, sender, service
+from tests.lab.harness import CSUMFIX, HEALTHY, QUEUE, Sink, sender, service
 
 SCRIPT = Path(__file__).parents[2] / "iptables" / "csumfix-rules"
 IPV6 = pytest.mark.parametrize("ipv6", [False, True], ids=["ipv4", "ipv6"])

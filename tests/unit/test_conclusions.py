@@ -68,14 +68,14 @@ def wrong(differences: dict[int, int], dest: str = VTEP, found: int = 0) -> Outc
     return Outcome(40, 0, Counter({Departure.WRONG: 40}), set(seen), {dest}, seen)
 
 
-def probed(*losses: Kind, remote: Remote = REMOTE, **others: Outcome) -> Probed:
+def probed(*losses: Kind, **others: Outcome) -> Probed:
     """All kinds are answered, except these; others are given by name."""
     outcomes = {
         kind: lost() if kind in losses else answered(40000 + index)
         for index, kind in enumerate(KINDS)
     }
     outcomes |= {Kind[name.upper()]: outcome for name, outcome in others.items()}
-    return Probed(remote, outcomes)
+    return Probed(REMOTE, outcomes)
 
 
 def only(what: Probed, facts: Facts = HERE) -> Verdict:
@@ -196,8 +196,9 @@ def test_one_flow_does_not_tell_what_rewrote_it() -> None:
 
 def test_a_checksum_made_of_none_is_told_from_a_wrong_one() -> None:
     remote = replace(REMOTE, tunnel=replace(TUNNEL, checksum=False))
-    what = probed(remote=remote, syn_offloaded=wrong({2000: 11, 3000: 12}, found=0x1234))
-    assert only(what) == Verdict.ZERO_NAT
+    what = probed(syn_offloaded=wrong({2000: 11, 3000: 12}, found=0x1234))
+    assert only(replace(what, remote=remote)) == Verdict.ZERO_NAT
+    assert only(what) == Verdict.NAT
 
 
 def test_answers_that_arrive_wrong_show_that_the_question_arrived() -> None:
