@@ -182,6 +182,8 @@ NAMES = {
     Kind.CONNECT: "ordinary connections",
     Kind.MARKED: "connections with kube-proxy's mark",
     Kind.MARKED_HOST: "the same from the host's main address",
+    Kind.DATA: "TCP data, checksum complete",
+    Kind.GSO: "GSO packets of TCP data",
 }
 
 
@@ -494,6 +496,8 @@ def _works(case: _Case) -> Conclusion:
             (f"{case.shown(Kind.PING)}, those of {length} bytes: none",),
             ("what answers may be what is lost: try from the other end, too",),
         )
+    if case.is_reached(Kind.GSO) is False and case.is_reached(Kind.DATA):
+        return _gso(case)
     if bulk:
         return Conclusion(
             Verdict.NIC_GSO,
@@ -505,6 +509,18 @@ def _works(case: _Case) -> Conclusion:
         shown = tuple(case.shown(kind) for kind in (Kind.PING, Kind.SYN, Kind.SYN_OFFLOADED))
         return Conclusion(Verdict.LOSS, shown, ("packets of all kinds are lost alike",))
     return _healthy(case)
+
+
+def _gso(case: _Case) -> Conclusion:
+    """GSO packets are lost, and single ones arrive."""
+    against: tuple[str, ...] = ()
+    if "kernel" in case.facts.lanes:
+        against = (
+            "csumfix's kernel lane finishes single packets, and leaves GSO packets to the NIC: "
+            "it may ruin both",
+        )
+    shown = [case.shown(kind) for kind in (Kind.SYN_OFFLOADED, Kind.DATA, Kind.GSO)]
+    return Conclusion(Verdict.NIC_GSO, (*shown, *_devices(case.facts.nics)), against)
 
 
 def _first(nics: Sequence[Nic]) -> str:

@@ -12,6 +12,7 @@ that a wrong outer checksum is found even if nothing is ever answered.
 PING, PING_OFFLOADED      echo request of 56 bytes; inner checksum complete, left to offload
 PING_LARGE                echo request as long as the tunnel's MTU, complete
 SYN, SYN_OFFLOADED        TCP SYN; complete, left to offload
+DATA, GSO                 TCP data of no connection: a segment, complete; a GSO packet of two
 WRAPPED                   echo request in a VXLAN datagram of our own; both checksums complete
 WRAPPED_OFFLOADED         the same by a UDP socket, which leaves the outer checksum to offload
 CONNECT                   connect() of an ordinary socket, from a new port each time
@@ -105,9 +106,14 @@ class Kind(enum.IntEnum):
     CONNECT = 65308
     MARKED = 65309
     MARKED_HOST = 65310
+    DATA = 65311
+    GSO = 65312
 
 
-FRAMES = (Kind.PING, Kind.PING_OFFLOADED, Kind.PING_LARGE, Kind.SYN, Kind.SYN_OFFLOADED)
+FRAMES = (
+    *(Kind.PING, Kind.PING_OFFLOADED, Kind.PING_LARGE),
+    *(Kind.SYN, Kind.SYN_OFFLOADED, Kind.DATA, Kind.GSO),
+)
 DATAGRAMS = (Kind.WRAPPED, Kind.WRAPPED_OFFLOADED)
 SOCKETS = (Kind.CONNECT, Kind.MARKED, Kind.MARKED_HOST)
 
@@ -527,6 +533,10 @@ class _Frames:
         if kind in (Kind.SYN, Kind.SYN_OFFLOADED):
             return lambda flow, token: self._send(
                 probepackets.syn(self._ends, (flow, int(kind)), token, complete=is_complete)
+            )
+        if kind in (Kind.DATA, Kind.GSO):
+            return lambda flow, token: self._send(
+                probepackets.data(self._ends, (flow, int(kind)), token, gso=kind is Kind.GSO)
             )
         length = PING_DATA
         if kind is Kind.PING_LARGE:

@@ -58,7 +58,7 @@ HEADLINES = {
     Verdict.NIC: "the NIC or hypervisor does not compute the inner checksums that it claims to.",
     Verdict.NIC_OUTER: "the NIC or hypervisor does not compute the outer checksums that it claims "
     "to.",
-    Verdict.NIC_GSO: "the NIC or hypervisor ruins GSO packets, it seems.",
+    Verdict.NIC_GSO: "the NIC or hypervisor ruins GSO packets.",
     Verdict.RELAY: "a program between the nodes resends packets whose inner checksum was never "
     "computed (slirp4netns, pasta).",
     Verdict.REMOTE: "the other end, or what is before it, sends wrong checksums.",

@@ -38,7 +38,7 @@ LOADED = replace(HERE, lanes=frozenset({"kernel"}))
 
 KINDS = (
     *(Kind.PING, Kind.PING_OFFLOADED, Kind.PING_LARGE, Kind.SYN, Kind.SYN_OFFLOADED),
-    *(Kind.WRAPPED, Kind.WRAPPED_OFFLOADED, Kind.CONNECT),
+    *(Kind.WRAPPED, Kind.WRAPPED_OFFLOADED, Kind.CONNECT, Kind.DATA, Kind.GSO),
 )
 MARKED = (Kind.MARKED, Kind.MARKED_HOST)
 OWN = (Kind.WRAPPED, Kind.WRAPPED_OFFLOADED)
@@ -142,6 +142,8 @@ TABLE = [
     (Verdict.BLACK_HOLE, probed(*KINDS), HERE),
     (Verdict.MTU, probed(Kind.PING_LARGE), HERE),
     (Verdict.NIC_GSO, probed(), replace(HERE, bulk=Bulk.STUCK)),
+    (Verdict.NIC_GSO, probed(Kind.GSO), HERE),
+    (Verdict.HEALTHY, probed(Kind.GSO, Kind.DATA), HERE),
     (Verdict.MTU, probed(Kind.PING_LARGE), replace(HERE, bulk=Bulk.STUCK)),
     (Verdict.HEALTHY, probed(), replace(HERE, bulk=Bulk.CLOSED)),
     # A firewall drops every SYN: pings left to offload tell, where the device computes those.
