@@ -9,10 +9,11 @@ TABLE = "csumfix_lab_fault"
 
 
 def _wire(*rules: str) -> str:
-    return _table("bridge", "forward", rules)
+    return table("bridge", "forward", *rules)
 
 
-def _table(family: str, hook: str, rules: tuple[str, ...]) -> str:
+def table(family: str, hook: str, *rules: str) -> str:
+    """Return an nft table with one chain at a hook."""
     lines = "\n        ".join(rules)
     return f"""
 table {family} {TABLE} {{
@@ -42,4 +43,4 @@ def mtu_hole(port: int, longest: int) -> str:
 
 def firewall() -> str:
     """Have a node drop new TCP connections from the tunnel."""
-    return _table("inet", "input", (f'iifname "{DEVICE}" tcp flags & (syn|ack) == syn drop',))
+    return table("inet", "input", f'iifname "{DEVICE}" tcp flags & (syn|ack) == syn drop')

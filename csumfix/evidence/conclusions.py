@@ -135,7 +135,8 @@ class _Case:
         """Tell whether packets of a kind reach the other end; None if that is not known."""
         outcome = self.outcome(kind)
         if outcome.answered or outcome.arrived:
-            return True
+            # A wrong checksum can be right by chance, in all packets of a flow alike.
+            return None if outcome.lost_flows else True
         if not outcome.sent or outcome.fault:
             return None
         if self.rate is None:
@@ -207,11 +208,13 @@ def conclude(probed: Probed, facts: Facts) -> list[Conclusion]:
 
 
 def _leaves_wrong(case: _Case) -> Conclusion | None:
-    unmarked = case.wrong(*(kind for kind in Kind if kind not in MARKS))
-    if unmarked:
-        return _rewritten(case, unmarked)
     marked = case.wrong(*MARKS)
-    return _marked(case, marked) if marked else None
+    unmarked = case.wrong(*(kind for kind in Kind if kind not in MARKS))
+    # A flow without mark is hit, too, if the port that it wants has been given to a marked one.
+    plain = case.outcome(Kind.CONNECT).left
+    if marked and plain[Departure.WRONG] <= plain.total() / 2:
+        return _marked(case, marked)
+    return _rewritten(case, unmarked) if unmarked else None
 
 
 def _counts(wrong: dict[Kind, Outcome]) -> str:
@@ -227,7 +230,7 @@ def _marked(case: _Case, wrong: dict[Kind, Outcome]) -> Conclusion:
     evidence = [
         f"{number} of {sent} probes with kube-proxy's mark {_mark(rules)} left this host with a "
         "wrong outer checksum",
-        f"without the mark: {case.shown(Kind.CONNECT)}, none left wrong",
+        f"without the mark: {case.shown(Kind.CONNECT)}",
     ]
     culprits = _culprits(case, "source", inner=True)
     if not rules.clears_mark:
@@ -477,8 +480,8 @@ def _too_lossy(case: _Case) -> Conclusion:
     return Conclusion(
         Verdict.UNDECIDED,
         shown,
-        ("so few packets are answered that chance may have lost the others",),
-        "look for what loses packets of every kind, then run it again",
+        ("so many packets are lost, or whole flows, that it may be no checksum",),
+        "look for what loses packets or flows of every kind, then run it again",
     )
 
 

@@ -81,6 +81,12 @@ ENOUGH, ENOUGH_MARKED = 2, 4
 """Answers after which no more packets of a kind are sent. Each marked packet is a flow of its own,
 and a few of them show whether NAT gives them new outer ports."""
 
+ENOUGH_WRONG = 6
+"""Packets that left with a wrong outer checksum, after which no more of a kind are sent."""
+
+LOST_FLOW = 10
+"""Packets of a flow that do not go unanswered by chance."""
+
 PING_DATA = 56  # bytes, as ping(8) has it
 READ = 256
 """Packets that are read at once, before anything else gets its turn."""
@@ -138,6 +144,7 @@ class Outcome:
     arrived: answers as they arrived at the underlay. They may be wrong, and so not count as
         answered, but they show that the question got there.
     sources: outer source ports of the answers.
+    lost_flows: flows of which LOST_FLOW packets or more were sent and none answered.
     fault: why nothing could be sent.
     """
 
@@ -149,6 +156,7 @@ class Outcome:
     wrong: dict[int, Inspection] = field(default_factory=dict)
     arrived: Counter[Diagnosis] = field(default_factory=Counter)
     sources: set[int] = field(default_factory=set)
+    lost_flows: int = 0
     fault: str = ""
 
 
@@ -176,6 +184,7 @@ class _Series:
     """The packets of one kind to one remote end."""
 
     kind: Kind
+    remote: bytes
     outcome: Outcome
     flows: list[int]
     sent: dict[int, tuple[int, bool]] = field(default_factory=dict)
@@ -187,7 +196,7 @@ class _Series:
     @property
     def is_settled(self) -> bool:
         """Whether no more packets need be sent."""
-        if self.outcome.fault:
+        if self.outcome.fault or self.outcome.left[Departure.WRONG] >= ENOUGH_WRONG:
             return True
         if self.kind is Kind.PING and not self._is_path_known:
             return False
@@ -208,6 +217,12 @@ class _Series:
         """Whether nothing more need be waited for: of pings every answer counts."""
         is_whole = self.kind is not Kind.PING or len(self.answers) == len(self.sent)
         return self.is_settled and (is_whole or bool(self.outcome.fault))
+
+    def lost_flows(self) -> int:
+        """Return how many flows have no answer that counts."""
+        sent = Counter(flow for flow, counts in self.sent.values() if counts)
+        alive = {self.sent[token][0] for token in self.answers if self.sent[token][1]}
+        return sum(number >= LOST_FLOW for flow, number in sent.items() if flow not in alive)
 
     def draw(self) -> tuple[int, int]:
         """Return the flow and the token of the next packet."""
@@ -269,6 +284,8 @@ class Prober:
                 for task in self._tasks:
                     task.cancel()
                 await asyncio.gather(*self._tasks, return_exceptions=True)
+            for series in self._series.values():
+                series.outcome.lost_flows = series.lost_flows()
         return self.result
 
     async def _rounds(self, progress: Callable[[float], None]) -> None:
@@ -280,11 +297,11 @@ class Prober:
             progress(number / ROUNDS)
             busy = False
             for series, send in self._sends:
-                if not series.is_settled:
+                if self._is_wanted(series):
                     busy = True
                     self._send(series, send)
             for series, remote in self._connects:
-                if not series.is_settled:
+                if self._is_wanted(series):
                     busy = True
                     if number % 2 == 0:
                         self._connect(series, remote)
@@ -296,9 +313,20 @@ class Prober:
             await asyncio.sleep(INTERVAL)
         progress(1)
 
+    def _is_wanted(self, series: _Series) -> bool:
+        """Tell whether more packets of a kind can say more."""
+        if series.is_settled:
+            return False
+        # They stand in for SYN packets where a firewall drops those.
+        syn = self._series.get((Kind.SYN, series.remote))
+        return not (series.kind is Kind.PING_OFFLOADED and syn and syn.is_settled)
+
     @property
     def _is_all_answered(self) -> bool:
-        return all(series.is_answered for series in self._series.values())
+        return all(
+            series.is_answered or not (series.kind is Kind.PING or self._is_wanted(series))
+            for series in self._series.values()
+        )
 
     # Sending
 
@@ -411,9 +439,9 @@ class Prober:
         outcome = probed.outcomes[kind] = Outcome()
         low, high = 40000, 60000
         flows = random.sample(range(low, high), FLOWS.get(kind, 1))
-        series = _Series(kind, outcome, flows)
-        self._series[kind, ip_address(probed.remote.address).packed] = series
-        return series
+        remote = ip_address(probed.remote.address).packed
+        self._series[kind, remote] = _Series(kind, remote, outcome, flows)
+        return self._series[kind, remote]
 
     def _plan_datagrams(self, stack: contextlib.ExitStack, probed: Probed) -> None:
         remote = probed.remote

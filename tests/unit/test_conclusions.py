@@ -127,6 +127,8 @@ TABLE = [
     (Verdict.HEALTHY, probed(), HERE),
     (Verdict.HEALTHY, probed(**marked()), facts(KUBE)),
     (Verdict.KUBE_PROXY, probed(**marked(*MARKED)), facts(KUBE)),
+    # One of its ports had been given to a marked flow.
+    (Verdict.KUBE_PROXY, probed(**marked(*MARKED), syn_offloaded=wrong(NEW_PORTS)), facts(KUBE)),
     (Verdict.CNI, probed(**marked(Kind.MARKED_HOST)), facts(KUBE_CLEARS)),
     (Verdict.SNAT, probed(syn_offloaded=wrong(NEW_PORTS), connect=wrong(NEW_PORTS)), facts(SNAT)),
     (Verdict.DNAT, probed(syn_offloaded=wrong(NEW_ADDRESS, "192.0.2.3")), facts(DNAT)),
@@ -146,6 +148,16 @@ TABLE = [
     (Verdict.HEALTHY, probed(Kind.GSO, Kind.DATA), HERE),
     (Verdict.MTU, probed(Kind.PING_LARGE), replace(HERE, bulk=Bulk.STUCK)),
     (Verdict.HEALTHY, probed(), replace(HERE, bulk=Bulk.CLOSED)),
+    # One of two flows is right by chance.
+    (
+        Verdict.NIC_OUTER,
+        probed(
+            *(kind for kind in KINDS if kind is not Kind.WRAPPED),
+            syn=replace(answered(), lost_flows=1),
+        ),
+        HERE,
+    ),
+    (Verdict.UNDECIDED, probed(syn_offloaded=replace(answered(), lost_flows=1)), HERE),
     # A firewall drops every SYN: pings left to offload tell, where the device computes those.
     (Verdict.HEALTHY, probed(Kind.SYN, Kind.SYN_OFFLOADED, Kind.CONNECT), HERE),
     (
