@@ -65,6 +65,8 @@ class Verdict(enum.StrEnum):
     NIC_GSO = "nic_gso"
     """GSO packets only."""
     RELAY = "relay"
+    FORWARDED = "forwarded"
+    """Packets of others are wrong as they leave this host."""
     REMOTE = "remote"
     """The other end sends wrong checksums."""
     MTU = "mtu"

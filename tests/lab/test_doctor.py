@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -73,6 +74,10 @@ def test_every_cause_is_named_and_the_other_end_is_healthy(cause: str, ipv6: boo
     wanted = "nic_outer" if (cause, ipv6) == ("nic", True) else CAUSES[cause]
     with Lab(cause, ipv6=ipv6) as lab:
         assert verdict(doctor(lab.client)) == wanted
+        if cause == "forwarded" and not ipv6:
+            assert "no vxlan device" in doctor(lab.sender)["trouble"]
+            lab.client.popen(["ping", "-q", "-i0.2", "-w9", lab.pod_ip], stdout=subprocess.DEVNULL)
+            assert verdict(doctor(lab.sender)) == "forwarded"
         if cause == "kube-proxy":
             assert verdict(doctor(lab.receiver)) == "healthy"
         if cause == "snat":

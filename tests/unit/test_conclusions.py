@@ -191,7 +191,7 @@ def test_each_row_has_one_verdict(verdict: Verdict, what: Probed, facts: Facts) 
 
 
 def test_the_table_has_every_verdict() -> None:
-    elsewhere = {Verdict.RELAY, Verdict.REMOTE, Verdict.ZERO_NAT, Verdict.NAT}
+    elsewhere = {Verdict.FORWARDED, Verdict.RELAY, Verdict.REMOTE, Verdict.ZERO_NAT, Verdict.NAT}
     assert {row[0] for row in TABLE} == set(Verdict) - elsewhere
 
 
