@@ -8,6 +8,7 @@ LOADERS = {
     "iptables": ["iptables-restore", "-w"],
     "ip6tables": ["ip6tables-restore", "-w"],
     "nft": ["nft", "-f", "-"],
+    "ipvsadm": ["ipvsadm", "-R"],
 }
 
 
@@ -52,6 +53,15 @@ table {family} stateless {{
 }}
 """
     }
+
+
+def ipvs(plan: Plan) -> Rules:
+    """Rewrite the virtual VTEP to the real one, by IPVS."""
+    virtual, real = (
+        f"[{address}]:{plan.port}" if plan.ipv6 else f"{address}:{plan.port}"
+        for address in (VIRTUAL_VTEP.ip(plan.ipv6), RECEIVER.ip(plan.ipv6))
+    )
+    return {"ipvsadm": f"-A -u {virtual} -s rr\n-a -u {virtual} -r {real} -m\n"}
 
 
 # The chains and rules that kube-proxy keeps in both families, whatever the services.

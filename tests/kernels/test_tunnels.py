@@ -1,0 +1,76 @@
+"""Plain `csumfix run` against bugs and underlays that need a kernel with modules."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from csumfix_lab import Lab
+from tests.kernels.tunnels import BUGS, DATAGRAMS, UNDERLAYS, Exchange, Outcome, Tunnel, build
+from tests.lab.shim import Service
+
+# The kernel lane does not cure what conntrack has no part in; evidence does.
+BY_EVIDENCE = ("stateless", "IPVS with conntrack")
+PATIENCE = 60.0  # seconds until evidence has moved a port to the queue lane
+READY = 90.0
+
+ON_UNDERLAYS = [
+    (underlay, bug)
+    for underlay in UNDERLAYS
+    for bug in ("snat", "stateless")
+    # ESP: the policy would be that for the virtual address.
+    if underlay != "eth0" and (underlay, bug) != ("ESP", "stateless")
+]
+CASES = [*(("eth0", bug) for bug in BUGS), *ON_UNDERLAYS]
+TUNNELS = [Tunnel(number, *case) for number, case in enumerate(CASES, 1)]
+EACH = pytest.mark.parametrize("tunnel", TUNNELS, ids=lambda tunnel: tunnel.name)
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with Lab("none") as lab:
+        build(lab, TUNNELS)
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def exchange(lab: Lab) -> Exchange:
+    return Exchange(lab)
+
+
+@pytest.fixture(scope="module")
+def shim(lab: Lab) -> Iterator[Service]:
+    shim = Service(lab.sender)
+    shim.wait_for("ready", READY)
+    yield shim
+    shim.process.kill()
+    print("\n".join(shim.lines()))
+
+
+@pytest.fixture(autouse=True)
+def track(lab: Lab, tunnel: Tunnel) -> None:
+    track = BUGS[tunnel.bug].track
+    if track:
+        lab.sender.run(["sh", "-c", f"echo {track} >/proc/sys/net/ipv4/vs/conntrack"])
+
+
+@EACH
+def test_without_csumfix_packets_are_lost(exchange: Exchange, tunnel: Tunnel) -> None:
+    arrived, _ = exchange.udp(tunnel.address, 64)
+    lost = tunnel.bug != "none" and UNDERLAYS[tunnel.underlay].verified
+    assert arrived == (0 if lost else DATAGRAMS)
+
+
+@EACH
+@pytest.mark.usefixtures("shim")
+def test_plain_csumfix_delivers_everything(exchange: Exchange, tunnel: Tunnel) -> None:
+    began = time.monotonic()
+    if tunnel.bug in BY_EVIDENCE:
+        while exchange.udp(tunnel.address, 64) != (DATAGRAMS, 0):
+            assert time.monotonic() < began + PATIENCE
+    print(time.monotonic() - began)
+    outcome = exchange.all(tunnel.address)
+    print(outcome)
+    assert outcome.whole, outcome
