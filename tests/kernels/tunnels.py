@@ -162,7 +162,9 @@ UNDERLAYS = {
         ),
         device="gre1",
     ),
-    "ESP": Underlay(ESP, sender=_esp(f"{ESP}.1", f"{ESP}.2"), receiver=_esp(f"{ESP}.2", f"{ESP}.1")),
+    "ESP": Underlay(
+        ESP, sender=_esp(f"{ESP}.1", f"{ESP}.2"), receiver=_esp(f"{ESP}.2", f"{ESP}.1")
+    ),
 }
 
 
