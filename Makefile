@@ -20,11 +20,15 @@ PACKAGES := $(INSTALL_PACKAGES) \
 	iproute2 util-linux ethtool nftables tcpdump dnsmasq-base bind9-dnsutils iputils-ping
 # What tests and lint need on top.
 DEV_PACKAGES := $(PACKAGES) clang libclang-rt-dev llvm clang-format shellcheck conntrack iperf3 \
-	busybox git faketime ipset systemd tshark
+	busybox git faketime ipset ipvsadm systemd tshark
 PROMETHEUS := build/prometheus
 
 # What building the image from nothing and running it needs on top of those.
 IMAGE_PACKAGES := $(DEV_PACKAGES) buildah crun mmdebstrap debian-archive-keyring
+
+# What booting other kernels needs on top of those.
+KERNEL_PACKAGES := $(DEV_PACKAGES) qemu-system-x86 kmod wireguard-tools debian-archive-keyring
+BUSYBOX := build/busybox-static
 
 # What measuring needs on top of building.
 BENCH_PACKAGES := $(PACKAGES) iperf3 sockperf
@@ -91,6 +95,12 @@ test-image: $(DEV) ## Build the container image from nothing and run it in the l
 	@tools/install-packages $(IMAGE_PACKAGES)
 	$(BIN)/pytest tests/image
 
+.PHONY: test-kernels
+test-kernels: $(DEV) ## Boot Debian's kernels 6.1 and 6.12 without KVM, and run what needs their modules
+	@tools/install-packages $(KERNEL_PACKAGES)
+	@tools/unpack-package busybox-static $(BUSYBOX)
+	$(BIN)/python -m tests.kernels
+
 .PHONY: fuzz
 fuzz: $(DEV) ## Fuzz the C core, each target FUZZ_SECONDS (3600)
 	$(MAKE) -C tests/fuzz run
@@ -115,7 +125,7 @@ lint: $(DEV) ## Check style, types and compiler warnings
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	shellcheck iptables/csumfix-rules tools/install-packages tools/install-service \
-		tools/unpack-package .ci/run deploy/container/iptables-host
+		tools/unpack-package tools/fetch-kernel tests/kernels/init .ci/run deploy/container/iptables-host
 	$(MAKE) -C csrc lint
 	$(MAKE) -C tests/fuzz lint
 

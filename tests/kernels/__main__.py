@@ -22,7 +22,7 @@ CACHE = ROOT / "build" / "kernels"
 SUITES = {"6.1": "bookworm", "6.12": "trixie"}
 
 # In this order: once a module is loaded, it cannot be missing any more.
-FILES = ("test_tunnels.py",)
+FILES = ("test_modules.py", "test_tunnels.py")
 
 PATIENCE = 900.0  # seconds
 BEGINNING = re.compile(r"virtme-ng-init: starting script")
@@ -41,9 +41,10 @@ def command(image: Path, pytest: list[str]) -> list[str]:
     """Return the command that boots a kernel and runs pytest in it."""
     share = "local,path=/,mount_tag=csumfix,security_model=none,readonly=on,multidevs=remap"
     inside = [str(HERE / "init"), str(ROOT), sys.executable, "-m", "pytest", *pytest]
+    busybox = ROOT / "build/busybox-static/bin/busybox"
     return [
         "vng", "--verbose", "--run", str(image), "--disable-kvm", "--force-9p", "--user", "root",
-        "--cpus", "1", "--memory", "2G", "--busybox", str(ROOT / "build/busybox-static/bin/busybox"),
+        "--cpus", "1", "--memory", "2G", "--busybox", str(busybox),
         f"--qemu-opts=-virtfs {share}", "--", shlex.join(inside),
     ]  # fmt: skip
 

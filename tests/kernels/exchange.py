@@ -1,8 +1,9 @@
 """Traffic through a tunnel, by two processes that stay: starting Python takes a second in a guest.
 
 As a program it is one end, which reads commands from its standard input, a line each, and answers
-each with a line. Commands of the sender: ``udp ADDRESS COUNT SIZE`` and ``tcp ADDRESS SIZE``; that
-of the receiver, which listens on all addresses: ``take``, for what has come since the last one.
+each with a line. Commands of the sender: ``udp ADDRESS COUNT SIZE``, ``tcp ADDRESS SIZE``, and
+``later ADDRESS NANOSECONDS`` for a datagram that shall leave at that time; that of the receiver,
+which listens on all addresses: ``take``, for what has come since the last one.
 """
 
 from __future__ import annotations
@@ -11,11 +12,15 @@ import hashlib
 import json
 import selectors
 import socket
+import struct
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 
 PORT = 7000
 TCP_PATIENCE = 4.0  # seconds
+SO_TXTIME = SCM_TXTIME = 61  # asm-generic/socket.h
 
 
 def payload(number: int, size: int) -> bytes:
@@ -47,13 +52,13 @@ class Receiver:
         self._udp = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
         self._udp.bind(("", PORT))
         self._listener = socket.create_server(("", PORT))
-        self._listening = {self._udp, self._listener, sys.stdin}
-        for one in self._listening:
+        for one in (self._udp, self._listener, sys.stdin.fileno()):
             self._selector.register(one, selectors.EVENT_READ)
         self._streams: dict[socket.socket, bytes] = {}
         self._forget()
 
     def _forget(self) -> None:
+        self._last = 0
         self._numbers: list[int] = []
         self._damaged = 0
         self._whole: list[str] = []
@@ -62,7 +67,7 @@ class Receiver:
         print("ready", flush=True)
         while True:
             for key, _ in self._selector.select():
-                if key.fileobj is sys.stdin:
+                if key.fileobj == sys.stdin.fileno():
                     if not sys.stdin.readline():
                         return
                     self._tell()
@@ -77,6 +82,7 @@ class Receiver:
                     self._segment(key.fileobj)
 
     def _datagram(self, data: bytes) -> None:
+        self._last = time.monotonic_ns()
         number = int.from_bytes(data[:4], "big")
         self._numbers.append(number)
         self._damaged += data != payload(number, len(data))
@@ -97,6 +103,7 @@ class Receiver:
         report = {
             "numbers": sorted(self._numbers),
             "damaged": self._damaged,
+            "last": self._last,
             "streams": self._whole,
             "errors": checksum_errors(),
         }
@@ -117,12 +124,23 @@ def send_tcp(address: str, size: int) -> None:
         sender.recv(1)
 
 
+def send_later(address: str, at: int) -> None:
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sender:
+        # struct sock_txtime: clock, flags.
+        sender.setsockopt(socket.SOL_SOCKET, SO_TXTIME, struct.pack("II", time.CLOCK_MONOTONIC, 0))
+        ancillary = [(socket.SOL_SOCKET, SCM_TXTIME, struct.pack("Q", at))]
+        sender.sendmsg([payload(0, 64)], ancillary, 0, (address, PORT))
+
+
+SENDERS: dict[str, Callable[..., None]] = {"udp": send_udp, "tcp": send_tcp, "later": send_later}
+
+
 def run_sender() -> None:
     print("ready", flush=True)
     for line in sys.stdin:
         what, address, *numbers = line.split()
         try:
-            (send_udp if what == "udp" else send_tcp)(address, *map(int, numbers))
+            SENDERS[what](address, *map(int, numbers))
             print("done", flush=True)
         except OSError as error:
             print(error, flush=True)

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from csumfix_lab import Lab
-from tests.kernels.tunnels import BUGS, DATAGRAMS, UNDERLAYS, Exchange, Outcome, Tunnel, build
+from tests.kernels.tunnels import BUGS, DATAGRAMS, UNDERLAYS, Exchange, Tunnel, build
 from tests.lab.shim import Service
 
 # The kernel lane does not cure what conntrack has no part in; evidence does.
@@ -74,3 +74,18 @@ def test_plain_csumfix_delivers_everything(exchange: Exchange, tunnel: Tunnel) -
     outcome = exchange.all(tunnel.address)
     print(outcome)
     assert outcome.whole, outcome
+
+
+@pytest.mark.parametrize(
+    "tunnel",
+    [tunnel for tunnel in TUNNELS if tunnel.name in ("snat over eth0", "stateless over eth0")],
+    ids=["kernel lane", "queue lane"],
+)
+@pytest.mark.usefixtures("shim")
+def test_a_packet_leaves_at_the_time_that_it_asks_for(
+    lab: Lab, exchange: Exchange, tunnel: Tunnel
+) -> None:
+    lab.sender.run(["tc", "qdisc", "replace", "dev", "eth0", "root", "fq"])
+    assert exchange.late(tunnel.address, 1.0) >= 0
+    lab.sender.run(["tc", "qdisc", "del", "dev", "eth0", "root"])
+    assert exchange.late(tunnel.address, 1.0) < 0

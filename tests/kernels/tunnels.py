@@ -50,15 +50,15 @@ class Underlay:
         return f"{self.network}.2"
 
 
-def _both(network: str, script: str) -> dict[str, str]:
-    """Return scripts that differ only in the addresses of this and of the other end."""
-    ends = {"sender": ("1", "2"), "receiver": ("2", "1")}
-    return {
-        name: script.replace("LOCAL", f"{network}.{here}")
+def _both(network: str, device: str, script: str) -> Underlay:
+    """Return an underlay of which the two ends differ only in their addresses."""
+    sender, receiver = (
+        script.replace("LOCAL", f"{network}.{here}")
         .replace("OUTER_HERE", f"192.0.2.{here}")
         .replace("OUTER_THERE", f"192.0.2.{there}")
-        for name, (here, there) in ends.items()
-    }
+        for here, there in ((1, 2), (2, 1))
+    )
+    return Underlay(network, sender, receiver, device)
 
 
 VLAN = "198.18.1"
@@ -112,14 +112,11 @@ _ON_ETH0 = "ip addr add {0}/24 dev eth0"
 
 UNDERLAYS = {
     "eth0": Underlay("192.0.2"),
-    "VLAN": Underlay(
+    "VLAN": _both(
         VLAN,
-        **_both(
-            VLAN,
-            "ip link add eth0.7 link eth0 type vlan id 7\n"
-            "ip addr add LOCAL/24 dev eth0.7\nip link set eth0.7 up",
-        ),
-        device="eth0.7",
+        "eth0.7",
+        "ip link add eth0.7 link eth0 type vlan id 7\n"
+        "ip addr add LOCAL/24 dev eth0.7\nip link set eth0.7 up",
     ),
     "bond": Underlay(
         BOND,
@@ -144,23 +141,17 @@ UNDERLAYS = {
         # drivers/net/wireguard/receive.c: wg_packet_consume_data_done() vouches for them.
         verified=False,
     ),
-    "IPIP": Underlay(
+    "IPIP": _both(
         IPIP,
-        **_both(
-            IPIP,
-            "ip link add ipip1 type ipip local OUTER_HERE remote OUTER_THERE\n"
-            "ip addr add LOCAL/24 dev ipip1\nip link set ipip1 up",
-        ),
-        device="ipip1",
+        "ipip1",
+        "ip link add ipip1 type ipip local OUTER_HERE remote OUTER_THERE\n"
+        "ip addr add LOCAL/24 dev ipip1\nip link set ipip1 up",
     ),
-    "GRE": Underlay(
+    "GRE": _both(
         GRE,
-        **_both(
-            GRE,
-            "ip link add gre1 type gre local OUTER_HERE remote OUTER_THERE\n"
-            "ip addr add LOCAL/24 dev gre1\nip link set gre1 up",
-        ),
-        device="gre1",
+        "gre1",
+        "ip link add gre1 type gre local OUTER_HERE remote OUTER_THERE\n"
+        "ip addr add LOCAL/24 dev gre1\nip link set gre1 up",
     ),
     "ESP": Underlay(
         ESP, sender=_esp(f"{ESP}.1", f"{ESP}.2"), receiver=_esp(f"{ESP}.2", f"{ESP}.1")
@@ -228,7 +219,8 @@ BUGS = {
         "iptables -t nat -A POSTROUTING -p udp --dport $port -j MASQUERADE --random-fully"
     ),
     "dnat": Bug(
-        "iptables -t nat -A OUTPUT -d $virtual -p udp --dport $port -j DNAT --to-destination $remote",
+        "iptables -t nat -A OUTPUT -d $virtual -p udp --dport $port "
+        "-j DNAT --to-destination $remote",
         virtual=True,
     ),
     "stateless": Bug(
@@ -343,6 +335,17 @@ class Exchange:
                 damaged += report["damaged"]
             arrived += len(numbers)
         return arrived, damaged
+
+    def late(self, address: str, delay: float) -> float:
+        """Send a datagram that shall leave after so many seconds; return how late it came."""
+        self._take()
+        at = time.monotonic_ns() + int(delay * 1e9)
+        assert self._ask(self._sender, f"later {address} {at}") == "done"
+        deadline = time.monotonic() + delay + PATIENCE
+        while not (last := self._take()["last"]):
+            assert time.monotonic() < deadline, "lost"
+            time.sleep(0.1)
+        return float(last - at) / 1e9
 
     def all(self, address: str) -> Outcome:
         """Send small and large datagrams, and a transfer over TCP."""

@@ -299,7 +299,7 @@ def test_nic_forwarder_carries_a_tcp_transfer() -> None:
 @pytest.mark.skipif(Path("/proc/net/ip_vs").exists(), reason="this kernel has IPVS")
 def test_without_ipvs_the_error_says_so() -> None:
     with pytest.raises(
-        CsumfixError, match="Can't initialize ipvs.* IPVS\\): load its module"
+        CsumfixError, match=r"Can't initialize ipvs.* IPVS\): load its module"
     ) as caught:
         Lab("ipvs").__enter__()
     assert caught.value.code == Exit.KERNEL
