@@ -11,16 +11,22 @@ SOAK_SECONDS ?= 600
 # For the tests that start a systemd of their own.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo env PYTHONDONTWRITEBYTECODE=1)
 
+# An old Python is reported before anything is installed; a missing one is installed.
+NOT_OLD = ! command -v $(PYTHON) >/dev/null || \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	{ echo "$(PYTHON) is too old: csumfix needs 3.11 or newer: make PYTHON=python3.11 ..." >&2; exit 1; }
+
 # What installing and the service need.
 INSTALL_PACKAGES := gcc libc6-dev make python3-dev python3-venv libnetfilter-queue-dev \
 	libnfnetlink-dev iptables
 
 # What building and the lab need.
 PACKAGES := $(INSTALL_PACKAGES) \
-	iproute2 util-linux ethtool nftables tcpdump dnsmasq-base bind9-dnsutils iputils-ping
+	iproute2 util-linux mount ethtool nftables tcpdump dnsmasq-base bind9-dnsutils iputils-ping
 # What tests and lint need on top.
 DEV_PACKAGES := $(PACKAGES) clang libclang-rt-dev llvm clang-format shellcheck conntrack iperf3 \
-	busybox git faketime ipset ipvsadm systemd tshark
+	busybox git faketime ipset ipvsadm systemd tshark scdoc mandoc groff-base
+# promtool is part of prometheus up to Debian 12, and a package of its own from 13.
 PROMETHEUS := build/prometheus
 
 # What building the image from nothing and running it needs on top of those.
@@ -30,42 +36,56 @@ IMAGE_PACKAGES := $(DEV_PACKAGES) buildah crun mmdebstrap debian-archive-keyring
 KERNEL_PACKAGES := $(DEV_PACKAGES) qemu-system-x86 kmod wireguard-tools debian-archive-keyring
 BUSYBOX := build/busybox-static
 
+# What making other Debian roots needs.
+ROOT_PACKAGES := git mmdebstrap debian-archive-keyring $(if $(filter 0,$(shell id -u)),,uidmap)
+
+# What testing the C core for other machines needs; it runs them by qemu-user.
+EMULATED := aarch64 s390x
+EMULATED_PACKAGES = make qemu-user gcc-$(MACHINE)-linux-gnu libc6-dev-$(MACHINE:aarch64=arm64)-cross
+
 # What measuring needs on top of building.
 BENCH_PACKAGES := $(PACKAGES) iperf3 sockperf
 CORE_PACKAGES := $(BENCH_PACKAGES) libdpdk-dev pkg-config valgrind
+
+# Knows dependency groups.
+PIP := 'pip>=25.1'
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 
 SOURCES := pyproject.toml setup.py iptables/csumfix-rules csumfix/core/build.py \
 	$(wildcard csrc/*.c csrc/*.h)
 
 .PHONY: help
 help: ## List the targets
-	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
+	@grep -hE '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*## /\t/' | expand -t 18
 
 .PHONY: build
 build: $(BUILT) ## Build .venv/bin/csumfix, installing Debian packages if needed
 
 $(BUILT): $(SOURCES)
+	@$(NOT_OLD)
 	@tools/install-packages $(PACKAGES)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "$(PYTHON) is too old: csumfix needs 3.11: make PYTHON=python3.11 ..." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --editable .
+	@$(BIN)/python -c 'import csumfix.core'  # fails if C has constants that Python does not know
 	@touch $@
 
 $(DEV): $(BUILT) pyproject.toml Makefile
 	@tools/install-packages $(DEV_PACKAGES)
-	@tools/unpack-package prometheus $(PROMETHEUS)
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	@tools/unpack-package $(PROMETHEUS) prometheus promtool
+	$(BIN)/pip install --quiet --upgrade $(PIP)
+	$(BIN)/pip install --quiet --group dev
 	@touch $@
 
 $(BENCH): $(BUILT) pyproject.toml
 	@tools/install-packages $(BENCH_PACKAGES)
-	$(BIN)/pip install --quiet --editable '.[bench]'
+	$(BIN)/pip install --quiet --upgrade $(PIP)
+	$(BIN)/pip install --quiet --group bench
 	@touch $@
 
 # Packagers who give a DESTDIR know what they build with.
 .PHONY: install
 install: ## Install the service (PREFIX=/usr/local, DESTDIR for packagers); starts nothing
+	@$(NOT_OLD)
 	@$(if $(DESTDIR),,tools/install-packages $(INSTALL_PACKAGES))
 	@PYTHON=$(PYTHON) PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) tools/install-service install
 
@@ -90,6 +110,19 @@ test-unit: $(DEV) ## Run the tests that need no namespaces
 	$(MAKE) -C csrc check
 	$(BIN)/pytest -n auto tests/unit
 
+# In the unpacked sdist, with packages that pip may not choose newer.
+LOWEST := build/lowest
+.PHONY: test-lowest
+test-lowest: $(DEV) ## Run the unit tests from the sdist, with the lowest versions that are declared
+	rm -rf $(LOWEST)
+	$(BIN)/python -m build --sdist --outdir $(LOWEST) .
+	$(BIN)/uv pip compile --quiet --resolution lowest-direct --output-file $(LOWEST)/lowest.txt \
+		pyproject.toml
+	tar -C $(LOWEST) -xf $(LOWEST)/csumfix-$(VERSION).tar.gz
+	PIP_CONSTRAINT=$(CURDIR)/$(LOWEST)/lowest.txt \
+		$(MAKE) -C $(LOWEST)/csumfix-$(VERSION) test-unit
+	rm -rf $(LOWEST)
+
 .PHONY: test-image
 test-image: $(DEV) ## Build the container image from nothing and run it in the lab
 	@tools/install-packages $(IMAGE_PACKAGES)
@@ -100,6 +133,28 @@ test-kernels: $(DEV) ## Boot Debian's kernels 6.1 and 6.12 without KVM, and run 
 	@tools/install-packages $(KERNEL_PACKAGES)
 	@tools/unpack-package busybox-static $(BUSYBOX)
 	$(BIN)/python -m tests.kernels
+
+.PHONY: test-debian12
+test-debian12: ## Run demo and test-unit of what is committed in a fresh Debian 12 root
+	@tools/install-packages $(ROOT_PACKAGES)
+	@tools/fresh-root bookworm 'make demo test-unit'
+
+.PHONY: test-debian13
+test-debian13: ## The same in a fresh Debian 13 root
+	@tools/install-packages $(ROOT_PACKAGES)
+	@tools/fresh-root trixie 'make demo test-unit'
+
+# AddressSanitizer does not work under qemu-user. UndefinedBehaviorSanitizer traps instead of printing:
+# its library would make test_drain.c expect AddressSanitizer's.
+.PHONY: $(EMULATED:%=test-%)
+test-aarch64: ## Run the C tests of the core on an emulated 64-bit ARM
+test-s390x: ## The same on IBM Z, whose byte order is big-endian
+$(EMULATED:%=test-%): MACHINE = $(@:test-%=%)
+$(EMULATED:%=test-%):
+	@tools/install-packages $(EMULATED_PACKAGES)
+	$(MAKE) -C csrc run OUT=../build/$(MACHINE) CC=$(MACHINE)-linux-gnu-gcc \
+		RUN='env EMULATED=1 qemu-$(MACHINE) -L /usr/$(MACHINE)-linux-gnu' \
+		SANITIZE='-fsanitize=undefined -fsanitize-undefined-trap-on-error'
 
 .PHONY: fuzz
 fuzz: $(DEV) ## Fuzz the C core, each target FUZZ_SECONDS (3600)
@@ -135,6 +190,10 @@ format: $(DEV) ## Lay out the code
 	$(BIN)/ruff format
 	clang-format -i csrc/*.[ch] tests/csrc/*.[ch] tests/fuzz/*.[ch]
 
+.PHONY: manual
+manual: $(DEV) ## Write man pages, sample settings and tables of docs/ from the code
+	$(BIN)/python -m manual
+
 .PHONY: bench
 bench: $(BENCH) ## Measure what every cure costs, in some 22 minutes
 	$(BIN)/python -m bench
@@ -150,11 +209,11 @@ bench-core: $(BENCH) ## Measure the checksum core alone, beside DPDK, numpy and 
 
 # BUILDER may be podman or docker, too; BASE names another base image; IMAGE names the result.
 BUILDER ?= buildah
-IMAGE ?= csumfix:$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+IMAGE ?= csumfix:$(VERSION)
 .PHONY: image
 image: ## Build the container image
 	$(BUILDER) build --file Containerfile --tag $(IMAGE) $(if $(BASE),--build-arg BASE=$(BASE)) \
-		--build-arg REVISION=$$(git rev-parse HEAD) $(BUILD_FLAGS) .
+		--build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) $(BUILD_FLAGS) .
 
 .PHONY: clean
 clean: ## Remove everything that was built

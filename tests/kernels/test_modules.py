@@ -13,7 +13,7 @@ import pytest
 
 from csumfix.errors import Exit
 from csumfix_lab import Lab
-from tests.lab.shim import Service, assert_no_rules, rules_text
+from tests.lab.harness import Service, assert_no_rules, rules_text
 
 BLOCKED = Path("/etc/modprobe.d/blocked.conf")
 READY = 90.0  # seconds

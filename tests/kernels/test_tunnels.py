@@ -9,7 +9,7 @@ import pytest
 
 from csumfix_lab import Lab
 from tests.kernels.tunnels import BUGS, DATAGRAMS, UNDERLAYS, Exchange, Tunnel, build
-from tests.lab.shim import Service
+from tests.lab.harness import Service
 
 # The kernel lane does not cure what conntrack has no part in; evidence does.
 BY_EVIDENCE = ("stateless", "IPVS with conntrack")

@@ -17,7 +17,7 @@ import pytest
 
 from csumfix_lab.node import Node
 from csumfix_lab.sandbox import Sandbox
-from tests.lab.shim import LANES, service
+from tests.lab.harness import LANES, service
 
 SCRIPT = Path(__file__).parents[2] / "iptables" / "csumfix-rules"
 COUNT = 200
