@@ -95,7 +95,8 @@ def main() -> int:
     kernels = options.kernel or list(SUITES)
     images = {kernel: fetch(kernel) for kernel in kernels}
     arguments = [
-        "-v", "--color=no", "-p", "no:cacheprovider",
+        "-v", "--color=no",
+        *("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:xdist"),
         *(options.pytest or [str(HERE / name) for name in FILES]),
     ]  # fmt: skip
     failed: list[str] = []

@@ -14,7 +14,7 @@ from tests.lab.harness import Service
 # The kernel lane does not cure what conntrack has no part in; evidence does.
 BY_EVIDENCE = ("stateless", "IPVS with conntrack")
 PATIENCE = 60.0  # seconds until evidence has moved a port to the queue lane
-READY = 90.0
+READY = 150.0
 
 ON_UNDERLAYS = [
     (underlay, bug)

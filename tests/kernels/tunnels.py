@@ -359,9 +359,9 @@ class Exchange:
 def build(lab: Lab, tunnels: list[Tunnel]) -> None:
     """Make these tunnels, their underlays and their bugs."""
     more = [
-        f"ip link add p{number} type veth peer name eth{number} netns sender\n"
-        f"ip link set p{number} master br0 up\n"
-        f"ethtool -K p{number} tx off tso off gso off gro off"
+        f"ip link add more{number} type veth peer name eth{number} netns sender\n"
+        f"ip link set more{number} master br0 up\n"
+        f"ethtool -K more{number} tx off tso off gso off gro off"
         for number in (1, 2)
     ]
     lab.wire.run(["sh", "-eu"], input="\n".join(more))
