@@ -38,7 +38,7 @@ async def find(tunnels: Collection[Tunnel], *, named: bool) -> frozenset[int]:
         if named or len(addressed) < len(unbound):
             found |= await _default_routes(ip)
         if bound:
-            found |= await _members_of_vrfs(ip, bound)
+            bound = await _without_vrfs(ip, bound)
     return frozenset(bound | found)
 
 
@@ -75,17 +75,18 @@ async def _remotes(ip: Any, tunnels: Collection[Tunnel]) -> list[str]:
     return sorted(found)[:REMOTES]
 
 
-async def _members_of_vrfs(ip: Any, devices: Collection[int]) -> set[int]:
-    """Return the members of those of these devices that are VRFs.
+async def _without_vrfs(ip: Any, devices: Collection[int]) -> set[int]:
+    """Return these devices with the members of a VRF in place of the VRF itself.
 
-    A tunnel is bound to a VRF, and the VRF shows its packets. But NAT comes later, on the way to
-    the member by which they leave (drivers/net/vrf.c: vrf_ip_out_direct()).
+    A tunnel is bound to the VRF, but its packets leave by a member. What the VRF shows of them is
+    what they are before NAT and before the queue (drivers/net/vrf.c: vrf_ip_out_direct()).
     """
-    found: set[int] = set()
+    found = set(devices)
     with suppress(NetlinkError, NetlinkDumpInterrupted):  # they change right now: another event
         vrfs = {link["index"] async for link in await ip.get_links(kind="vrf")}
         for vrf in vrfs.intersection(devices):
             found |= {link["index"] async for link in await ip.get_links(master=vrf)}
+            found.discard(vrf)
     return found
 
 

@@ -59,7 +59,11 @@ def refusal(lab: Lab, *options: str) -> str:
     """Run the service, which must end with the exit code for the kernel's faults; return why."""
     shim = Service(lab.sender, *options)
     try:
-        until(lambda: shim.process.poll() is not None or None, PATIENCE, lambda: str(shim.lines()))
+        until(
+            lambda: shim.process.poll() is not None or "ready" in str(shim.lines()),
+            PATIENCE,
+            lambda: str(shim.lines()),
+        )
         assert shim.process.poll() == Exit.KERNEL, shim.lines()
         assert_no_rules(lab.sender)
         return shim.lines()[-1]
