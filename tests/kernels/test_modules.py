@@ -71,11 +71,6 @@ def refusal(lab: Lab, *options: str) -> str:
         shim.process.kill()
 
 
-def test_without_nft_compat_it_refuses_and_says_what_helps(lab: Lab) -> None:
-    with missing("nft_compat"):
-        assert "modprobe" in refusal(lab)
-
-
 def test_without_the_target_nfqueue_the_kernel_lane_is_used(lab: Lab) -> None:
     with missing("xt_NFQUEUE"), running(lab) as shim:
         assert shim.lines()[-1] == "ready: port 8472 (flannel.1) in the kernel lane"
