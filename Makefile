@@ -25,12 +25,16 @@ PACKAGES := $(INSTALL_PACKAGES) \
 	iproute2 util-linux mount ethtool nftables tcpdump dnsmasq-base bind9-dnsutils iputils-ping
 # These, and those for tests and lint.
 DEV_PACKAGES := $(PACKAGES) clang libclang-rt-dev llvm clang-format shellcheck conntrack iperf3 \
-	busybox git faketime ipset systemd tshark scdoc mandoc groff-base
+	busybox git faketime ipset ipvsadm systemd tshark scdoc mandoc groff-base
 # promtool is part of prometheus up to Debian 12, and a package of its own from 13.
 PROMETHEUS := build/prometheus
 
 # These, and those for building the image from scratch and running it.
 IMAGE_PACKAGES := $(DEV_PACKAGES) buildah crun mmdebstrap debian-archive-keyring
+
+# These, and those for booting other kernels.
+KERNEL_PACKAGES := $(DEV_PACKAGES) qemu-system-x86 kmod wireguard-tools debian-archive-keyring
+BUSYBOX := build/busybox-static
 
 # Packages for making other Debian roots.
 ROOT_PACKAGES := git mmdebstrap debian-archive-keyring $(if $(filter 0,$(shell id -u)),,uidmap)
@@ -124,6 +128,12 @@ test-image: $(DEV) ## Build the container image from scratch and run it in the l
 	@tools/install-packages $(IMAGE_PACKAGES)
 	$(BIN)/pytest tests/image
 
+.PHONY: test-kernels
+test-kernels: $(DEV) ## Boot Debian's kernels 6.1 and 6.12 without KVM, and run what needs their modules
+	@tools/install-packages $(KERNEL_PACKAGES)
+	@tools/unpack-package busybox-static $(BUSYBOX)
+	$(BIN)/python -m tests.kernels
+
 .PHONY: test-debian12
 test-debian12: ## Run demo and test-unit of what is committed in a fresh Debian 12 root
 	@tools/install-packages $(ROOT_PACKAGES)
@@ -170,7 +180,7 @@ lint: $(DEV) ## Check style, types and compiler warnings
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	shellcheck iptables/csumfix-rules tools/install-packages tools/install-service \
-		tools/unpack-package .ci/run deploy/container/iptables-host
+		tools/unpack-package tools/fetch-kernel tests/kernels/init .ci/run deploy/container/iptables-host
 	$(MAKE) -C csrc lint
 	$(MAKE) -C tests/fuzz lint
 

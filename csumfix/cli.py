@@ -24,7 +24,7 @@ DAY = 24 * 3600
 DEFAULT_PORTS = (8472, 4789)
 
 LAB_CAUSES = (
-    *("none", "kube-proxy", "cni", "snat", "dnat", "stateless"),
+    *("none", "kube-proxy", "cni", "snat", "dnat", "stateless", "ipvs"),
     *("nic", "nic-udpcsum", "relay", "forwarded"),
 )
 """The causes of csumfix_lab, which is imported only by the command that needs it."""

@@ -83,7 +83,7 @@ class Lab:
             text = "; ".join(error.stderr.strip().splitlines())
             raise CsumfixError(
                 f"cannot build the lab: {text}; probably a feature this kernel lacks "
-                "(vxlan, veth, bridge, NAT): load its module as root",
+                "(vxlan, veth, bridge, NAT, IPVS): load its module as root",
                 Exit.KERNEL,
             ) from error
         except BaseException:
