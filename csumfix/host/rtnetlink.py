@@ -39,7 +39,15 @@ TIMEOUT = 5
 Message = Any
 """A message of pyroute2, decoded."""
 
-__all__ = ["NetlinkDumpInterrupted", "NetlinkError", "links", "neighbours", "route_to", "routes"]
+__all__ = [
+    "NetlinkDumpInterrupted",
+    "NetlinkError",
+    "links",
+    "members",
+    "neighbours",
+    "route_to",
+    "routes",
+]
 
 
 def links(kind: str) -> list[Message]:
@@ -56,6 +64,14 @@ def links(kind: str) -> list[Message]:
     # Kernels before 4.6 do not filter (net/core/rtnetlink.c: rtnl_dump_ifinfo()).
     answer = _ask(request, RTM_GETLINK, NLM_F_DUMP)
     return [link for link in answer if link.get(("linkinfo", "kind")) == kind]
+
+
+def members(master: int) -> list[Message]:
+    """Return the network devices that this device is the master of: a VRF, a bridge or a bond."""
+    request = ifinfmsg()
+    request["attrs"] = [("IFLA_MASTER", master), ("IFLA_EXT_MASK", RTEXT_FILTER_SKIP_STATS)]
+    answer = _ask(request, RTM_GETLINK, NLM_F_DUMP)
+    return [link for link in answer if link.get("master") == master]
 
 
 def neighbours() -> list[Message]:

@@ -29,10 +29,12 @@ async def find(tunnels: Collection[Tunnel], *, named: bool) -> frozenset[int]:
     """
     bound = {tunnel.underlay for tunnel in tunnels if tunnel.underlay}
     unbound = [tunnel for tunnel in tunnels if not tunnel.underlay]
-<<<<<<< HEAD
+    found: set[int] = set()
     if unbound or named:
-        bound |= await asyncio.to_thread(_of_unbound, unbound, named)
-    return frozenset(bound)
+        found = await asyncio.to_thread(_of_unbound, unbound, named)
+    if bound:
+        found |= await asyncio.to_thread(_without_vrfs, bound)
+    return frozenset(found)
 
 
 def _of_unbound(tunnels: Collection[Tunnel], named: bool) -> set[int]:
@@ -41,18 +43,6 @@ def _of_unbound(tunnels: Collection[Tunnel], named: bool) -> set[int]:
     if named or len(addressed) < len(tunnels):
         found |= _default_routes()
     return found
-=======
-    addressed = [tunnel for tunnel in unbound if not tunnel.metadata]
-    found: set[int] = set()
-    async with AsyncIPRoute() as ip:
-        if addressed:
-            found |= await _routed(ip, await _remotes(ip, addressed))
-        if named or len(addressed) < len(unbound):
-            found |= await _default_routes(ip)
-        if bound:
-            bound = await _without_vrfs(ip, bound)
-    return frozenset(bound | found)
->>>>>>> main
 
 
 def name(index: int) -> str:
@@ -88,28 +78,23 @@ def _remotes(tunnels: Collection[Tunnel]) -> list[str]:
     return sorted(found)[:REMOTES]
 
 
-<<<<<<< HEAD
-def _default_routes() -> set[int]:
-    found: set[int | None] = set()
-=======
-async def _without_vrfs(ip: Any, devices: Collection[int]) -> set[int]:
+def _without_vrfs(devices: Collection[int]) -> set[int]:
     """Return these devices with the members of a VRF in place of the VRF itself.
 
     A tunnel is bound to the VRF, but its packets leave by a member. What the VRF shows of them is
     what they are before NAT and before the queue (drivers/net/vrf.c: vrf_ip_out_direct()).
     """
     found = set(devices)
-    with suppress(NetlinkError, NetlinkDumpInterrupted):  # they change right now: another event
-        vrfs = {link["index"] async for link in await ip.get_links(kind="vrf")}
+    with suppress(NetlinkError):  # they change right now: another event will come
+        vrfs = {link["index"] for link in rtnetlink.links("vrf")}
         for vrf in vrfs.intersection(devices):
-            found |= {link["index"] async for link in await ip.get_links(master=vrf)}
+            found |= {link["index"] for link in rtnetlink.members(vrf)}
             found.discard(vrf)
     return found
 
 
-async def _default_routes(ip: Any) -> set[int]:
-    found = set()
->>>>>>> main
+def _default_routes() -> set[int]:
+    found: set[int | None] = set()
     for family in (socket.AF_INET, socket.AF_INET6):
         try:
             routes = rtnetlink.routes(family)
