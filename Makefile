@@ -11,6 +11,11 @@ SOAK_SECONDS ?= 600
 # For the tests that start a systemd of their own.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo env PYTHONDONTWRITEBYTECODE=1)
 
+# An old Python is reported before anything is installed; a missing one is installed.
+NOT_OLD = ! command -v $(PYTHON) >/dev/null || \
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	{ echo "$(PYTHON) is too old: csumfix needs 3.11 or newer: make PYTHON=python3.11 ..." >&2; exit 1; }
+
 # What installing and the service need.
 INSTALL_PACKAGES := gcc libc6-dev make python3-dev python3-venv libnetfilter-queue-dev \
 	libnfnetlink-dev iptables
@@ -20,7 +25,7 @@ PACKAGES := $(INSTALL_PACKAGES) \
 	iproute2 util-linux mount ethtool nftables tcpdump dnsmasq-base bind9-dnsutils iputils-ping
 # What tests and lint need on top.
 DEV_PACKAGES := $(PACKAGES) clang libclang-rt-dev llvm clang-format shellcheck conntrack iperf3 \
-	busybox git faketime ipset systemd tshark
+	busybox git faketime ipset systemd tshark scdoc mandoc groff-base
 # promtool is part of prometheus up to Debian 12, and a package of its own from 13.
 PROMETHEUS := build/prometheus
 
@@ -38,6 +43,10 @@ EMULATED_PACKAGES = make qemu-user gcc-$(MACHINE)-linux-gnu libc6-dev-$(MACHINE:
 BENCH_PACKAGES := $(PACKAGES) iperf3 sockperf
 CORE_PACKAGES := $(BENCH_PACKAGES) libdpdk-dev pkg-config valgrind
 
+# Knows dependency groups.
+PIP := 'pip>=25.1'
+VERSION := $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+
 SOURCES := pyproject.toml setup.py iptables/csumfix-rules csumfix/core/build.py \
 	$(wildcard csrc/*.c csrc/*.h)
 
@@ -49,27 +58,30 @@ help: ## List the targets
 build: $(BUILT) ## Build .venv/bin/csumfix, installing Debian packages if needed
 
 $(BUILT): $(SOURCES)
+	@$(NOT_OLD)
 	@tools/install-packages $(PACKAGES)
-	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "$(PYTHON) is too old: csumfix needs 3.11: make PYTHON=python3.11 ..." >&2; exit 1; }
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --editable .
+	@$(BIN)/python -c 'import csumfix.core'  # fails if C has constants that Python does not know
 	@touch $@
 
 $(DEV): $(BUILT) pyproject.toml Makefile
 	@tools/install-packages $(DEV_PACKAGES)
 	@tools/unpack-package $(PROMETHEUS) prometheus promtool
-	$(BIN)/pip install --quiet --editable '.[dev]'
+	$(BIN)/pip install --quiet --upgrade $(PIP)
+	$(BIN)/pip install --quiet --group dev
 	@touch $@
 
 $(BENCH): $(BUILT) pyproject.toml
 	@tools/install-packages $(BENCH_PACKAGES)
-	$(BIN)/pip install --quiet --editable '.[bench]'
+	$(BIN)/pip install --quiet --upgrade $(PIP)
+	$(BIN)/pip install --quiet --group bench
 	@touch $@
 
 # Packagers who give a DESTDIR know what they build with.
 .PHONY: install
 install: ## Install the service (PREFIX=/usr/local, DESTDIR for packagers); starts nothing
+	@$(NOT_OLD)
 	@$(if $(DESTDIR),,tools/install-packages $(INSTALL_PACKAGES))
 	@PYTHON=$(PYTHON) PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) tools/install-service install
 
@@ -93,6 +105,19 @@ test: $(DEV) ## Run every test: C under sanitizers, units, and the lab
 test-unit: $(DEV) ## Run the tests that need no namespaces
 	$(MAKE) -C csrc check
 	$(BIN)/pytest -n auto tests/unit
+
+# In the unpacked sdist, with packages that pip may not choose newer.
+LOWEST := build/lowest
+.PHONY: test-lowest
+test-lowest: $(DEV) ## Run the unit tests from the sdist, with the lowest versions that are declared
+	rm -rf $(LOWEST)
+	$(BIN)/python -m build --sdist --outdir $(LOWEST) .
+	$(BIN)/uv pip compile --quiet --resolution lowest-direct --output-file $(LOWEST)/lowest.txt \
+		pyproject.toml
+	tar -C $(LOWEST) -xf $(LOWEST)/csumfix-$(VERSION).tar.gz
+	PIP_CONSTRAINT=$(CURDIR)/$(LOWEST)/lowest.txt \
+		$(MAKE) -C $(LOWEST)/csumfix-$(VERSION) test-unit
+	rm -rf $(LOWEST)
 
 .PHONY: test-image
 test-image: $(DEV) ## Build the container image from nothing and run it in the lab
@@ -155,6 +180,10 @@ format: $(DEV) ## Lay out the code
 	$(BIN)/ruff format
 	clang-format -i csrc/*.[ch] tests/csrc/*.[ch] tests/fuzz/*.[ch]
 
+.PHONY: manual
+manual: $(DEV) ## Write man pages, sample settings and tables of docs/ from the code
+	$(BIN)/python -m manual
+
 .PHONY: bench
 bench: $(BENCH) ## Measure what every cure costs, in some 22 minutes
 	$(BIN)/python -m bench
@@ -170,11 +199,11 @@ bench-core: $(BENCH) ## Measure the checksum core alone, beside DPDK, numpy and 
 
 # BUILDER may be podman or docker, too; BASE names another base image; IMAGE names the result.
 BUILDER ?= buildah
-IMAGE ?= csumfix:$(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+IMAGE ?= csumfix:$(VERSION)
 .PHONY: image
 image: ## Build the container image
 	$(BUILDER) build --file Containerfile --tag $(IMAGE) $(if $(BASE),--build-arg BASE=$(BASE)) \
-		--build-arg REVISION=$$(git rev-parse HEAD) $(BUILD_FLAGS) .
+		--build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) $(BUILD_FLAGS) .
 
 .PHONY: clean
 clean: ## Remove everything that was built

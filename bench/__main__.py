@@ -22,37 +22,57 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from bench import chart, cures, loads, measure, plan, readme, report, targets
+from bench import chart, cures, loads, matrix, measure, readme, report, targets
 from bench.stats import Key, Sample, summarise
 from csumfix.errors import CsumfixError
 
 _DEFAULTS = (report.LATEST, report.RESULTS / "quick.json")
-COLUMNS = 80  # of what is printed to a file
-RATIO_WIDTH = len("(0.0022-0.0032)")
+COLUMNS = 80  # width of output that does not go to a terminal
+RATIO_WIDTH = len("0.88 (0.83-0.94)")
+NOTES_WIDTH = len("5.95 % lost")
 
 
 @click.command(context_settings={"help_option_names": ["-h", "--help"]})
-@click.option("--quick", is_flag=True, help="The main loads, two rounds, under three minutes.")
-@click.option("--cause", "causes", multiple=True, type=click.Choice(list(plan.CAUSES)))
-@click.option("--load", "only_loads", multiple=True, help="Name of a load, or its beginning.")
-@click.option("--cure", "only_cures", multiple=True, type=click.Choice(cures.NAMES))
-@click.option("--rounds", type=click.IntRange(1), help="Rounds to measure.")
-@click.option("--seconds", type=click.FloatRange(0.2), help="Seconds counted in each cell.")
-@click.option("--seed", type=int, default=1, show_default=True, help="Of the random order.")
+@click.option("--quick", is_flag=True, help="Main loads, two rounds, under three minutes.")
+@click.option(
+    "--cause",
+    "causes",
+    multiple=True,
+    metavar="CAUSE",
+    type=click.Choice(list(matrix.CAUSES)),
+    help=f"Only this cause: {', '.join(matrix.CAUSES)}.",
+)
+@click.option(
+    "--load",
+    "only_loads",
+    multiple=True,
+    metavar="LOAD",
+    help="Only this load; the beginning of a name selects several.",
+)
+@click.option(
+    "--cure",
+    "only_cures",
+    multiple=True,
+    metavar="CURE",
+    type=click.Choice(cures.NAMES),
+    help=f"Only this cure: {', '.join(cures.NAMES)}.",
+)
+@click.option("--rounds", type=click.IntRange(1), help="Number of rounds.")
+@click.option("--seconds", type=click.FloatRange(0.2), help="Counted seconds per cell.")
+@click.option("--seed", type=int, default=1, show_default=True, help="Seed of the random order.")
 @click.option(
     "--json",
     "path",
     type=click.Path(path_type=Path, dir_okay=False),
-    help="Results file; tables and chart get the same name with .md and .png. A run that was "
-    "not filtered writes bench/results/latest.json (--quick: quick.json) by default, others write "
-    "nothing.",
+    help="Results file. Tables and chart get the same name with .md and .png. Default of a full "
+    "run: bench/results/latest.json, of --quick: quick.json; a filtered run writes nothing.",
 )
-@click.option("--compare-only", is_flag=True, help="Measure nothing: show the results file again.")
+@click.option("--compare-only", is_flag=True, help="Show the results file without measuring.")
 @click.option(
     "--write",
     is_flag=True,
-    help="With --compare-only: write tables and chart again, and README's table if it shows "
-    "latest.json.",
+    help="With --compare-only: write tables and chart again, and those of README and docs/ if the "
+    "file is latest.json.",
 )
 def main(  # noqa: PLR0913, PLR0917 - one for each option
     quick: bool,
@@ -66,18 +86,18 @@ def main(  # noqa: PLR0913, PLR0917 - one for each option
     compare_only: bool,
     write: bool,
 ) -> None:
-    """Measure what each cure of wrong VXLAN checksums costs, all of them on the same work."""
+    """Measure what each cure of wrong VXLAN checksums costs, under the same loads."""
     if compare_only:
         _compare(path or report.LATEST, write)
         return
     if write:
         raise click.UsageError("--write belongs to --compare-only; a run writes what --json names")
-    base = plan.QUICK if quick else plan.FULL
+    base = matrix.QUICK if quick else matrix.FULL
     names = _names(only_loads)
     filtered = bool(causes or names or only_cures)
     if filtered and not quick:
-        base = plan.Plan(base.rounds, base.seconds, plan.EVERYTHING)
-    base = plan.Plan(rounds or base.rounds, seconds or base.seconds, base.blocks)
+        base = matrix.Matrix(base.rounds, base.seconds, matrix.EVERYTHING)
+    base = matrix.Matrix(rounds or base.rounds, seconds or base.seconds, base.blocks)
     cells = base.cells(causes or (("snat",) if filtered else ()), names, only_cures)
     if not cells:
         raise click.UsageError("these filters leave nothing to measure")
@@ -89,7 +109,7 @@ def main(  # noqa: PLR0913, PLR0917 - one for each option
     except CsumfixError as error:
         raise click.ClickException(str(error)) from None
     if not results.complete and path in _DEFAULTS:
-        path = None  # a part of a run is no replacement for a whole one
+        path = None  # an interrupted run must not replace a complete one
     _show(results)
     if path is not None:
         report.save(results, path)
@@ -100,7 +120,7 @@ def main(  # noqa: PLR0913, PLR0917 - one for each option
 
 def _compare(path: Path, write: bool) -> None:
     if not path.exists():
-        raise click.ClickException(f"{path} does not exist: run make bench first")
+        raise click.ClickException(f"{path} does not exist; run 'make bench' first")
     results = report.load(path)
     _show(results)
     if write:
@@ -108,15 +128,15 @@ def _compare(path: Path, write: bool) -> None:
 
 
 def _names(wanted: Sequence[str]) -> list[str]:
-    """Return the loads that are named, or begin like what is no load's whole name."""
+    """Return the wanted loads; a word that is not a load's whole name selects by its beginning."""
     prefixes = tuple(one for one in wanted if one not in loads.NAMES)
     names = [name for name in loads.NAMES if name in wanted or name.startswith(prefixes)]
     if wanted and not names:
-        raise click.UsageError(f"no such load; there are: {' '.join(loads.NAMES)}")
+        raise click.UsageError(f"no such load; choose from: {' '.join(loads.NAMES)}")
     return names
 
 
-def _run(base: plan.Plan, cells: Sequence[Key], seed: int, mode: str) -> report.Results:
+def _run(base: matrix.Matrix, cells: Sequence[Key], seed: int, mode: str) -> report.Results:
     loads.prepare()
     taken: list[dict[Key, Sample]] = []
     started = time.strftime("%Y-%m-%d %H:%M:%S %z")
@@ -133,9 +153,9 @@ def _run(base: plan.Plan, cells: Sequence[Key], seed: int, mode: str) -> report.
             def say(text: str) -> None:
                 bar.update(task, description=f"{text:<55}")
 
-            with measure.Stations(cells, say) as stations:
-                idle = stations.idle()
-                samples = measure.rounds(stations, cells, base.rounds, base.seconds, seed, say)
+            with measure.PreparedLabs(cells, say) as labs:
+                idle = labs.idle()
+                samples = measure.rounds(labs, cells, base.rounds, base.seconds, seed, say)
                 for key, sample, number in samples:
                     measure.collect(taken, key, sample, number)
                     bar.advance(task)
@@ -143,7 +163,7 @@ def _run(base: plan.Plan, cells: Sequence[Key], seed: int, mode: str) -> report.
                 complete = True
                 say("closing labs")
     except KeyboardInterrupt:
-        sys.stderr.write("interrupted: these are the results so far\n")
+        sys.stderr.write("interrupted; the results so far:\n")
     return report.Results(
         host=platform.node(),
         kernel=platform.release(),
@@ -160,7 +180,7 @@ def _run(base: plan.Plan, cells: Sequence[Key], seed: int, mode: str) -> report.
 
 
 def _cpu() -> str:
-    """Name the processor; hypervisors call very different ones alike, so give its model, too."""
+    """Name the processor with family and model: hypervisors give different ones the same name."""
     lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     pairs = (line.partition(":") for line in lines)
     known = {name.strip(): value.strip() for name, _, value in pairs}
@@ -193,32 +213,37 @@ def _show(results: report.Results) -> None:
 
 
 def _narrow(one: report.Table) -> Table:
-    """Lay a table out for 80 columns: what is too long is wrapped and never cut."""
+    """Lay a table out for 80 columns: long texts are wrapped, never cut."""
     table = Table(box=None, padding=(0, 1, 0, 0))
-    for at, head in enumerate(one.head):
+    *heads, notes = one.head
+    for at, head in enumerate(heads):
+        width = RATIO_WIDTH if head.startswith("to ") else None
         table.add_column(
-            head,
+            head.replace(", ", ",\n"),
             no_wrap=at == 0,
-            justify="left" if at in {0, len(one.head) - 1} else "right",
-            min_width=RATIO_WIDTH if head.startswith("to ") else None,
+            justify="right" if at else "left",
+            min_width=width,
+            max_width=width,
             overflow="fold",
         )
+    table.add_column(notes, min_width=NOTES_WIDTH, overflow="fold")
     for row in one.rows:
         table.add_row(*row)
     return table
 
 
 def _write(results: report.Results, path: Path) -> None:
-    """Write what is made from a results file."""
+    """Write tables, chart and README's table of a results file."""
     console = _console()
-    path.with_suffix(".md").write_text(report.markdown(results), encoding="utf-8")
+    page = report.markdown(results) + targets.markdown(targets.of(results))
+    path.with_suffix(".md").write_text(page, encoding="utf-8")
     try:
         chart.draw(results, path.with_suffix(".png"))
     except ImportError:
-        console.print("no chart: matplotlib is not installed. Run: make bench")
+        console.print("no chart: matplotlib is not installed; 'make bench' installs it")
     if path == report.LATEST:
         readme.update(results)
-    console.print(f"written: {path}, .md and .png beside it")
+    console.print(f"written: {path}, and the same with .md and .png")
 
 
 if __name__ == "__main__":

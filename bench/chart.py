@@ -1,4 +1,4 @@
-"""The chart: what each cure costs, at a glance. Needs matplotlib."""
+"""Draws the chart of what each cure costs. Needs matplotlib."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from bench import cures, loads
-from bench.plan import FIXED, HEALTHY, ONE_FLOW, SIXTEEN
+from bench.matrix import FIXED, HEALTHY, ONE_FLOW, SIXTEEN
 from bench.report import DOES_NOT_CURE, Results, base_of, heading, number, ratio
 from bench.stats import CEILING, Cell, Key, by_key, known, middle, ratios
 
@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 OURS, OTHERS, REFERENCE, BAD, INK = "#0b6e4f", "#8a94a3", "#c9ced6", "#b3261e", "#222222"
 COLUMNS = 3
-LEAST_ROWS = 6  # of a panel, so that a few cures do not make thick bars
-LIMIT = 2.4  # of the x axis; longer bars are cut, their number tells
+LEAST_ROWS = 6  # rows of a panel, so that few cures do not make thick bars
+LIMIT = 2.4  # end of the x axis; longer bars are cut and labelled with their value
 LEAST_LIMIT = 1.2
 LABEL_GAP = 0.04
 DPI = 130
@@ -28,8 +28,8 @@ DPI = 130
 class Panel:
     """One small chart: all cures under one cause and load, as ratios to one of them.
 
-    field: the series of Cell that is compared.
-    order: whether to say how many packets arrive out of order.
+    field: the series of Cell to compare.
+    order: whether labels give the packets out of order.
     """
 
     cause: str
@@ -75,12 +75,12 @@ class Bar:
 
     @property
     def cut(self) -> bool:
-        """Whether the bar is longer than what is drawn."""
+        """Whether the bar is longer than the axis."""
         return self.ratio is not None and self.ratio > LIMIT
 
     @property
     def label(self) -> str:
-        """What stands at the end of the bar."""
+        """The text at the end of the bar."""
         assert self.ratio is not None
         hidden = self.high > LIMIT and not self.cut
         return ratio(self.ratio) + (f" (to {ratio(self.high)})" if hidden else "") + self.note
@@ -130,7 +130,7 @@ def draw(results: Results, path: Path) -> None:
         axes.axis("off")
     figure.suptitle(
         "What each cure of wrong VXLAN checksums costs (medians of ratios within a round; "
-        "whiskers: least and greatest)",
+        "whiskers: minimum and maximum)",
         fontsize=12, x=0.01, ha="left", color=INK,
     )  # fmt: skip
     figure.text(0.01, 0.005, heading(results), fontsize=8, color=OTHERS)
@@ -141,7 +141,7 @@ def draw(results: Results, path: Path) -> None:
 
 
 def _scale(results: Results, panel: Panel) -> str:
-    """Say what 1 stands for, and which way is better."""
+    """Return what 1 stands for, and whether more or less is better."""
     cell = by_key(results.cells)[Key(panel.cause, panel.load, panel.base)]
     load = loads.BY_NAME[panel.load]
     cpu = panel.field == "cpu_values"
@@ -177,7 +177,7 @@ def _bar(axes: Axes, at: int, bar: Bar, limit: float) -> None:
 
 
 def _break_mark(axes: Axes, at: int, where: float, width: float) -> None:
-    """Draw a slanted gap across a bar that is longer than what is drawn."""
+    """Draw a slanted gap across a bar that is longer than the axis."""
     bottom, top = [where - width, where + width], [at + 0.4, at - 0.4]
     axes.plot(bottom, top, color="white", linewidth=6, solid_capstyle="butt")
     for side in (-width, width):

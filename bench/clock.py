@@ -1,4 +1,4 @@
-"""Time windows and what the cores did in them."""
+"""Time windows, and the CPU time used in them."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from typing import Self
 _STAT = Path("/proc/stat")
 _TICK = 1 / os.sysconf("SC_CLK_TCK")
 _UTIME, _STIME = 11, 12  # in /proc/PID/stat, behind the name
-_NOT_WORKED = (3, 4, 7)  # idle, iowait, and steal: what the hypervisor gave to others
+_NOT_WORKED = (3, 4, 7)  # idle, iowait, and steal: time that the hypervisor gave to others
 _CORES = os.cpu_count() or 1
 
 
 @dataclass(frozen=True)
 class Window:
-    """A stretch of CLOCK_MONOTONIC in nanoseconds."""
+    """A period of CLOCK_MONOTONIC in nanoseconds."""
 
     start_ns: int
     end_ns: int
@@ -30,12 +30,12 @@ class Window:
 
 
 def sleep_until(at_ns: int) -> None:
-    """Sleep until a moment of CLOCK_MONOTONIC."""
+    """Sleep until a time of CLOCK_MONOTONIC."""
     time.sleep(max(0.0, (at_ns - time.monotonic_ns()) / 1e9))
 
 
 def parse_stat(text: str) -> float:
-    """Return the core-seconds that all cores have not worked, from /proc/stat."""
+    """Return the core-seconds that all cores were not used, from /proc/stat."""
     fields = text.split("\n", 1)[0].split()[1:]
     return sum(int(fields[index]) for index in _NOT_WORKED) * _TICK
 
@@ -45,11 +45,12 @@ def _not_worked() -> float:
 
 
 def busy_share(window: Window) -> float:
-    """Wait for the window to pass; return core-seconds worked per second, 0 to cores.
+    """Wait for the window to pass; return used core-seconds per second, 0 to number of cores.
 
-    That is the time not idle. What /proc/stat says of work is counted by the timer tick on many
-    kernels, and traffic that is paced by a timer runs between ticks, or always on one: the same
-    load then costs nothing or everything. Idle time is measured by the clock.
+    This is computed from idle time. On many kernels the timer tick samples the busy times in
+    /proc/stat. Traffic paced by a timer runs between ticks or always at one, so the same load
+    seems to cost nothing or everything. Idle time is measured by the clock (get_cpu_idle_time_us()
+    in kernel/time/tick-sched.c).
     """
     sleep_until(window.start_ns)
     began, before = time.monotonic(), _not_worked()
@@ -59,7 +60,7 @@ def busy_share(window: Window) -> float:
 
 
 def process_seconds(pid: int) -> float:
-    """Return the core-seconds that a process has worked; 0 if there is none."""
+    """Return the core-seconds that a process has used; 0 if it does not exist."""
     try:
         text = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8")
     except OSError:

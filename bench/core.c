@@ -1,12 +1,13 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * core - times repair() beside other ways to sum the same bytes
+ * core - times repair() and other ways to sum the same bytes
  *
  *     core time               print NAME BYTES NANOSECONDS for each contender and packet size
- *     core run NAME BYTES N   do it N times and print nothing, for callgrind
+ *     core run NAME BYTES N   run one contender N times and print nothing, for callgrind
+ *     core backend            print the name of the checksum backend
  *
- * BYTES is the length of the outer IP packet. repair() is given the packet; the others sum its
- * outer UDP datagram, which are the bytes that repair() sums.
+ * BYTES is the length of the outer IP packet. repair() gets the packet. The others sum its outer
+ * UDP datagram, the same bytes that repair() sums.
  */
 #define _GNU_SOURCE
 #include "checksum.h"
@@ -27,7 +28,7 @@ enum {
 	PROVEN_BYTES = INNER_AT + IP_BYTES + UDP_BYTES, /* shorter packets have no inner UDP */
 	PORT = 8472,
 	PACKET_MAX = 9000,
-	OFFSET = 36, /* of the packet from a cache line: payload follows netlink attributes */
+	OFFSET = 36, /* of the packet in a cache line, as after netlink attributes */
 	SLICE_NS = 3 * 1000 * 1000,
 };
 
@@ -48,7 +49,7 @@ static void put16(uint8_t *at, unsigned value)
 	at[1] = (uint8_t)value;
 }
 
-/* Writes an IPv4 and a UDP header, checksums included, in front of what lies there already. */
+/* Writes an IPv4 and a UDP header with checksums in front of existing payload. */
 static void put_udp(uint8_t *ip, size_t len, unsigned port)
 {
 	const uint8_t addresses[8] = { 192, 0, 2, 1, 192, 0, 2, 2 };
@@ -80,7 +81,7 @@ static void make_packet(size_t len)
 	memset(packet + IP_BYTES + UDP_BYTES, 0, VXLAN_BYTES);
 	packet[IP_BYTES + UDP_BYTES] = 0x08;
 	packet[IP_BYTES + UDP_BYTES + 6] = 1;
-	put16(packet + INNER_AT - 2, 0x88b5); /* local experimental: nothing to prove */
+	put16(packet + INNER_AT - 2, 0x88b5); /* local experimental EtherType: unproven */
 	if (len >= PROVEN_BYTES) {
 		put16(packet + INNER_AT - 2, 0x0800);
 		put_udp(packet + INNER_AT, len - INNER_AT, 53);
@@ -175,7 +176,7 @@ static void repeat(const struct contender *c, size_t len, size_t times)
 		c->once(len);
 }
 
-/* Nanoseconds for one packet; the number of repetitions is found so that a slice is filled. */
+/* Nanoseconds per packet. Doubles the repetitions until they fill a slice. */
 static double time_one(const struct contender *c, size_t len)
 {
 	uint64_t began, took;
@@ -190,7 +191,7 @@ static double time_one(const struct contender *c, size_t len)
 	}
 }
 
-/* Each contender must do what it is timed for. */
+/* Checks that a contender does what it is timed for. */
 static void check(const struct contender *c, size_t len)
 {
 	uint16_t now_check;

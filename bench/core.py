@@ -1,9 +1,9 @@
-"""What repair() costs without the kernel, beside other ways to sum the same bytes.
+"""Measures repair() without the kernel, compared with other ways to sum the same bytes.
 
     .venv/bin/python -m bench.core [--write]
 
-Nanoseconds per packet and GB/s, medians over interleaved rounds, and instructions per packet
-counted by callgrind, which do not depend on noise. With --write the results replace
+Prints nanoseconds per packet and GB/s, as medians over interleaved rounds, and instructions per
+packet, counted by callgrind, which noise does not affect. With --write the results replace
 bench/results/core.json and core.md.
 """
 
@@ -47,7 +47,7 @@ _HERE = Path(__file__).parent
 _ROOT = _HERE.parent
 _BUILD = _ROOT / "build"
 _BINARY = _BUILD / "bench-core"
-_PURE = ("checksum", "packet", "inner", "outer", "repair")
+_PURE = sorted(set((_ROOT / "csrc").glob("*.c")) - {_ROOT / "csrc/drain.c"})
 _CFLAGS = ("-std=gnu11", "-O2", "-Wall", "-Wextra", f"-I{_ROOT / 'csrc'}")
 
 Times = dict[tuple[str, int], list[float]]
@@ -58,7 +58,7 @@ def _compile(output: Path, *arguments: str) -> None:
 
 
 def _dpdk_flags() -> list[str] | None:
-    """Return what pkg-config says of DPDK; None if it is not installed."""
+    """Return the flags from pkg-config for DPDK; None if it is not installed."""
     if shutil.which("pkg-config") is None:
         return None
     asked = subprocess.run(
@@ -68,19 +68,18 @@ def _dpdk_flags() -> list[str] | None:
 
 
 def build() -> bool:
-    """Compile the program as the product is compiled; return whether DPDK is in it."""
+    """Compile the program with the flags of the core; return whether DPDK is included."""
     _BUILD.mkdir(exist_ok=True)
     flags = _dpdk_flags()
     objects, define = [], []
     if flags is not None:
         define = ["-DWITH_DPDK"]
         source = str(_HERE / "core_dpdk.c")
-        # Only the inline function of a header: nothing of DPDK is linked. -O3 is DPDK's own.
+        # Only an inline function of a header is used, so nothing is linked. DPDK itself uses -O3.
         for name, machine in (("dpdk_debian", []), ("dpdk_native", ["-march=native"])):
             objects.append(str(_BUILD / f"{name}.o"))
             _compile(Path(objects[-1]), "-O3", *flags, *machine, f"-DNAME={name}", "-c", source)
-    sources = [str(_ROOT / "csrc" / f"{name}.c") for name in _PURE]
-    _compile(_BINARY, *_CFLAGS, *define, str(_HERE / "core.c"), *sources, *objects)
+    _compile(_BINARY, *_CFLAGS, *define, str(_HERE / "core.c"), *map(str, _PURE), *objects)
     return flags is not None
 
 
@@ -105,7 +104,7 @@ def _python() -> dict[str, Callable[[bytes], int]]:
 
 
 def measure(rounds: int) -> Times:
-    """Time every contender once a round."""
+    """Time every contender once per round."""
     times: Times = {}
     contenders = _python()
     for _ in range(rounds):
@@ -145,7 +144,7 @@ def instructions(name: str, size: int) -> float | None:
 
 
 def to_dpdk(times: Times, size: int, build: str = "rte_raw_cksum") -> float | None:
-    """Return how many times faster than a build of DPDK's repair() sees a right packet."""
+    """Return how many times as fast as a build of DPDK repair() verifies a right packet."""
     theirs, ours = times.get((build, size)), times["repair-right", size]
     if not theirs:
         return None
@@ -153,7 +152,7 @@ def to_dpdk(times: Times, size: int, build: str = "rte_raw_cksum") -> float | No
 
 
 def results(times: Times, counted: Mapping[tuple[str, int], float | None]) -> dict[str, Any]:
-    """Put everything into one document."""
+    """Return the results as one document."""
     return {
         "host": platform.node(),
         "kernel": platform.release(),
@@ -189,7 +188,7 @@ def _backend() -> str:
 
 
 def markdown(document: Mapping[str, Any]) -> str:
-    """Render one table: contenders by packet size."""
+    """Render one table of contenders by packet size."""
     cells = {(cell["name"], cell["bytes"]): cell for cell in document["cells"]}
     names = list(dict.fromkeys(name for name, _ in cells))
     lines = [
@@ -216,21 +215,22 @@ def markdown(document: Mapping[str, Any]) -> str:
         lines += [
             "",
             f"repair on a right {TARGET_SIZE:,} B packet is {speed:.2f} times as fast as DPDK's "
-            f"rte_raw_cksum of the same bytes built as Debian's libdpdk-dev says, and "
+            f"rte_raw_cksum of the same bytes, built with the flags of Debian's libdpdk-dev, and "
             f"{document['repair_right_1478_to_dpdk_native']:.2f} times as fast as one built for "
-            "this very CPU.",
+            "this CPU.",
         ]
     return "\n".join((*lines, ""))
 
 
 def main(argv: Sequence[str]) -> int:
-    """Build, measure, print; write if asked to."""
+    """Build, measure and print; with --write, write the results."""
     if set(argv) - {"--write"}:
         sys.stderr.write("usage: .venv/bin/python -m bench.core [--write]\n")
         return 2
     if not build():
         sys.stderr.write(
-            "bench.core: DPDK is left out: not installed: apt install libdpdk-dev pkg-config\n"
+            "bench.core: without DPDK, which is not installed; "
+            "run 'apt install libdpdk-dev pkg-config'\n"
         )
     times = measure(ROUNDS)
     counted = {
@@ -239,7 +239,7 @@ def main(argv: Sequence[str]) -> int:
         for size in SIZES
     }
     if None in counted.values():
-        sys.stderr.write("bench.core: instructions are left out: apt install valgrind\n")
+        sys.stderr.write("bench.core: without instructions; run 'apt install valgrind'\n")
     document = results(times, counted)
     text = markdown(document)
     sys.stdout.write(text)

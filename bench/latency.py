@@ -1,4 +1,4 @@
-"""Latency loads: sockperf asks, waits for the answer, and asks again."""
+"""Latency loads: sockperf sends a request, waits for the answer, and sends the next."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SPACING_US = 500
 PORT = 11111
 REQUEST_BYTES = 64
 IDLE = 2.0  # seconds that sockperf waits before its test
-WARM_UP = 0.45  # seconds at its beginning and end that it leaves out
+WARM_UP = 0.45  # seconds at its beginning and end that it does not count
 MICRO = 1e6
 
 _PERCENTILE = re.compile(r"percentile +([\d.]+) = +([\d.]+)")
@@ -27,7 +27,7 @@ _VALID = re.compile(r"\[Valid Duration\] RunTime=([\d.]+) sec; .*ReceivedMessage
 
 
 def parse(text: str, busy: float) -> Sample:
-    """Read percentiles of the round trip, in microseconds, from what sockperf printed."""
+    """Parse percentiles of the round trip, in microseconds, from sockperf's output."""
     percentiles = {float(p): float(us) for p, us in _PERCENTILE.findall(text)}
     valid = _VALID.search(text)
     if not percentiles or not valid or not int(valid[2]):
@@ -41,10 +41,10 @@ def parse(text: str, busy: float) -> Sample:
 
 
 def load(*options: str) -> Callable[[Lab, float], Sample]:
-    """Return a function that measures the round trip for so many seconds.
+    """Return a function that measures the round trip for a number of seconds.
 
-    Client and server are pinned to different cores, as they would be on two nodes. Left to the
-    scheduler they share a core in some runs and not in others, which makes a factor of ten.
+    Client and server are pinned to different cores, as they would be on two nodes. Without that
+    they share a core in some runs and not in others, and results differ by a factor of ten.
     """
 
     def run(lab: Lab, seconds: float) -> Sample:

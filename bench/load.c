@@ -5,19 +5,19 @@
  *     load send ADDRESS PORT BYTES FLOWS RATE SEGMENTS FROM TO
  *     load recv ADDRESS PORT BYTES FROM TO
  *
- * BYTES is the payload of each datagram; RATE is in packets per second over all flows, 0 for as
+ * BYTES is the payload of each datagram. RATE is in packets per second over all flows, 0 for as
  * many as possible. With SEGMENTS above 1, every other message is a GSO packet of that many
- * datagrams, and the ones between are single datagrams: so senders of QUIC work. FROM and TO are
- * nanoseconds of CLOCK_MONOTONIC. Both programs work from their start until TO, but count
- * separately what happens between FROM and TO. At its end each prints
+ * datagrams and the others are single datagrams, as QUIC senders do it. FROM and TO are nanoseconds
+ * of CLOCK_MONOTONIC. Both programs work from their start until TO, and count separately what
+ * happens between FROM and TO. At its end each prints
  *
  *     WINDOW_PACKETS TOTAL_PACKETS BAD_PACKETS OVERFLOWS LATE_PACKETS
  *
- * The last three are the receiver's. Bad packets are of the wrong length or content, and are not
+ * The last three are the receiver's. Bad packets have a wrong length or content, and are not
  * counted elsewhere. Overflows are datagrams that the kernel dropped because the receiver's buffer
- * was full. Late packets arrived in the window after a packet of their flow that was sent later.
+ * was full. Late packets arrived in the window after a later packet of their flow.
  *
- * Each flow is one connected socket, hence one inner source port, hence one outer source port.
+ * Each flow is one connected socket with one inner source port, hence one outer source port.
  */
 #define _GNU_SOURCE
 #include <netinet/udp.h>
@@ -39,10 +39,10 @@ enum {
 	BUFFER_BYTES = 64 << 20,
 };
 
-/* Paced packets leave, and the receiver looks, once per tick. */
+/* Interval at which paced packets are sent, and at which the receiver reads its socket. */
 static const uint64_t TICK_NS = 1000 * 1000;
 
-/* What each datagram begins with. */
+/* The beginning of each datagram. */
 struct stamp {
 	uint32_t flow, number;
 };
@@ -66,7 +66,7 @@ static int open_socket(void)
 	return fd;
 }
 
-/* Enough for the receiver to sleep through many ticks; the sender keeps the default. */
+/* Large enough for many ticks of the receiver; the sender keeps the default. */
 static void enlarge_buffer(int fd)
 {
 	int bytes = BUFFER_BYTES;
@@ -110,7 +110,7 @@ static void prepare_messages(struct sender *s)
 	}
 }
 
-/* Number all datagrams of the first n messages; return how many there are. */
+/* Numbers all datagrams of the first n messages; returns how many there are. */
 static unsigned stamp(struct sender *s, unsigned flow, unsigned n)
 {
 	unsigned packets = 0;
@@ -133,7 +133,7 @@ static unsigned transmit(struct sender *s, unsigned flow, unsigned n)
 	unsigned packets = stamp(s, flow, n);
 	int sent = sendmmsg(s->fd[flow], s->messages, n, 0);
 
-	/* A full device queue or an ICMP error is not the end: the receiver tells what is lost. */
+	/* A full device queue or an ICMP error is no failure: the receiver counts what arrives. */
 	for (unsigned i = sent < 0 ? 0 : (unsigned)sent; i < n; i++)
 		packets -= segments_of(s, i);
 	return packets;
@@ -215,7 +215,7 @@ static void judge(struct receiver *r, const struct mmsghdr *m, uint64_t at)
 		r->window.late++;
 }
 
-/* The kernel attaches the number of datagrams dropped so far to each one that was not. */
+/* The kernel attaches the number of dropped datagrams to each delivered one (SO_RXQ_OVFL). */
 static void note_overflows(struct window *w, struct msghdr *header)
 {
 	uint32_t dropped;
@@ -240,7 +240,7 @@ static int bind_receiver(struct sockaddr_in here)
 	return fd;
 }
 
-/* Receive what is there; return the number of messages, 0 if none. */
+/* Receives waiting messages without blocking; returns their number. */
 static int receive(int fd, struct mmsghdr *messages)
 {
 	static uint8_t memory[BATCH][BYTES_MAX + 1];
@@ -280,8 +280,8 @@ static int run_receiver(char **arg)
 		uint64_t at = now();
 
 		if (n == 0) {
-			/* A receiver that sleeps in recvmmsg would be woken for every packet or
-			 * two, at the cost of whoever delivers it: of the sender's machine. */
+			/* A receiver that sleeps in recvmmsg is woken for every packet or two, and
+			 * the core that delivers the packet, here the sender's, pays for that. */
 			sleep_until(at + TICK_NS);
 			continue;
 		}

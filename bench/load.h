@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* load.h - what the benchmark's senders and receivers share: the clock, the window, the output */
+/* load.h - clock, window and output of the benchmark's senders and receivers */
 #ifndef LOAD_H
 #define LOAD_H
 
@@ -11,8 +11,8 @@
 #include <string.h>
 #include <time.h>
 
-/* A receiver works for this long after the window, so that its total can be compared with the
- * sender's. A sender stays for as long, so that its namespace's counters can still be read. */
+/* A receiver continues this long after the window, so that its total can be compared with the
+ * sender's. The TCP sender stays as long, so that its namespace's counters can still be read. */
 static const uint64_t GRACE_NS = 100 * 1000 * 1000;
 
 struct window {
@@ -76,7 +76,7 @@ static inline struct sockaddr_in address(const char *host, const char *port)
 	return a;
 }
 
-/* The content of all loads repeats after PERIOD bytes; each byte differs from its neighbours. */
+/* The content of all loads repeats after PERIOD bytes. Each byte differs from its neighbours. */
 enum { PERIOD = 256 };
 
 static inline void fill(uint8_t *bytes, size_t length)

@@ -1,7 +1,7 @@
-"""The loads: what is sent through the tunnel, and in which unit the result is given.
+"""The loads: the traffic through the tunnel, and the units of its results.
 
-Delivered is what a receiver got: our receivers' own counts of what they have verified, iperf3's
-count on the server's side, sockperf's answered requests.
+Results count delivered traffic: what our receivers have verified, what iperf3's server has
+counted, and requests that sockperf got answered.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ FIXED_SECONDS = 2.0
 class Load:
     """One kind of traffic.
 
-    unit: of the value; cpu_unit: what the CPU cost is divided by.
+    unit: of the value; cpu_unit: of the CPU cost.
     mtu: the underlay's in bytes.
-    least_seconds: what is to be counted in a cell even if the run counts less in others.
+    least_seconds: least counted time of a cell, whatever the run counts in others.
     """
 
     name: str
@@ -36,7 +36,7 @@ class Load:
 
 
 def prepare() -> None:
-    """See that the tools are there, and build our own."""
+    """Check that the tools are installed, and build our own."""
     require("iperf3", "sockperf", "taskset")
     programs.build("load", "messages")
 
@@ -64,7 +64,7 @@ def _fixed(flows: int) -> Load:
         unit="kpkt/s",
         cpu_unit="us/packet",
         run=udp.load(FIXED_SIZE, flows, udp.FIXED_RATE),
-        # CPU time is counted in steps of 10 ms, and a percent of it is to be seen.
+        # CPU time is counted in steps of 10 ms, and one percent of it should be visible.
         least_seconds=FIXED_SECONDS,
     )
 

@@ -5,11 +5,12 @@
  *     messages send ADDRESS PORT FROM TO
  *     messages recv ADDRESS PORT FROM TO
  *
- * The sender writes messages of alternately SHORT and LONG bytes to one connection, without
- * waiting for answers and with TCP_NODELAY, as databases and HTTP/2 servers do. A short one leaves
- * as a single packet, a long one as a GSO packet. If the two take different ways, they overtake
- * each other. FROM, TO and the output are those of load.c, in bytes instead of packets, except that
- * bad bytes are counted among the others, too. Overflows and late are 0: the kernel counts order.
+ * The sender writes messages of alternately SHORT and LONG bytes to one connection, with
+ * TCP_NODELAY and without waiting for answers, as databases and HTTP/2 servers do. A short one is
+ * sent as a single packet, a long one as a GSO packet. If the two take different ways, they
+ * overtake each other. FROM, TO and the output are as in load.c, in bytes instead of packets, but
+ * the other counts include bad bytes. Overflows and late are 0: the kernel counts packets out of
+ * order.
  */
 #define _GNU_SOURCE
 #include <netinet/tcp.h>
@@ -34,7 +35,7 @@ static int open_socket(void)
 
 	if (fd < 0)
 		die("socket");
-	/* Where no packet arrives, neither side may wait for ever. */
+	/* If no packet arrives, both sides must give up. */
 	if (setsockopt(fd, SOL_SOCKET, SO_SNDTIMEO, &PATIENCE, sizeof(PATIENCE)) < 0 ||
 	    setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &PATIENCE, sizeof(PATIENCE)) < 0 ||
 	    setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one)) < 0)
@@ -42,7 +43,7 @@ static int open_socket(void)
 	return fd;
 }
 
-/* What is not sent at the end is thrown away: the next measurement must not share the wire. */
+/* Discards unsent data at the end: it would disturb the next measurement. */
 static void discard_at_close(int fd)
 {
 	struct linger none = { .l_onoff = 1, .l_linger = 0 };

@@ -1,4 +1,4 @@
-"""The senders and receivers: our own are built here, all are started and ended here."""
+"""Builds our own senders and receivers, and starts and ends all of them."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from csumfix_lab.process import Process
 from csumfix_lab.sandbox import require
 
 START = 0.15
-"""Seconds that sender and receiver are given to start."""
+"""Seconds for sender and receiver to start."""
 
 WARM_UP = 0.25
-"""Seconds of traffic before anything is counted: ARP, conntrack, caches, TCP's slow start."""
+"""Seconds of traffic before counting begins: ARP, conntrack, caches, TCP's slow start."""
 
 TIMEOUT = 8.0
-"""Seconds beyond a tool's own run until it is killed."""
+"""Seconds after the end of its run until a tool is killed."""
 
 _ROOT = Path(__file__).parents[1]
 
@@ -31,7 +31,7 @@ def binary(name: str) -> str:
 
 
 def build(*names: str) -> None:
-    """Build our own programs, unless they are there already."""
+    """Build our own programs, unless they are up to date."""
     for name in names:
         sources = [_ROOT / "bench" / f"{name}.c", _ROOT / "bench" / "load.h"]
         _build(Path(binary(name)), sources)
@@ -58,7 +58,7 @@ def start(node: Node, argv: Sequence[str]) -> Process:
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        start_new_session=True,  # a Ctrl-C is for the benchmark
+        start_new_session=True,  # Ctrl-C should reach the benchmark only
     )
 
 
@@ -78,7 +78,7 @@ def running(node: Node, argv: Sequence[str], *, ready: bool = False) -> Iterator
 
 @dataclass(frozen=True)
 class Count:
-    """What one end of a load counted, in packets or bytes; see load.c and messages.c."""
+    """The counts of one end of a load, in packets or bytes; see load.c and messages.c."""
 
     window: int
     total: int
@@ -88,11 +88,11 @@ class Count:
 
 
 def parse_count(text: str) -> Count:
-    """Read what load or messages has printed."""
+    """Parse the output of load or messages."""
     lines = [line for line in text.splitlines() if line != "ready"]
     return Count(*map(int, lines[-1].split()))
 
 
 def on_core(number: int) -> list[str]:
-    """Return what a command line begins with to stay on one core, if there is a choice."""
+    """Return the prefix of a command line that pins it to one core, if there are several."""
     return ["taskset", "-c", str(number)] if (os.cpu_count() or 1) > 1 else []

@@ -1,4 +1,4 @@
-"""README's table, and how it gets there."""
+"""The tables in README.md and docs/benchmark.md, and how they get there."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench import cures
-from bench.plan import FIXED, HEALTHY, ONE_FLOW
+from bench.matrix import FIXED, HEALTHY, ONE_FLOW
 from bench.report import DOES_NOT_CURE, Results, base_of, number, ratio
 from bench.stats import Cells, Key, by_key, middle, ratios
+from manual.marks import Place
 
-README = Path(__file__).parents[1] / "README.md"
-BEGIN = "<!-- bench table: `make bench` writes it, from bench/results/latest.json -->"
-END = "<!-- end of bench table -->"
+ROOT = Path(__file__).parents[1]
+WRITER = "`make bench` writes it, from bench/results/latest.json"
 
 
 @dataclass(frozen=True)
@@ -31,17 +31,21 @@ class Column:
 
 
 _CPU = ("cpu_us_per_packet", "cpu_values")
+_HEALTHY = Column("CPU us/packet, no bug", HEALTHY, FIXED, *_CPU)
+_SNAT = Column("CPU, snat", "snat", FIXED, *_CPU)
+_DNAT = Column("CPU, dnat", "dnat", FIXED, *_CPU)
+_BULK = Column("TCP bulk, Gbit/s", "snat", "tcp-bulk")
+_UDP = Column("UDP, 1,000 packets/s", "snat", ONE_FLOW[1])
 COLUMNS = (
-    Column("CPU us/packet, no bug", HEALTHY, FIXED, *_CPU),
-    Column("CPU, snat", "snat", FIXED, *_CPU),
-    Column("CPU, dnat", "dnat", FIXED, *_CPU),
+    *(_HEALTHY, _SNAT, _DNAT),
     Column("out of order, per s", "snat", "tcp-messages", "out_of_order", ""),
     Column("sent again, per s", "snat", "tcp-messages", "retransmitted", ""),
     Column("TCP messages, Gbit/s", "snat", "tcp-messages"),
-    Column("TCP bulk, Gbit/s", "snat", "tcp-bulk"),
-    Column("UDP, 1,000 packets/s", "snat", ONE_FLOW[1]),
+    *(_BULK, _UDP),
     Column("round trip p50, us", "snat", "latency-spaced"),
 )
+BRIEF_COLUMNS = (_HEALTHY, _SNAT, _DNAT, _BULK, _UDP)
+BRIEF_CURES = ("none", "ethtool-off", "netfilterqueue", "csumfix", "csumfix-queue")
 
 
 def _entry(cells: Cells, column: Column, cure: str) -> str:
@@ -58,19 +62,34 @@ def _entry(cells: Cells, column: Column, cure: str) -> str:
     return f"{text} ({ratio(middle(ratios(cells, key, base, column.series)))})"
 
 
-def summary(results: Results) -> str:
-    """Render one table of all cures, CPU first, and what its figures are."""
+def _table(results: Results, columns: tuple[Column, ...], names: tuple[str, ...]) -> list[str]:
+    """Render a table of these cures."""
     cells = by_key(results.cells)
     lines = [
-        f"| {' | '.join(('cure', *(column.title for column in COLUMNS)))} |",
-        f"|---|{'---:|' * len(COLUMNS)}",
+        f"| {' | '.join(('cure', *(column.title for column in columns)))} |",
+        f"|---|{'---:|' * len(columns)}",
     ]
-    for cure in cures.NAMES:
-        row = [_entry(cells, column, cure) for column in COLUMNS]
+    for cure in names:
+        row = [_entry(cells, column, cure) for column in columns]
         if any(row):
             title = cures.BY_NAME[cure].title
             title = f"**{title}**" if cures.BY_NAME[cure].ours else title
             lines.append(f"| {' | '.join((title, *row))} |")
+    return lines
+
+
+def brief(results: Results) -> str:
+    """Render the table of README: what an operator chooses between."""
+    lines = _table(results, BRIEF_COLUMNS, BRIEF_CURES)
+    caption = (
+        f"{results.cpu}, Linux {results.kernel}, {results.started[:10]}. Cause snat unless said."
+    )
+    return "\n".join((*lines, "", caption))
+
+
+def summary(results: Results) -> str:
+    """Render one table of all cures, CPU first, and what its figures are."""
+    lines = _table(results, COLUMNS, tuple(cures.NAMES))
     rounds = max((cell.rounds for cell in results.cells), default=0)
     caption = (
         f"Measured on {results.cpu}, Linux {results.kernel}, {results.started[:10]}; medians of "
@@ -80,21 +99,17 @@ def summary(results: Results) -> str:
     return "\n".join((*lines, "", caption))
 
 
-def block(text: str) -> str:
-    """Return what stands between the markers in README's text."""
-    return text.partition(BEGIN)[2].partition(END)[0].strip()
-
-
-def insert(text: str, table: str) -> str:
-    """Return README's text with another table between the markers."""
-    before, begin, rest = text.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not begin or not end:
-        raise ValueError(f"README.md lacks the lines {BEGIN!r} and {END!r}")
-    return f"{before}{begin}\n\n{table}\n\n{end}{after}"
+FULL = Place(
+    ROOT / "docs/benchmark.md", f"<!-- bench table: {WRITER} -->", "<!-- end of bench table -->"
+)
+BRIEF = Place(
+    ROOT / "README.md",
+    f"<!-- brief bench table: {WRITER} -->",
+    "<!-- end of brief bench table -->",
+)
 
 
 def update(results: Results) -> None:
-    """Write the table into README."""
-    text = README.read_text(encoding="utf-8")
-    README.write_text(insert(text, summary(results)), encoding="utf-8")
+    """Write both tables."""
+    FULL.write(summary(results))
+    BRIEF.write(brief(results))

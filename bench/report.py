@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench import loads
-from bench.plan import HEALTHY, UNTRACKED
+from bench.matrix import HEALTHY, UNTRACKED
 from bench.stats import (
     BASELINE,
     CEILING,
@@ -24,8 +24,8 @@ from bench.stats import (
 )
 
 DOES_NOT_CURE = "does not cure"
-QUIET = 0.1  # cores; what an idle machine does now and then
-NO_LOSS = 0.00005  # what would be shown as 0.00 %
+QUIET = 0.1  # cores; background work of an idle machine
+NO_LOSS = 0.00005  # less would be shown as 0.00 %
 RESULTS = Path(__file__).parent / "results"
 LATEST = RESULTS / "latest.json"
 
@@ -34,9 +34,9 @@ LATEST = RESULTS / "latest.json"
 class Results:
     """One run.
 
-    idle_cores: core-seconds per second that all cures together worked before any load began.
-    busy_cores: the same of everything on the machine: CPU figures are wrong by that.
-    complete: whether all rounds were run.
+    idle_cores: core-seconds per second that all cures together used before any load began.
+    busy_cores: the same for the whole machine; CPU figures are too high by that.
+    complete: whether no round is missing.
     """
 
     host: str
@@ -75,7 +75,7 @@ def _rounded(value: Any) -> Any:
 
 
 def number(value: float | None) -> str:
-    """Write a number with three significant digits; a dash for none."""
+    """Format a number with three significant digits; None is a dash."""
     if value is None:
         return "-"
     if abs(value) >= 100:  # noqa: PLR2004
@@ -84,14 +84,14 @@ def number(value: float | None) -> str:
 
 
 def ratio(value: float | None) -> str:
-    """Write a ratio so that small ones keep a digit."""
+    """Format a ratio; small ones keep significant digits."""
     if value is None or value <= 0 or value >= 0.1:  # noqa: PLR2004
         return number(value)
     return f"{value:.4f}"
 
 
 def span(values: Series) -> str:
-    """Write the median of ratios, and their span if they have one."""
+    """Format the median of ratios, and their span if they differ."""
     numbers = known(values)
     low, high = min(numbers, default=None), max(numbers, default=None)
     spread = "" if low == high else f" ({ratio(low)}-{ratio(high)})"
@@ -99,7 +99,7 @@ def span(values: Series) -> str:
 
 
 def base_of(cause: str) -> str:
-    """Return the cure to which others are compared under a cause."""
+    """Return the cure to which the others are compared under this cause."""
     return CEILING if cause in (HEALTHY, UNTRACKED) else BASELINE
 
 
@@ -146,7 +146,7 @@ class Table:
 
 
 def tables(results: Results) -> Iterator[Table]:
-    """Yield a table for each cause and load."""
+    """Yield one table per cause and load."""
     cells = by_key(results.cells)
     groups: dict[tuple[str, str], list[Cell]] = {}
     for cell in results.cells:
@@ -163,7 +163,7 @@ def tables(results: Results) -> Iterator[Table]:
 
 
 def heading(results: Results) -> str:
-    """Say where and how a run was made."""
+    """Return where and how a run was made."""
     busy = f", other programs used {results.busy_cores:.2f} cores"
     return (
         f"{results.host}, Linux {results.kernel}, {results.cpu}; {results.started}; "
@@ -174,19 +174,21 @@ def heading(results: Results) -> str:
 
 
 EXPLANATION = (
-    "Medians over rounds; ratios are of the same round, with their span in brackets. CPU is that "
-    "of all cores. For CPU and round trips less is better. Another processor gives other figures."
+    "Medians over rounds. Ratios are taken within a round; brackets show their span. CPU is the "
+    "time of all cores. For CPU and round trips, less is better. Another processor gives other "
+    "figures."
 )
 
 
-def _markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+def markdown_table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
+    """Return the lines of a table whose first column is text and whose others are numbers."""
     lines = [list(head), ["---", *["---:"] * (len(head) - 1)], *map(list, rows)]
     return [f"| {' | '.join(line)} |" for line in lines]
 
 
 def markdown(results: Results) -> str:
-    """Render all cells, a table for each cause and load."""
+    """Render all cells, one table per cause and load."""
     lines = ["# What each cure costs", "", heading(results), "", EXPLANATION]
     for table in tables(results):
-        lines += ["", f"## {table.title}", "", *_markdown_table(table.head, table.rows)]
+        lines += ["", f"## {table.title}", "", *markdown_table(table.head, table.rows)]
     return "\n".join((*lines, ""))

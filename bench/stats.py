@@ -1,4 +1,4 @@
-"""The arithmetic: samples of rounds in, cells with medians and paired ratios out. Pure."""
+"""Pure arithmetic: makes cells with medians and paired ratios from the samples of all rounds."""
 
 from __future__ import annotations
 
@@ -13,14 +13,15 @@ CEILING = "none"
 
 @dataclass(frozen=True)
 class Sample:
-    """What one load brought under one cure in one round.
+    """The result of one load under one cure in one round.
 
     value: in the load's unit; None if the traffic did not arrive.
-    cpu_us: microseconds of both cores for each delivered packet, MB or answered request.
-    loss: share of what was sent that did not arrive, 0 to 1; None if the load does not count it.
-    p99, p999: microseconds, of latency loads; their value is the p50.
-    out_of_order: arrivals per second that came after a later packet of their flow.
-    retransmitted: TCP segments per second that were sent again.
+    cpu_us: microseconds of all cores per delivered packet, MB or answered request.
+    loss: share of the sent traffic that did not arrive, 0 to 1; None if the load does not count
+    it.
+    p99, p999: microseconds, of latency loads, whose value is the p50.
+    out_of_order: packets per second that arrived after a later packet of their flow.
+    retransmitted: TCP segments per second that were retransmitted.
     The last two are None if the load does not count them.
     """
 
@@ -40,7 +41,7 @@ class Sample:
 
 @dataclass(frozen=True, order=True)
 class Key:
-    """Which cell of the comparison a sample belongs to."""
+    """Identifies the cell to which a sample belongs."""
 
     cause: str
     load: str
@@ -49,12 +50,12 @@ class Key:
 
 Round = Mapping[Key, Sample]
 Series = list[float | None]
-"""One number a round; None where it was not measured or did not arrive."""
+"""One number per round; None where nothing was measured or nothing arrived."""
 
 
 @dataclass
 class Cell:
-    """All rounds of one load under one cure, as it goes into the JSON file."""
+    """All rounds of one load under one cure, as in the JSON file."""
 
     cause: str
     load: str
@@ -86,7 +87,7 @@ class Cell:
 
     @property
     def key(self) -> Key:
-        """What the cell is about."""
+        """Return the cell's key."""
         return Key(self.cause, self.load, self.cure)
 
 
@@ -94,7 +95,7 @@ Cells = Mapping[Key, Cell]
 
 
 def by_key(cells: Iterable[Cell]) -> dict[Key, Cell]:
-    """Return cells by what they are about."""
+    """Return cells by their keys."""
     return {cell.key: cell for cell in cells}
 
 
@@ -111,18 +112,18 @@ def ratios(cells: Cells, above: Key, below: Key, name: str = "values") -> Series
 
 
 def known(values: Iterable[float | None]) -> list[float]:
-    """Leave out the rounds without a number."""
+    """Return the numbers without the missing ones."""
     return [value for value in values if value is not None]
 
 
 def middle(values: Iterable[float | None]) -> float | None:
-    """Return the median of what is known; None if nothing is."""
+    """Return the median of the known numbers; None if there are none."""
     numbers = known(values)
     return median(numbers) if numbers else None
 
 
 def paired(above: Sequence[float | None], below: Sequence[float | None]) -> Series:
-    """Divide round by round; None where either is missing or the divisor is not positive."""
+    """Divide round by round; None where a number is missing or the divisor not positive."""
     return [
         None if a is None or b is None or b <= 0 else a / b
         for a, b in zip(above, below, strict=True)
@@ -130,7 +131,7 @@ def paired(above: Sequence[float | None], below: Sequence[float | None]) -> Seri
 
 
 def less(values: Sequence[float | None], base: Sequence[float | None]) -> Series:
-    """Subtract round by round; None where either is missing."""
+    """Subtract round by round; None where a number is missing."""
     return [None if a is None or b is None else a - b for a, b in zip(values, base, strict=True)]
 
 
@@ -141,7 +142,7 @@ def _series(rounds: Sequence[Round], key: Key, name: str) -> Series:
 def summarise(
     rounds: Sequence[Round], units: Mapping[str, tuple[str, str]], order: Sequence[Key]
 ) -> list[Cell]:
-    """Make a cell of each key of `order` that was measured.
+    """Return a cell for each measured key of `order`.
 
     units: load -> unit of its value, unit of its CPU cost.
     """
@@ -172,7 +173,7 @@ def _cell(rounds: Sequence[Round], key: Key, units: tuple[str, str]) -> Cell:
         min=min(numbers, default=None),
         max=max(numbers, default=None),
         rounds=measured,
-        # Half of the rounds may fail by accident; more than that is no cure.
+        # Up to half of the rounds may fail by accident.
         cures=2 * len(numbers) > measured,
         ratio_to_ethtool_off=middle(ratios),
         ratio_min=min(known(ratios), default=None),

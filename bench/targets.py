@@ -16,19 +16,19 @@ from rich.console import Console
 from rich.table import Table
 
 from bench import loads, report
-from bench.plan import FIXED, HEALTHY, ONE_FLOW, SIXTEEN
+from bench.matrix import FIXED, HEALTHY, ONE_FLOW, SIXTEEN
 from bench.stats import BASELINE, CEILING, Cells, Key, Series, by_key, known, less, middle, series
 from bench.stats import ratios as paired_ratios
 
 DEFAULT = "csumfix"
 NOISE = 50.0
-"""Out-of-order arrivals per second that say nothing: losses cause up to 30 with any cure. Where a
-flow's packets go two ways there are hundreds or thousands."""
+"""Insignificant out-of-order arrivals per second: losses cause up to 30 with any cure. If the
+packets of a flow take two ways, there are hundreds or thousands."""
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """A target and what came of it.
+    """A target and its result.
 
     measured: median of paired ratios or differences; low and high: their span.
     """
@@ -60,7 +60,7 @@ def _outcome(what: str, against: str, values: Series, *, least: float | None = N
 
 
 class _Run:
-    """The cells of a run, and how they are compared."""
+    """Compares the cells of a run."""
 
     def __init__(self, cells: Cells) -> None:
         self._cells = cells
@@ -90,13 +90,12 @@ class _Run:
         ours = series(self._cells, key, "out_of_order_values")
         base = series(self._cells, replace(key, cure=CEILING), "out_of_order_values")
         more = less(ours, base) if len(ours) == len(base) else []
-        return _outcome(f"{cause}: out of order per s, more", CEILING, more, most=NOISE)
+        return _outcome(f"{cause}: extra out of order per s", CEILING, more, most=NOISE)
 
     def tap(self) -> Iterator[Outcome]:
-        """Compare with the same rules without the service: the difference is the tap.
+        """Compare with the same rules without the service: the tap makes the difference.
 
-        One percent is less than the noise of a round, so the rounds of all causes are taken
-        together.
+        One percent is below the noise of a round, so the rounds of all causes are combined.
         """
         cpu, udp = (
             [value for cause in ("snat", "dnat", HEALTHY)
@@ -108,7 +107,7 @@ class _Run:
 
 
 def evaluate(cells: Cells) -> list[Outcome]:
-    """Return every row of the table of targets, one outcome for each load or cause in it."""
+    """Return the outcomes of all targets, in the order of their table."""
     run = _Run(cells)
     return [
         run.cpu(HEALTHY, CEILING),
@@ -128,7 +127,7 @@ def evaluate(cells: Cells) -> list[Outcome]:
 
 
 def of(results: report.Results) -> list[Outcome]:
-    """Evaluate a run; one that was not full, only where it has measured something."""
+    """Evaluate a run; of a run that was not full, only targets that it has measured."""
     outcomes = evaluate(by_key(results.cells))
     if results.mode == "full":
         return outcomes
@@ -138,24 +137,33 @@ def of(results: report.Results) -> list[Outcome]:
 def _row(one: Outcome) -> list[str]:
     spread = ""
     if one.low is not None and one.low != one.high:
-        spread = f" ({report.ratio(one.low)}-{report.ratio(one.high)})"
+        to = "-" if one.low >= 0 else " to "
+        spread = f" ({report.ratio(one.low)}{to}{report.ratio(one.high)})"
     return [one.what, one.against, one.goal, f"{report.ratio(one.measured)}{spread}"]
 
 
 def table(outcomes: Iterable[Outcome]) -> Table:
     """Return the table for a terminal."""
-    shown = Table("csumfix", "against", "goal", "measured", "", box=None)
+    shown = Table("csumfix", "compared with", "goal", "measured", "", box=None)
     colours = {"met": "green", "missed": "red", "not run": "dim"}
     for one in outcomes:
         shown.add_row(*_row(one), f"[{colours[one.verdict]}]{one.verdict}[/]")
     return shown
 
 
+def markdown(outcomes: Iterable[Outcome]) -> str:
+    """Render the table for the results page; nothing if there are no outcomes."""
+    rows = [[*_row(one), one.verdict] for one in outcomes]
+    head = ["csumfix", "compared with", "goal", "measured", ""]
+    lines = ["", "## Targets", "", *report.markdown_table(head, rows)] if rows else []
+    return "\n".join((*lines, ""))
+
+
 def main(argv: list[str]) -> int:
     """See the module's description."""
     path = Path(argv[0]) if argv else report.LATEST
     if not path.exists():
-        sys.stderr.write(f"bench.targets: {path} does not exist: run make bench first\n")
+        sys.stderr.write(f"bench.targets: {path} does not exist; run 'make bench' first\n")
         return 2
     outcomes = evaluate(by_key(report.load(path).cells))
     Console().print(table(outcomes))

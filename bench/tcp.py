@@ -22,9 +22,9 @@ BITS, GIGA, MEGA, MICRO = 8, 1e9, 1e6, 1e6
 
 @dataclass(frozen=True)
 class Order:
-    """What the kernels have counted since their namespaces were made.
+    """Counters of the kernels since their namespaces were created.
 
-    out_of_order: TcpExtTCPOFOQueue of the receiver, packets that came before an earlier one.
+    out_of_order: TcpExtTCPOFOQueue of the receiver, packets that arrived before an earlier one.
     retransmitted: TcpRetransSegs of the sender.
     """
 
@@ -33,7 +33,7 @@ class Order:
 
 
 def counter(text: str, protocol: str, name: str) -> int:
-    """Return one counter from /proc/net/snmp or netstat: a line of names, a line of values."""
+    """Return one counter from /proc/net/snmp or netstat: one line of names, one of values."""
     names, values = (
         line.split()[1:] for line in text.splitlines() if line.startswith(f"{protocol}:")
     )
@@ -41,7 +41,7 @@ def counter(text: str, protocol: str, name: str) -> int:
 
 
 def _read(process: Process, name: str) -> str:
-    # The file of a process shows the process's network namespace.
+    # A process's /proc/PID/net shows its own network namespace.
     return Path(f"/proc/{process.command_pid()}/net/{name}").read_text(encoding="ascii")
 
 
@@ -53,7 +53,7 @@ def _order(sender: Process, receiver: Process) -> Order:
 
 
 def judge_messages(got: Count, before: Order, after: Order, seconds: float, busy: float) -> Sample:
-    """Turn what the receiver and the kernels counted into a sample."""
+    """Turn the counts of the receiver and the kernels into a sample."""
     if got.window == 0 or got.bad:
         return Sample(None)
     return Sample(
@@ -78,7 +78,7 @@ def messages(lab: Lab, seconds: float) -> Sample:
             before = _order(sender, receiver)
             busy = busy_share(window)
             after = _order(sender, receiver)
-        except FileNotFoundError:  # one has ended already: it did not connect
+        except FileNotFoundError:  # one has ended: they did not connect
             return Sample(None)
         text = receiver.communicate(timeout=TIMEOUT)[0]
         sender.communicate(timeout=TIMEOUT)
@@ -89,7 +89,7 @@ def messages(lab: Lab, seconds: float) -> Sample:
 
 
 def parse_iperf(report: dict[str, Any], skip: float) -> float | None:
-    """Return what the server's report says of the time after `skip` seconds, in Gbit/s."""
+    """Return the server's rate after the first `skip` seconds, in Gbit/s."""
     sums = [interval["sum"] for interval in report.get("intervals", ())]
     counted = [one for one in sums if one["start"] >= skip - 0.01 and not one.get("omitted")]
     seconds = sum(one["seconds"] for one in counted)

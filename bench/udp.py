@@ -17,7 +17,7 @@ FIXED_RATE = 40_000
 GSO_SEGMENTS = 10
 """Datagrams in each GSO packet of the GSO load."""
 
-NO_ARRIVAL = 0.01  # of what was sent: less means that the traffic does not arrive
+NO_ARRIVAL = 0.01  # share of what was sent; less means that the traffic does not arrive
 PORT = 5300
 MICRO = 1e6
 
@@ -25,7 +25,7 @@ MICRO = 1e6
 def judge(sent: Count, got: Count, drops: int, seconds: float, busy: float) -> Sample:
     """Turn counts into a sample.
 
-    drops: checksum errors that the receiver's kernel counted meanwhile.
+    drops: checksum errors that the receiver's kernel counted during the load.
     busy: core-seconds per second of all cores.
     """
     if got.total == 0 or (got.total < NO_ARRIVAL * sent.total and drops > got.total):
@@ -56,7 +56,7 @@ def traffic(
 
 
 def load(size: int, flows: int, rate: int, segments: int = 1) -> Callable[[Lab, float], Sample]:
-    """Return a function that measures one UDP load for so many seconds."""
+    """Return a function that measures one UDP load for a number of seconds."""
 
     def run(lab: Lab, seconds: float) -> Sample:
         before = lab.receiver.counters()

@@ -15,7 +15,7 @@ static inline uint32_t load32(const uint8_t *p)
 	return word;
 }
 
-/* The last 0 to 3 bytes, as the word that zero bytes would complete. */
+/* The last 0 to 3 bytes, padded with zeros to a word. */
 static inline uint32_t load_tail(const uint8_t *p, size_t len)
 {
 	uint32_t word = 0;
@@ -42,12 +42,12 @@ uint64_t checksum_add_portable(const void *data, size_t len)
 
 #ifdef __x86_64__
 
-enum { ALIGN_FROM = 512 }; /* bytes from which aligning pays */
+enum { ALIGN_FROM = 512 }; /* bytes from which aligned loads are faster */
 
 /*
- * Four 64-bit lanes, each 64 bits of data wide. @total is their sum modulo 2^64, @high the exact
- * sum of the upper halves; together they give the exact sum of the lower halves, which is cheaper
- * than to mask those out of each word.
+ * Four lanes of 64 bits. @total is the sum of all 64-bit words modulo 2^64, @high the exact sum of
+ * their upper halves. The exact sum of the lower halves follows from both, which is cheaper than
+ * masking each word.
  */
 struct lanes {
 	__m256i total;
@@ -69,7 +69,7 @@ __attribute__((target("avx2"))) static inline uint64_t lanes_sum(const struct la
 	return (uint64_t)_mm_cvtsi128_si64(half) + (uint64_t)_mm_extract_epi64(half, 1);
 }
 
-/* Up to 7 whole 32-bit words at @p; a masked load does not touch what lies behind them. */
+/* Up to 7 whole 32-bit words at @p; a masked load does not access memory after them. */
 __attribute__((target("avx2"))) static inline __m256i load_words(const uint8_t *p, size_t words)
 {
 	const __m256i place = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
@@ -78,7 +78,7 @@ __attribute__((target("avx2"))) static inline __m256i load_words(const uint8_t *
 	return _mm256_maskload_epi32((const int *)p, wanted);
 }
 
-/* Two sets of lanes hide the latency of the additions; more gained nothing when measured. */
+/* Two sets of lanes hide the latency of the additions. More sets were measured to gain nothing. */
 __attribute__((target("avx2"))) static uint64_t add_avx2(const void *data, size_t len)
 {
 	struct lanes a = { _mm256_setzero_si256(), _mm256_setzero_si256() }, b = a;
@@ -97,7 +97,7 @@ __attribute__((target("avx2"))) static uint64_t add_avx2(const void *data, size_
 	return lanes_sum(&a) + lanes_sum(&b) + load_tail(p + len / 4 * 4, len % 4);
 }
 
-/* The same eight lanes wide. */
+/* As struct lanes, with eight lanes. */
 struct lanes512 {
 	__m512i total;
 	__m512i high;
@@ -111,7 +111,7 @@ AVX512 static inline void lanes512_add(struct lanes512 *lanes, __m512i words)
 	lanes->high = _mm512_add_epi64(lanes->high, _mm512_srli_epi64(words, 32));
 }
 
-/* Up to 63 bytes at @p, and zeros. */
+/* Up to 63 bytes at @p, padded with zeros. */
 AVX512 static inline __m512i load_bytes(const uint8_t *p, size_t len)
 {
 	return _mm512_maskz_loadu_epi8(((uint64_t)1 << len) - 1, p);
@@ -124,8 +124,8 @@ AVX512 static uint64_t add_avx512(const void *data, size_t len)
 	size_t head = -(uintptr_t)p % 64;
 	__m512i total, high, low;
 
-	/* Every load that is not aligned touches two cache lines. An odd head would swap the
-	 * bytes of all words after it. */
+	/* Each unaligned load touches two cache lines. After an odd head, the bytes of all words
+	 * would be swapped. */
 	if (len >= ALIGN_FROM && head % 2 == 0) {
 		lanes512_add(&a, load_bytes(p, head));
 		p += head;

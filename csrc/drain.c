@@ -18,8 +18,8 @@
 
 enum {
 	BATCH = 64,
-	/* A whole packet, its attributes, and an odd number of cache lines, so that the first
-	 * lines of all slots do not compete for the same places in the cache. */
+	/* A whole packet and its attributes. The odd number of cache lines keeps the first lines of
+	 * all slots from mapping to the same cache set. */
 	SLOT_BYTES = 65536 + 4096 + 3 * 64,
 	VECTORS = 2 * BATCH,
 	CONFIGURE_SECONDS = 2,
@@ -28,19 +28,19 @@ enum {
 enum configuration { UNCONFIGURED, CONFIGURING, CONFIGURED };
 
 /**
- * struct outbox - verdicts that wait to be sent together
- * @vectors, @count: the pieces of the one message to send
- * @bytes:    their sum
- * @accepts:  room for the batch verdicts among them
- * @run_open: packets up to @last_id wait for a batch verdict that has no vector yet
- * @last_id:  newest packet that has been judged
+ * struct outbox - verdicts that will be sent together
+ * @vectors, @count: the verdicts
+ * @bytes:          sum of their lengths
+ * @accepts:        memory of the batch verdicts among them
+ * @accept_pending: the packets up to @last_id still need a batch verdict
+ * @last_id:        newest packet that has been judged
  */
 struct outbox {
 	struct iovec vectors[VECTORS];
 	size_t count;
 	size_t bytes;
 	_Alignas(4) uint8_t accepts[VECTORS][NFQMSG_ACCEPT_LEN];
-	bool run_open;
+	bool accept_pending;
 	uint32_t last_id;
 };
 
@@ -51,7 +51,7 @@ const uint32_t drain_wait_bounds[] = {
 	5000, 10000, 20000, 50000, 100000, 200000, 500000, 1000000,
 };
 
-/* drain_get_stats() takes the struct for an array. */
+/* drain_get_stats() copies the struct as an array. */
 _Static_assert(sizeof(struct drain_stats) ==
 		   sizeof(uint64_t) * (3 + (DRAIN_BATCH_BOUNDS + 1) + (DRAIN_WAIT_BOUNDS + 1) + 1 +
 				       REPAIR_REASONS + 7 + 4 * (DRAIN_PORTS + 1)),
@@ -59,10 +59,10 @@ _Static_assert(sizeof(struct drain_stats) ==
 
 /**
  * struct drain - see drain.h
- * @probes:      how many were sent; any thread may do so
- * @policy:      what drain_run() works by; only its thread touches it
- * @next_policy: what drain_set_policy() was given last; under @policy_lock
- * @policy_is_new: @next_policy has yet to be taken over; written under @policy_lock
+ * @probes:      probes sent, by any thread
+ * @policy:      the policy in use; only the thread of drain_run() touches it
+ * @next_policy: the last one given to drain_set_policy(); under @policy_lock
+ * @policy_is_new: @next_policy has not been copied to @policy yet; written under @policy_lock
  */
 struct drain {
 	int fd;
@@ -83,7 +83,7 @@ struct drain {
 	_Alignas(64) uint8_t memory[BATCH][SLOT_BYTES];
 };
 
-/* One thread writes each counter, others read it. */
+/* Each counter has one writer; other threads read it. */
 static void count(uint64_t *counter, uint64_t n)
 {
 	__atomic_store_n(counter, *counter + n, __ATOMIC_RELAXED);
@@ -126,7 +126,6 @@ void drain_free(struct drain *d)
 	free(d);
 }
 
-/* Sends what is in the outbox. */
 static int send_vectors(struct drain *d)
 {
 	struct msghdr message = { .msg_iov = d->out.vectors, .msg_iovlen = d->out.count };
@@ -145,34 +144,35 @@ static void push(struct outbox *out, uint8_t *start, size_t len)
 	out->bytes += len;
 }
 
-static void close_run(struct drain *d)
+/* Adds the batch verdict for the packets that still need one. */
+static void push_accept(struct drain *d)
 {
 	struct outbox *out = &d->out;
 	uint8_t *verdict = out->accepts[out->count];
 
-	if (!out->run_open)
+	if (!out->accept_pending)
 		return;
 	nfqmsg_accept_until(verdict, d->queue, out->last_id);
 	push(out, verdict, NFQMSG_ACCEPT_LEN);
-	out->run_open = false;
+	out->accept_pending = false;
 }
 
 /*
- * Answers every packet judged so far. If the kernel refuses the message, the packets are accepted
- * as they came: late and unrepaired is better than never.
+ * Answers every packet judged so far. If the kernel refuses the message, all of them are accepted
+ * unrepaired: it would be worse to hold them back.
  */
 static void flush(struct drain *d)
 {
 	struct outbox *out = &d->out;
 
-	close_run(d);
+	push_accept(d);
 	if (!out->count)
 		return;
 	if (send_vectors(d) < 0) {
 		count(&d->stats.send_errors, 1);
 		out->count = 0;
-		out->run_open = true;
-		close_run(d);
+		out->accept_pending = true;
+		push_accept(d);
 		if (send_vectors(d) < 0)
 			count(&d->stats.send_errors, 1);
 	}
@@ -180,21 +180,21 @@ static void flush(struct drain *d)
 	out->bytes = 0;
 }
 
-/* Takes a verdict with payload into the outbox, behind the run of accepted packets before it. */
+/* Adds a verdict with payload, after the batch verdict for the packets before it. */
 static void push_replacement(struct drain *d, const struct nfqmsg *msg)
 {
 	struct outbox *out = &d->out;
 	uint8_t *verdict;
 	size_t len;
 
-	close_run(d);
+	push_accept(d);
 	if (out->count + 2 > VECTORS || out->bytes + msg->caplen > d->send_limit)
 		flush(d);
 	verdict = nfqmsg_replace(msg, d->queue, &len);
 	push(out, verdict, len);
 }
 
-/* The slot that counts @port; the last one when all others are taken. */
+/* The slot that counts @port; the last one if no other is free. */
 static struct drain_port_stats *port_slot(struct drain *d, uint16_t port)
 {
 	struct drain_port_stats *slot = d->stats.ports;
@@ -235,11 +235,11 @@ static void on_packet(struct drain *d, const struct nfqmsg *msg)
 	if (result.verdict == REPAIR_REPLACE)
 		push_replacement(d, msg);
 	else
-		d->out.run_open = true;
+		d->out.accept_pending = true;
 	d->out.last_id = msg->id;
 }
 
-/* Wraps around after 71 minutes: enough for the time between two moments. */
+/* Wraps around after 71 minutes; only differences of two such times are used. */
 static uint32_t now_us(void)
 {
 	struct timespec t;
@@ -248,7 +248,7 @@ static uint32_t now_us(void)
 	return (uint32_t)((uint64_t)t.tv_sec * 1000000 + (uint64_t)t.tv_nsec / 1000);
 }
 
-/* The packets before the probe leave first: a packet in its place would now have its verdict. */
+/* Flush first: a packet queued in the probe's place would have had its verdict sent by now. */
 static void on_probe(struct drain *d, uint32_t sent)
 {
 	uint32_t wait;
@@ -296,7 +296,7 @@ static void on_datagram(struct drain *d, uint8_t *data, size_t len)
 	}
 }
 
-/* Returns the number of datagrams received; 0 if there is reason to look again. */
+/* Returns the number of datagrams received, 0 to try again, or a negative errno. */
 static int receive(struct drain *d)
 {
 	int n = recvmmsg(d->fd, d->in, BATCH, MSG_WAITFORONE, NULL);
@@ -307,7 +307,7 @@ static int receive(struct drain *d)
 	case EINTR:
 		count(&d->stats.interrupts, 1);
 		return 0;
-	case ENOBUFS: /* the socket's own count is exact: see overruns() */
+	case ENOBUFS: /* counted exactly in overruns() */
 		return 0;
 	default:
 		return -errno;
@@ -331,8 +331,8 @@ static void take_new_policy(struct drain *d)
 	pthread_mutex_unlock(&d->policy_lock);
 }
 
-/* One batch: receive, judge, answer. Returns 0 or a negative errno. */
-static int turn(struct drain *d)
+/* Receives, judges and answers one batch. Returns 0 or a negative errno. */
+static int handle_batch(struct drain *d)
 {
 	uint64_t before = d->stats.packets;
 	int n = receive(d);
@@ -349,7 +349,7 @@ static int turn(struct drain *d)
 	return d->error;
 }
 
-/* More than the default needs CAP_NET_ADMIN; without it the system's limit applies. */
+/* Without CAP_NET_ADMIN, net.core.rmem_max and wmem_max are the limit (socket(7)). */
 static void set_buffer(int fd, int forced, int limited, int bytes)
 {
 	if (setsockopt(fd, SOL_SOCKET, forced, &bytes, sizeof(bytes)) < 0)
@@ -363,7 +363,8 @@ static void set_receive_timeout(int fd, time_t seconds)
 	(void)setsockopt(fd, SOL_SOCKET, SO_RCVTIMEO, &timeout, sizeof(timeout));
 }
 
-/* The kernel refuses messages longer than the send buffer, which it reports doubled. */
+/* netlink_sendmsg() refuses messages longer than the send buffer less 32 bytes
+ * (net/netlink/af_netlink.c). Half of the buffer is well below. */
 static size_t send_limit(int fd)
 {
 	int bytes = 0;
@@ -377,7 +378,7 @@ static size_t send_limit(int fd)
 static int await_configuration(struct drain *d)
 {
 	while (d->configuration == CONFIGURING) {
-		int error = turn(d);
+		int error = handle_batch(d);
 
 		if (error)
 			return error == -EAGAIN ? -ETIMEDOUT : error;
@@ -387,7 +388,7 @@ static int await_configuration(struct drain *d)
 
 int drain_configure(struct drain *d, int socket_bytes, uint32_t copy_range)
 {
-	/* Connected to the kernel, the socket takes no messages from other processes. */
+	/* A socket connected to the kernel receives no messages from other processes. */
 	const struct sockaddr_nl kernel = { .nl_family = AF_NETLINK };
 	_Alignas(4) uint8_t request[NFQMSG_PARAMS_LEN];
 	const int on = 1;
@@ -395,8 +396,8 @@ int drain_configure(struct drain *d, int socket_bytes, uint32_t copy_range)
 
 	if (connect(d->fd, (const struct sockaddr *)&kernel, sizeof(kernel)) < 0)
 		return -errno;
-	/* Or the kernel, after one packet that did not fit, would pass all others by until the
-	 * buffer is empty (NETLINK_S_CONGESTED). */
+	/* Without this, one overrun sets NETLINK_S_CONGESTED, and the kernel delivers nothing until
+	 * the buffer is empty (netlink_overrun() in net/netlink/af_netlink.c). */
 	(void)setsockopt(d->fd, SOL_NETLINK, NETLINK_NO_ENOBUFS, &on, sizeof(on));
 	set_buffer(d->fd, SO_RCVBUFFORCE, SO_RCVBUF, socket_bytes);
 	set_buffer(d->fd, SO_SNDBUFFORCE, SO_SNDBUF, socket_bytes);
@@ -416,14 +417,14 @@ int drain_run(struct drain *d)
 	int error = 0;
 
 	while (!error && !__atomic_load_n(&d->stop, __ATOMIC_ACQUIRE))
-		error = turn(d);
+		error = handle_batch(d);
 	return error;
 }
 
 void drain_stop(struct drain *d)
 {
 	__atomic_store_n(&d->stop, true, __ATOMIC_RELEASE);
-	/* If this fails for want of buffers, the drain is not asleep. */
+	/* If there is no buffer for the probe, packets are waiting and the drain is awake. */
 	drain_probe(d);
 }
 
@@ -445,7 +446,7 @@ void drain_set_policy(struct drain *d, const struct repair_policy *policy)
 	pthread_mutex_unlock(&d->policy_lock);
 }
 
-/* The kernel counts what it could not put into the socket's buffer. */
+/* Messages that the kernel could not put into the socket's buffer. */
 static uint64_t kernel_drops(int fd)
 {
 	uint32_t memory[SK_MEMINFO_VARS] = { 0 };
@@ -457,9 +458,10 @@ static uint64_t kernel_drops(int fd)
 }
 
 /*
- * The kernel's drops without the probes among them. A probe that is under way is taken off as if
- * it were lost, which makes the result too low until it arrives: so the highest that was seen
- * counts. @arrived has to be read before the drops, and they before the number of probes.
+ * The kernel's drops, less the acknowledgements of probes among them. An acknowledgement that is
+ * still in the buffer counts as lost, which makes the result too low until it is read. So this
+ * returns the highest result so far. @arrived must be read before the drops, and the drops before
+ * the number of probes.
  */
 static uint64_t overruns(struct drain *d, uint64_t arrived)
 {

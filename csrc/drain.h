@@ -7,37 +7,40 @@
 /*
  * Theory of operation
  *
- * A drain empties one netfilter queue: it receives queued packets in batches, has each one
- * judged by repair(), and answers the whole batch with one send. It owns neither the queue nor
- * the socket: somebody else bound the queue and closes the socket when the drain has returned.
+ * A drain empties one netfilter queue. It receives queued packets in batches, passes each one to
+ * repair(), and answers the whole batch with one send. It owns neither the queue nor the socket:
+ * the caller binds the queue, and closes the socket when drain_run() has returned.
  *
- * Order. Verdicts leave in the order of arrival. A run of packets that are fine as they are is
- * answered by one batch verdict, "accept all up to this id"; a repaired packet by a verdict with
- * payload. A batch verdict may only be sent when every repaired packet before it has been
- * answered, or the kernel would let those go unrepaired.
+ * Order. Verdicts leave in the order of arrival. Consecutive packets that need no repair are
+ * answered by one batch verdict, "accept all up to this id". Each repaired packet is answered by a
+ * verdict with its payload. A batch verdict also accepts every unanswered packet before it
+ * (nfqnl_recv_verdict_batch() in net/netfilter/nfnetlink_queue.c), so the verdicts of the repaired
+ * packets before it must be sent first.
  *
- * Probes. A probe is a message to the kernel that does nothing but be acknowledged. The kernel
- * puts the acknowledgement into the socket's buffer at once, behind the packets that wait there,
- * and the drain meets it in its turn: so it waits as a packet would that is queued at that moment.
- * It carries the time at which it was sent; no state is shared but two counters.
+ * Probes. A probe is a no-op request with NLM_F_ACK. The kernel appends the acknowledgement to the
+ * socket's receive queue, behind the packets already there (netlink_ack() in
+ * net/netlink/af_netlink.c). So the time until the drain reads it is the time that a packet queued
+ * now would have waited. The acknowledgement carries the time of sending. The threads share two
+ * counters and no other state.
  *
  * Waking. drain_run() sleeps in recvmmsg(). drain_stop() sets a flag and then sends a probe, whose
- * acknowledgement ends the sleep. Setting the flag first closes the race; no second descriptor
- * has to be polled for every batch.
+ * acknowledgement ends the sleep. Because the flag is set first, the drain cannot fall asleep
+ * between the two. No second descriptor has to be polled for every batch.
  *
  * Threads. drain_run() belongs to one thread. drain_stop(), drain_probe(), drain_get_stats() and
  * drain_set_policy() may be called from any other while it runs.
  *
  * Policy. The drain keeps two copies: one that only its thread touches, and one that
- * drain_set_policy() writes under a lock. The thread takes the new one over when it has received a
- * batch, so that packets that were queued after drain_set_policy() returned are judged by it.
+ * drain_set_policy() writes under a lock. The thread copies the new policy each time it has
+ * received a batch, so packets queued after drain_set_policy() returned are judged by it.
  */
 
 struct drain;
 
 enum { DRAIN_COPY_WHOLE = 0xffff }; /* a copy range that cuts off nothing */
 
-/* How many bounds the histograms in struct drain_stats have; what is above the last counts, too. */
+/* Numbers of bounds of the histograms in struct drain_stats. Each has one more bucket, above the
+ * last bound. */
 enum { DRAIN_BATCH_BOUNDS = 7, DRAIN_WAIT_BOUNDS = 16 };
 
 /** drain_batch_bounds - upper bounds of the batch sizes, in packets */
@@ -46,15 +49,15 @@ extern const uint32_t drain_batch_bounds[DRAIN_BATCH_BOUNDS];
 /** drain_wait_bounds - upper bounds of the waits, in microseconds */
 extern const uint32_t drain_wait_bounds[DRAIN_WAIT_BOUNDS];
 
-/* How many ports struct drain_stats counts by name; one slot more is for all others. */
+/* Ports that struct drain_stats counts one by one. One more slot counts all others. */
 enum { DRAIN_PORTS = 64 };
 
 /**
  * struct drain_port_stats - the packets to one of the policy's ports
  * @port:       host order; 0 in an unused slot, and in the last one
- * @packets:    those whose UDP header could be read
- * @repaired:   of those, the ones whose outcome is REPAIR_REPAIRED
- * @left_wrong: of those, the ones whose outcome is REPAIR_LEFT_WRONG
+ * @packets:    packets whose UDP header could be read
+ * @repaired:   of these, packets whose outcome is REPAIR_REPAIRED
+ * @left_wrong: of these, packets whose outcome is REPAIR_LEFT_WRONG
  */
 struct drain_port_stats {
 	uint64_t port;
@@ -64,26 +67,27 @@ struct drain_port_stats {
 };
 
 /**
- * struct drain_stats - what a drain has done since it was made
+ * struct drain_stats - counters of a drain since drain_new()
  * @packets:        queued packets received
- * @bytes:          their bytes, as they are on the wire
- * @batches:        receive calls that brought at least one message
- * @batch_sizes:    receive calls that brought packets, by how many
- * @waits:          probes by how long they waited for their turn
- * @wait_us:        how long they all waited, in microseconds
+ * @bytes:          their bytes on the wire, from the outer IP header on
+ * @batches:        receive calls that returned at least one message
+ * @batch_sizes:    receive calls that returned packets, by number of packets
+ * @waits:          probes by the time until the drain read their acknowledgement
+ * @wait_us:        sum of these times, in microseconds
  * @reasons:        packets by enum repair_reason; they add up to @packets
  * @sends:          send calls with verdicts
- * @send_errors:    of those, refused by the kernel
- * @verdict_errors: verdicts that the kernel refused one by one
+ * @send_errors:    send calls that the kernel refused
+ * @verdict_errors: single verdicts that the kernel refused
  * @overruns:       packets that the kernel accepted unrepaired (fail-open), because the socket's
- *                  buffer was full; what a full queue lets through is not counted anywhere
- * @interrupts:     receive calls ended by a signal
- * @malformed:      messages from the kernel that made no sense
- * @unexpected:     well-formed messages that were not for us
- * @ports:          packets by port, in the order in which the ports were first seen; the last slot
- *                  counts the packets to ports that came when all others were taken
+ *                  buffer was full. Packets that pass because the queue is full are not counted
+ *                  anywhere
+ * @interrupts:     receive calls that a signal interrupted
+ * @malformed:      messages from the kernel that could not be decoded
+ * @unexpected:     well-formed messages of other types
+ * @ports:          packets by port, in the order in which the ports were first seen. The last slot
+ *                  counts packets to ports that found no free slot
  *
- * Each member is made of uint64_t alone: drain_get_stats() copies them one by one.
+ * Every member consists of uint64_t, because drain_get_stats() copies the struct as an array.
  */
 struct drain_stats {
 	uint64_t packets;
@@ -117,34 +121,33 @@ struct drain *drain_new(int fd, uint16_t queue, const struct repair_policy *poli
 void drain_free(struct drain *d);
 
 /**
- * drain_configure() - have the queue copy packets and accept what does not fit
+ * drain_configure() - set copy range, fail-open and socket buffers of the queue
  * @d:            the drain
- * @socket_bytes: how much the socket may buffer in each direction; less if not permitted
- * @copy_range:   bytes of each packet to copy; longer ones are accepted as they are
+ * @socket_bytes: socket buffer in each direction; less if the process lacks CAP_NET_ADMIN
+ * @copy_range:   bytes of each packet to copy; longer packets are accepted unrepaired
  *
- * Packets that arrive meanwhile are answered as in drain_run(). A drain that could not be
- * configured is of no further use.
+ * Packets that arrive during the call are answered as in drain_run(). A drain whose configuration
+ * failed can only be freed.
  *
- * Return: 0, or a negative errno: what the kernel answered, -ETIMEDOUT if it did not.
+ * Return: 0, or a negative errno: the kernel's answer, or -ETIMEDOUT if there was none.
  */
 int drain_configure(struct drain *d, int socket_bytes, uint32_t copy_range);
 
 /**
  * drain_run() - receive, repair and answer until drain_stop()
  *
- * Return: 0 after drain_stop(). A negative errno if the socket fails; -ENODEV if the queue is
- * gone, -EPERM if it now belongs to somebody else.
+ * Return: 0 after drain_stop(), or a negative errno: -ENODEV if the queue is gone, -EPERM if it
+ * belongs to another socket now, the socket's error otherwise.
  */
 int drain_run(struct drain *d);
 
-/** drain_stop() - make drain_run() return after the batch that it is working on */
+/** drain_stop() - make drain_run() return when it has answered the current batch */
 void drain_stop(struct drain *d);
 
 /**
  * drain_probe() - measure how long a packet that is queued now waits for its verdict
  *
- * The result appears in struct drain_stats. drain_run() must not have returned for long: @fd has to
- * be the socket still.
+ * The result appears in struct drain_stats. The socket given to drain_new() must still be open.
  */
 void drain_probe(struct drain *d);
 

@@ -6,4 +6,5 @@ WARNINGS := -Wall -Wextra -Wshadow -Wconversion -Wstrict-prototypes -Wmissing-pr
 SANITIZE := -fsanitize=address,undefined -fno-sanitize-recover=all -fno-omit-frame-pointer
 
 # Everything but drain.c is pure: no system call, no allocation.
-PURE := checksum packet inner outer repair inspect nfqmsg
+CSRC_DIRECTORY := $(dir $(lastword $(MAKEFILE_LIST)))
+PURE := $(filter-out drain,$(basename $(notdir $(wildcard $(CSRC_DIRECTORY)*.c))))

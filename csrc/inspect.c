@@ -9,8 +9,8 @@ static unsigned int minus(unsigned int a, unsigned int b)
 	return (a + MODULUS - b % MODULUS) % MODULUS;
 }
 
-/* How much the outer field will be off once the inner checksum is computed. What is added to a
- * field that the outer checksum covers, is taken off the right outer checksum. */
+/* How much the outer field will be off once the inner checksum is computed. Adding to a field that
+ * the outer checksum covers subtracts the same from the right outer checksum. */
 static uint16_t difference(const struct inspection *seen)
 {
 	unsigned int outer = minus(seen->found, seen->expected);
@@ -19,7 +19,7 @@ static uint16_t difference(const struct inspection *seen)
 	return (uint16_t)minus(outer, seen->inner == INNER_PARTIAL ? inner : 0);
 }
 
-/* The folded sum is never 0, nor is a field that was computed: one zero is all there can be. */
+/* Comparing is enough: neither the folded sum nor a computed field is ever 0. */
 static bool holds_pseudo_sum(const struct outer_packet *outer)
 {
 	return outer->check == checksum_fold(pseudo_sum(&outer->ip, outer->udp.datagram.len));

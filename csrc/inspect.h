@@ -8,8 +8,8 @@
 /**
  * enum inspect_check - what an outer checksum is
  *
- * PARTIAL and LCO are what the sending host sees before its NIC has computed the checksums. They
- * are not wrong there; on the receiver they are.
+ * The sending host sees PARTIAL and LCO before its NIC has computed the checksums. There they are
+ * not wrong; on the receiver they are.
  */
 enum inspect_check {
 	INSPECT_NONE, /* the packet could not be judged: see struct inspection's status */
@@ -30,14 +30,15 @@ enum inspect_check {
 };
 
 /**
- * struct inspection - all that can be told about one tunnel packet, for people to read
+ * struct inspection - what the checksums of one tunnel packet say
  * @status:     OUTER_OK, or why nothing else is filled in
  * @check:      what the outer checksum is
  * @found:      the outer checksum field, host order
  * @expected:   what it should be for the bytes as they are, host order
- * @difference: how much a wrong field is off, modulo 65,535: found minus expected, and less the
- *              same of the inner checksum where that one is partial. After NAT to another port
- *              this is new minus old port; a new address adds to it. 0 unless @check says WRONG
+ * @difference: how much a wrong field is off, modulo 65,535: found minus expected, minus the
+ *              same difference of the inner checksum if that is partial. After NAT to another
+ *              port this is the new port minus the old one; a new address adds to it. 0 unless
+ *              @check is INSPECT_WRONG
  * @source, @dest: outer UDP ports, host order
  * @vni:        VXLAN network identifier
  * @inner:      what the inner checksums say

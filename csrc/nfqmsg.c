@@ -39,7 +39,7 @@ static uint32_t load32(const uint8_t *p)
 	return word;
 }
 
-/* One attribute of a queued packet, @len bytes of content at @data. */
+/* Reads one attribute of a queued packet: @len bytes of content at @data. */
 static void read_attribute(struct nfqmsg *msg, uint16_t type, uint8_t *data, size_t len)
 {
 	switch (type) {
@@ -60,7 +60,7 @@ static void read_attribute(struct nfqmsg *msg, uint16_t type, uint8_t *data, siz
 	}
 }
 
-/* Reads the attributes of a queued packet; false if their lengths are wrong or it has no id. */
+/* Reads the attributes of a queued packet. Returns false if a length is wrong or the id missing. */
 static bool read_packet(uint8_t *start, size_t len, struct nfqmsg *msg)
 {
 	bool has_id = false;
@@ -87,7 +87,7 @@ static bool read_packet(uint8_t *start, size_t len, struct nfqmsg *msg)
 	if (msg->payload)
 		msg->headroom = (size_t)(msg->payload - start);
 	else if (!msg->wirelen)
-		msg->wirelen = 1; /* nothing was copied of at least one byte */
+		msg->wirelen = 1; /* so that it counts as truncated */
 	if (msg->wirelen < msg->caplen)
 		msg->wirelen = msg->caplen;
 	return has_id;

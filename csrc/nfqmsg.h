@@ -14,22 +14,22 @@
 
 enum nfqmsg_kind {
 	NFQMSG_PACKET,    /* a queued packet */
-	NFQMSG_STATUS,    /* an acknowledgement (error 0) or the refusal of a request of ours */
-	NFQMSG_OTHER,     /* well-formed, not for us */
-	NFQMSG_MALFORMED, /* a length in it is wrong; nothing after it can be read */
+	NFQMSG_STATUS,    /* the kernel acknowledges (error 0) or refuses one of our requests */
+	NFQMSG_OTHER,     /* well-formed, of another type */
+	NFQMSG_MALFORMED, /* it holds a wrong length, so nothing after it can be read */
 };
 
 /**
  * struct nfqmsg - one message from the kernel
- * @kind:  which of the others are filled in
+ * @kind:  says which of the other members are set
  * @error: STATUS: 0 or a negative errno
- * @request: STATUS: netlink type of the request it answers
- * @sequence: STATUS: number that the request carried
- * @id:    PACKET: names it in verdicts; rises from packet to packet of a queue
+ * @request: STATUS: netlink type of the request that it answers
+ * @sequence: STATUS: sequence number of that request
+ * @id:    PACKET: its id in verdicts; each packet of a queue has the next higher one
  * @partial: PACKET: its checksum is partial (not computed yet), or it is a GSO packet
  * @payload: PACKET: from the IP header on; NULL if the message had none
  * @caplen: PACKET: bytes at @payload
- * @wirelen: PACKET: bytes the packet has; more than @caplen if it was not copied whole
+ * @wirelen: PACKET: length of the packet; more than @caplen if it was not copied whole
  * @headroom: PACKET: bytes of this message in front of @payload
  */
 struct nfqmsg {
@@ -46,12 +46,12 @@ struct nfqmsg {
 };
 
 /**
- * nfqmsg_next() - decode the message at *@at and move *@at behind it
+ * nfqmsg_next() - decode the message at *@at and move *@at past it
  * @buf: one datagram from the netlink socket, aligned to 4 bytes
  * @len: its length
  * @at:  offset; begin with 0
  *
- * Return: false when nothing is left, else @msg is filled in. A malformed message is the last.
+ * Return: true if there was a message, which is in @msg. A malformed message is the last one.
  */
 bool nfqmsg_next(uint8_t *buf, size_t len, size_t *at, struct nfqmsg *msg);
 
@@ -63,7 +63,7 @@ enum {
 };
 
 /**
- * nfqmsg_accept_until() - accept, as they are, all packets of @queue up to and including @id
+ * nfqmsg_accept_until() - accept all packets of @queue up to and including @id, unchanged
  * @buf: NFQMSG_ACCEPT_LEN bytes, aligned to 4
  */
 void nfqmsg_accept_until(uint8_t *buf, uint16_t queue, uint32_t id);
@@ -75,14 +75,14 @@ static inline bool nfqmsg_replaceable(const struct nfqmsg *msg)
 }
 
 /**
- * nfqmsg_replace() - accept the packet @msg with its payload as it now is
+ * nfqmsg_replace() - accept the packet @msg with the payload that is now in its buffer
  * @msg:    a NFQMSG_PACKET with at least NFQMSG_REPLACE_HEADROOM headroom
  * @queue:  its queue
  * @length: set to the length of the verdict, a multiple of 4
  *
- * The verdict is built in place: its headers overwrite the headers of the message that brought
- * the packet, so that the payload, which follows both, is not copied. @msg's buffer must have
- * 3 writable bytes behind the payload for padding.
+ * The verdict is built in place: its headers overwrite those of the message that brought the
+ * packet, and the payload is not copied. @msg's buffer must have 3 writable bytes of padding after
+ * the payload.
  *
  * Return: start of the verdict.
  */
@@ -93,15 +93,17 @@ uint8_t *nfqmsg_replace(const struct nfqmsg *msg, uint16_t queue, size_t *length
  * @buf: NFQMSG_PARAMS_LEN bytes, aligned to 4
  * @range: bytes of each packet to copy
  *
- * Copies packets without NFQA_CFG_F_GSO, so that the kernel finishes checksums and segments
- * GSO packets before it queues them; NFQA_CFG_F_FAIL_OPEN accepts what does not fit.
+ * NFQA_CFG_F_GSO is off, so the kernel computes partial checksums and segments GSO packets before
+ * it queues them (nfqnl_build_packet_message() and nfqnl_enqueue_packet() in
+ * net/netfilter/nfnetlink_queue.c). NFQA_CFG_F_FAIL_OPEN is on, so packets that find no room are
+ * accepted.
  */
 void nfqmsg_params(uint8_t *buf, uint16_t queue, uint32_t range);
 
 /**
- * nfqmsg_noop() - a message that does nothing but be acknowledged
+ * nfqmsg_noop() - a no-op request that asks for an acknowledgement
  * @buf: NFQMSG_NOOP_LEN bytes, aligned to 4
- * @sequence: the acknowledgement will carry it
+ * @sequence: number that the acknowledgement will carry
  */
 void nfqmsg_noop(uint8_t *buf, uint32_t sequence);
 

@@ -34,7 +34,7 @@ static inline enum outer_status parse(struct view v, const struct outer_ports *p
 	    !parse_tunnel(payload, &outer->vxlan))
 		return OUTER_NOT_VXLAN;
 	memcpy(&outer->check, outer->udp.datagram.data + UDP_CHECK_OFFSET, sizeof(outer->check));
-	outer->rest = 0;
+	outer->sum = 0;
 	return OUTER_OK;
 }
 
@@ -55,14 +55,14 @@ void outer_sum(struct outer_packet *outer)
 	struct view datagram = outer->udp.datagram;
 
 	/* The total contains the field, at the weight 1 or 65,536, which are the same modulo
-	 * 65,535: taking it off once cannot underflow and leaves the sum of the rest. */
-	outer->rest = pseudo_sum(&outer->ip, datagram.len) +
-		      checksum_add(datagram.data, datagram.len) - outer->check;
+	 * 65,535. Subtracting it once cannot underflow and leaves the sum of everything else. */
+	outer->sum = pseudo_sum(&outer->ip, datagram.len) +
+		     checksum_add(datagram.data, datagram.len) - outer->check;
 }
 
 uint16_t outer_check_expected(const struct outer_packet *outer)
 {
-	uint16_t check = checksum_finish(outer->rest);
+	uint16_t check = checksum_finish(outer->sum);
 
 	return check ? check : 0xffff;
 }

@@ -5,14 +5,13 @@
 #include "checksum.h"
 #include "packet.h"
 
-/** enum outer_status - is this a VXLAN packet whose outer checksum can be judged, and if not, why
- */
+/** enum outer_status - why a packet is no VXLAN packet whose outer checksum can be judged */
 enum outer_status {
-	OUTER_OK,
+	OUTER_OK, /* it is one */
 	OUTER_NOT_IP,
 	OUTER_MALFORMED_IP,
 	OUTER_FRAGMENT,
-	OUTER_REROUTED, /* source route or the like: the checksum covers addresses we cannot see */
+	OUTER_REROUTED, /* by a source route or the like: the checksum covers other addresses */
 	OUTER_NOT_UDP,
 	OUTER_MALFORMED_UDP,
 	OUTER_OTHER_PORT,
@@ -50,17 +49,17 @@ static inline bool outer_ports_have(const struct outer_ports *ports, uint16_t po
  * struct outer_packet - a tunnel packet taken apart
  * @ip, @udp, @vxlan: its layers
  * @check:    the outer UDP checksum field, in memory order
- * @rest:     raw sum of pseudo-header and datagram with the field taken as 0
+ * @sum:      raw sum of pseudo-header and datagram with @check taken as 0
  */
 struct outer_packet {
 	struct ip_packet ip;
 	struct udp_packet udp;
 	struct vxlan_packet vxlan;
 	uint16_t check;
-	uint64_t rest;
+	uint64_t sum;
 };
 
-/** outer_parse() - take apart @v, an IP packet, without looking at payload bytes (@rest stays 0) */
+/** outer_parse() - take apart @v, an IP packet; reads no payload bytes, so @sum is 0 */
 enum outer_status outer_parse(struct view v, const struct outer_ports *ports,
 			      struct outer_packet *outer);
 
@@ -68,13 +67,13 @@ enum outer_status outer_parse(struct view v, const struct outer_ports *ports,
 enum outer_status outer_parse_geneve(struct view v, const struct outer_ports *ports,
 				     struct outer_packet *outer);
 
-/** outer_sum() - fill in @rest: the one pass over all bytes of the datagram */
+/** outer_sum() - fill in @sum: the one pass over all bytes of the datagram */
 void outer_sum(struct outer_packet *outer);
 
 /** outer_check_right() - is the checksum field, which is not 0, right? needs outer_sum() */
 static inline bool outer_check_right(const struct outer_packet *outer)
 {
-	return checksum_fold(outer->rest + outer->check) == 0xffff;
+	return checksum_fold(outer->sum + outer->check) == 0xffff;
 }
 
 /** outer_check_expected() - the right checksum field, in memory order, never 0 (RFC 768) */

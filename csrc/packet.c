@@ -14,7 +14,7 @@ enum {
 	IPV4_OPTION_STRICT_ROUTE = 137,
 
 	IPV6_HEADER_LEN = 40,
-	IPV6_EXTENSIONS_MAX = 8, /* a bound for hostile chains; real ones have one or two */
+	IPV6_EXTENSIONS_MAX = 8, /* bounds hostile chains; real ones have one or two */
 	IPV6_HOP_BY_HOP = 0,
 	IPV6_ROUTING = 43,
 	IPV6_FRAGMENT = 44,
@@ -54,8 +54,8 @@ static inline uint64_t sum_words(const uint8_t *p, unsigned int words)
 	return sum;
 }
 
-/* A source route makes the destination in the header a mere next hop (RFC 791, 3.1). Options
- * that cannot be walked to their end count as one. */
+/* With a source route the destination in the header is only the next hop (RFC 791, 3.1). Options
+ * that cannot be walked to their end count as a source route. */
 static bool ipv4_has_source_route(struct view options)
 {
 	size_t at = 0;
@@ -103,7 +103,7 @@ static enum ip_status ipv4_parse(struct view v, struct ip_packet *ip)
 }
 
 /* A home address option replaces the source address in the checksum (RFC 6275, 6.3). Options
- * that cannot be walked to their end count as one. */
+ * that cannot be walked to their end count as a home address. */
 static bool ipv6_has_home_address(struct view options)
 {
 	size_t at = 0;
@@ -123,8 +123,8 @@ static bool ipv6_has_home_address(struct view options)
 	return at > options.len;
 }
 
-/* Routing headers keep the final destination, which the checksum covers, inside (RFC 8200 8.1),
- * until no segment is left. */
+/* While segments are left, a routing header holds the final destination, which is the one that
+ * the checksum covers (RFC 8200 8.1). */
 static bool ipv6_rerouted(uint8_t type, struct view extension)
 {
 	struct view options;
@@ -161,8 +161,8 @@ static enum ip_status ipv6_parse(struct view v, struct ip_packet *ip)
 {
 	const uint8_t *header = view_at(v, 0, IPV6_HEADER_LEN);
 
-	/* A payload length of 0 can be a jumbogram (RFC 2675), which is too long for UDP tunnels:
-	 * taken at its word, it has no room for the headers that it announces. */
+	/* A payload length of 0 can mean a jumbogram (RFC 2675). UDP tunnels have none; here it
+	 * means no payload, so the headers that should follow are missing. */
 	if (!header || !view_cut(v, IPV6_HEADER_LEN, load_be16(header + 4), &ip->payload))
 		return IP_MALFORMED;
 	ip->version = 6;

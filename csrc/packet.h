@@ -9,10 +9,10 @@
 #include <arpa/inet.h>
 
 /*
- * Headers, and the one bounds gate that every read of packet bytes passes.
+ * Packet headers, and the bounds check that every read of packet bytes passes.
  *
- * Whoever sends a packet chooses its bytes, and we run privileged: nothing here trusts a length
- * field before view_at() or view_cut() has compared it with what is really there.
+ * The sender of a packet chooses its bytes, and we run privileged. Nothing here trusts a length
+ * field before view_at() or view_cut() has compared it with the bytes that are there.
  */
 
 /** struct view - @len readable bytes at @data */
@@ -21,7 +21,7 @@ struct view {
 	size_t len;
 };
 
-/** view_at() - the bounds gate: pointer to @need bytes at @offset of @v, or NULL */
+/** view_at() - the bounds check: pointer to @need bytes at @offset of @v, or NULL */
 static inline const uint8_t *view_at(struct view v, size_t offset, size_t need)
 {
 	if (offset > v.len || need > v.len - offset)
@@ -69,7 +69,7 @@ enum {
 	ETHERTYPE_IPV4 = 0x0800,
 	ETHERTYPE_IPV6 = 0x86dd,
 	ETHERTYPE_BRIDGING = 0x6558, /* a whole Ethernet frame follows (RFC 1701) */
-	ETHERTYPE_UNKNOWN = 0xffff,  /* reserved: a payload that we cannot check */
+	ETHERTYPE_UNKNOWN = 0xffff,  /* reserved; here: a payload that we cannot check */
 };
 
 enum {

@@ -5,40 +5,57 @@
 
 #include <string.h>
 
-static const char *const reason_names[REPAIR_REASONS] = {
-	[REPAIR_RIGHT] = "right",
-	[REPAIR_ZERO_KEPT] = "zero_kept",
-	[REPAIR_RECOMPUTED] = "recomputed",
-	[REPAIR_RECOMPUTED_UNPROVEN] = "recomputed_unproven",
-	[REPAIR_ZERO_FILLED] = "zero_filled",
-	[REPAIR_INNER_CORRUPT] = "inner_corrupt",
-	[REPAIR_INNER_PARTIAL] = "inner_partial",
-	[REPAIR_INNER_MALFORMED] = "inner_malformed",
-	[REPAIR_TRUNCATED] = "truncated",
-	[REPAIR_NO_HEADROOM] = "no_headroom",
-	[REPAIR_PARTIAL] = "partial",
-	[REPAIR_NOT_IP] = "not_ip",
-	[REPAIR_MALFORMED_IP] = "malformed_ip",
-	[REPAIR_FRAGMENT] = "fragment",
-	[REPAIR_REROUTED] = "rerouted",
-	[REPAIR_NOT_UDP] = "not_udp",
-	[REPAIR_MALFORMED_UDP] = "malformed_udp",
-	[REPAIR_OTHER_PORT] = "other_port",
-	[REPAIR_NOT_VXLAN] = "not_vxlan",
+/* An entry that is missing has no name, and csumfix.core cannot be imported. */
+static const struct {
+	const char *name;
+	enum repair_outcome outcome;
+} reasons[REPAIR_REASONS] = {
+	[REPAIR_RIGHT] = { "right", REPAIR_VERIFIED },
+	[REPAIR_ZERO_KEPT] = { "zero_kept", REPAIR_NOT_JUDGED },
+	[REPAIR_RECOMPUTED] = { "recomputed", REPAIR_REPAIRED },
+	[REPAIR_RECOMPUTED_UNPROVEN] = { "recomputed_unproven", REPAIR_REPAIRED },
+	[REPAIR_ZERO_FILLED] = { "zero_filled", REPAIR_FILLED },
+	[REPAIR_INNER_CORRUPT] = { "inner_corrupt", REPAIR_LEFT_WRONG },
+	[REPAIR_INNER_PARTIAL] = { "inner_partial", REPAIR_LEFT_WRONG },
+	[REPAIR_INNER_MALFORMED] = { "inner_malformed", REPAIR_LEFT_WRONG },
+	[REPAIR_TRUNCATED] = { "truncated", REPAIR_NOT_JUDGED },
+	[REPAIR_NO_HEADROOM] = { "no_headroom", REPAIR_NOT_JUDGED },
+	[REPAIR_PARTIAL] = { "partial", REPAIR_NOT_JUDGED },
+	[REPAIR_NOT_IP] = { "not_ip", REPAIR_NOT_JUDGED },
+	[REPAIR_MALFORMED_IP] = { "malformed_ip", REPAIR_NOT_JUDGED },
+	[REPAIR_FRAGMENT] = { "fragment", REPAIR_NOT_JUDGED },
+	[REPAIR_REROUTED] = { "rerouted", REPAIR_NOT_JUDGED },
+	[REPAIR_NOT_UDP] = { "not_udp", REPAIR_NOT_JUDGED },
+	[REPAIR_MALFORMED_UDP] = { "malformed_udp", REPAIR_NOT_JUDGED },
+	[REPAIR_OTHER_PORT] = { "other_port", REPAIR_NOT_JUDGED },
+	[REPAIR_NOT_VXLAN] = { "not_vxlan", REPAIR_NOT_JUDGED },
 };
 
-static const enum repair_reason reason_of_outer[] = {
-	[OUTER_NOT_IP] = REPAIR_NOT_IP,         [OUTER_MALFORMED_IP] = REPAIR_MALFORMED_IP,
-	[OUTER_FRAGMENT] = REPAIR_FRAGMENT,     [OUTER_REROUTED] = REPAIR_REROUTED,
-	[OUTER_NOT_UDP] = REPAIR_NOT_UDP,       [OUTER_MALFORMED_UDP] = REPAIR_MALFORMED_UDP,
-	[OUTER_OTHER_PORT] = REPAIR_OTHER_PORT, [OUTER_NOT_VXLAN] = REPAIR_NOT_VXLAN,
-};
-
-static const char *const outcome_names[REPAIR_OUTCOMES] = {
-	[REPAIR_VERIFIED] = "verified",     [REPAIR_REPAIRED] = "repaired",
-	[REPAIR_FILLED] = "filled",         [REPAIR_LEFT_WRONG] = "left_wrong",
-	[REPAIR_NOT_JUDGED] = "not_judged",
-};
+/* No default case: the compiler reports a status without a reason. */
+static enum repair_reason reason_not_to_judge(enum outer_status status)
+{
+	switch (status) {
+	case OUTER_NOT_IP:
+		return REPAIR_NOT_IP;
+	case OUTER_MALFORMED_IP:
+		return REPAIR_MALFORMED_IP;
+	case OUTER_FRAGMENT:
+		return REPAIR_FRAGMENT;
+	case OUTER_REROUTED:
+		return REPAIR_REROUTED;
+	case OUTER_NOT_UDP:
+		return REPAIR_NOT_UDP;
+	case OUTER_MALFORMED_UDP:
+		return REPAIR_MALFORMED_UDP;
+	case OUTER_OTHER_PORT:
+		return REPAIR_OTHER_PORT;
+	case OUTER_NOT_VXLAN:
+	case OUTER_OK:
+	case OUTER_STATUSES:
+		break;
+	}
+	return REPAIR_NOT_VXLAN;
+}
 
 static struct repair_result accept_because(enum repair_reason reason, uint16_t port)
 {
@@ -103,7 +120,7 @@ struct repair_result repair(uint8_t *packet, size_t caplen, size_t wirelen, bool
 		return accept_because(REPAIR_PARTIAL, 0);
 	status = outer_parse((struct view){ packet, caplen }, &policy->ports, &outer);
 	if (status != OUTER_OK)
-		return accept_because(reason_of_outer[status], known_port(status, &outer));
+		return accept_because(reason_not_to_judge(status), known_port(status, &outer));
 	if (!outer.check && !policy->fill_zero)
 		return accept_because(REPAIR_ZERO_KEPT, outer.udp.dest);
 	outer_sum(&outer);
@@ -112,45 +129,12 @@ struct repair_result repair(uint8_t *packet, size_t caplen, size_t wirelen, bool
 	return write_check(packet, &outer);
 }
 
-/* Without a default case, so that the compiler asks for the outcome of a new reason. */
 enum repair_outcome repair_outcome(enum repair_reason reason)
 {
-	switch (reason) {
-	case REPAIR_RIGHT:
-		return REPAIR_VERIFIED;
-	case REPAIR_RECOMPUTED:
-	case REPAIR_RECOMPUTED_UNPROVEN:
-		return REPAIR_REPAIRED;
-	case REPAIR_ZERO_FILLED:
-		return REPAIR_FILLED;
-	case REPAIR_INNER_CORRUPT:
-	case REPAIR_INNER_PARTIAL:
-	case REPAIR_INNER_MALFORMED:
-		return REPAIR_LEFT_WRONG;
-	case REPAIR_ZERO_KEPT:
-	case REPAIR_TRUNCATED:
-	case REPAIR_NO_HEADROOM:
-	case REPAIR_PARTIAL:
-	case REPAIR_NOT_IP:
-	case REPAIR_MALFORMED_IP:
-	case REPAIR_FRAGMENT:
-	case REPAIR_REROUTED:
-	case REPAIR_NOT_UDP:
-	case REPAIR_MALFORMED_UDP:
-	case REPAIR_OTHER_PORT:
-	case REPAIR_NOT_VXLAN:
-	case REPAIR_REASONS:
-		break;
-	}
-	return REPAIR_NOT_JUDGED;
-}
-
-const char *repair_outcome_name(enum repair_outcome outcome)
-{
-	return (unsigned int)outcome < REPAIR_OUTCOMES ? outcome_names[outcome] : NULL;
+	return reasons[reason].outcome;
 }
 
 const char *repair_reason_name(enum repair_reason reason)
 {
-	return (unsigned int)reason < REPAIR_REASONS ? reason_names[reason] : NULL;
+	return (unsigned int)reason < REPAIR_REASONS ? reasons[reason].name : NULL;
 }

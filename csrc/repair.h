@@ -6,7 +6,7 @@
 
 enum repair_verdict {
 	REPAIR_ACCEPT,  /* as it is */
-	REPAIR_REPLACE, /* the checksum field was written: give the packet back with payload */
+	REPAIR_REPLACE, /* the checksum field was written: return the packet with its payload */
 };
 
 /** enum repair_outcome - what became of the outer checksum: groups of enum repair_reason */
@@ -15,12 +15,12 @@ enum repair_outcome {
 	REPAIR_REPAIRED,   /* it was wrong and is right now */
 	REPAIR_FILLED,     /* it was 0 and is right now */
 	REPAIR_LEFT_WRONG, /* it is wrong and stays so */
-	REPAIR_NOT_JUDGED, /* it is as it came, and nothing is known about it */
+	REPAIR_NOT_JUDGED, /* it is unchanged, and nobody verified it */
 
 	REPAIR_OUTCOMES, /* how many there are */
 };
 
-/** enum repair_reason - why repair() said what it said; each packet has exactly one */
+/** enum repair_reason - why repair() returned its verdict; each packet has exactly one reason */
 enum repair_reason {
 	/* The outer checksum needs nothing. */
 	REPAIR_RIGHT,     /* verified */
@@ -31,14 +31,14 @@ enum repair_reason {
 	REPAIR_RECOMPUTED_UNPROVEN, /* wrong, over an inner packet without a checksum of its own */
 	REPAIR_ZERO_FILLED,         /* 0, and the policy fills it */
 
-	/* It was due, but a fresh outer checksum would vouch for a broken inner packet. */
+	/* It is wrong or 0, and a new one would hide that the inner packet is broken. */
 	REPAIR_INNER_CORRUPT,
 	REPAIR_INNER_PARTIAL,
 	REPAIR_INNER_MALFORMED,
 
 	/* Nothing could be judged. */
 	REPAIR_TRUNCATED,   /* not copied whole from the kernel */
-	REPAIR_NO_HEADROOM, /* could not be given back: see @replaceable of repair() */
+	REPAIR_NO_HEADROOM, /* cannot be replaced: see @replaceable of repair() */
 	REPAIR_PARTIAL,     /* the kernel says that its checksum is not computed yet */
 	REPAIR_NOT_IP,
 	REPAIR_MALFORMED_IP,
@@ -53,7 +53,7 @@ enum repair_reason {
 };
 
 /**
- * struct repair_policy - what the operator wants
+ * struct repair_policy - what to repair
  * @ports:     destination ports that are VXLAN
  * @fill_zero: compute an outer checksum that was sent as 0, which is legal over IPv4 (RFC 7348)
  *             and, where the receiver agreed, over IPv6 (RFC 6935)
@@ -74,25 +74,22 @@ struct repair_result {
 };
 
 /**
- * repair() - verify and mend the outer UDP checksum of one packet
+ * repair() - verify and repair the outer UDP checksum of one packet
  * @packet:      the packet from its outer IP header on; at most two bytes of it are written
  * @caplen:      bytes at @packet
  * @wirelen:     bytes the packet really has; more than @caplen if it was not copied whole
  * @partial:     the kernel has yet to compute the packet's checksum or to segment it
- * @replaceable: the caller can give the packet back with another payload
+ * @replaceable: the caller can return the packet with another payload
  * @policy:      see struct repair_policy
  *
- * Pure: no system call, no allocation, nothing remembered. Any bytes are acceptable input.
- * Unless the verdict is REPAIR_REPLACE the packet is untouched.
+ * Pure: no system call, no allocation, no state. Any bytes are acceptable input.
+ * Unless the verdict is REPAIR_REPLACE, the packet is untouched.
  */
 struct repair_result repair(uint8_t *packet, size_t caplen, size_t wirelen, bool partial,
 			    bool replaceable, const struct repair_policy *policy);
 
 /** repair_outcome() - what became of the outer checksum of a packet with this @reason */
 enum repair_outcome repair_outcome(enum repair_reason reason);
-
-/** repair_outcome_name() - the outcome as a lower-case word for counters, or NULL past the last */
-const char *repair_outcome_name(enum repair_outcome outcome);
 
 /** repair_reason_name() - the reason as a lower-case word for counters, or NULL past the last */
 const char *repair_reason_name(enum repair_reason reason);

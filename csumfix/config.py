@@ -1,8 +1,8 @@
-"""The settings of ``csumfix run``: each described once, and read from three places.
+"""Reads the settings of ``csumfix run`` from three places; ``csumfix.options`` describes them.
 
 The command line wins over the environment (``CSUMFIX_QUEUE_BASE``), which wins over the file
-(``queue-base``). click does the merging; here is what it cannot know: how the file is written,
-and that a mistake in it should be told by the file's words.
+(``queue-base``). click merges the three. This module adds what click does not know: how the file
+is written, and that an error about the file should use the file's words.
 """
 
 from __future__ import annotations
@@ -21,11 +21,10 @@ from urllib.parse import urlsplit
 import click
 from click.core import ParameterSource
 
-from csumfix import environment
+from csumfix import environment, usage
 from csumfix.errors import CsumfixError, Exit
-from csumfix.options import LAST_QUEUE, LaneSetting, Options
+from csumfix.options import DEFAULTS, LAST_QUEUE, SETTINGS, LaneSetting, Options, Setting
 from csumfix.usage import Command, Number, WholeNumber
-from csumfix.usage import explain as explain_usage
 
 DEFAULT_FILE = Path("/etc/csumfix.toml")
 PORT = WholeNumber(1, 65535)
@@ -79,84 +78,36 @@ FILE = click.Option(
     help=f"Read settings from here.  [default: {DEFAULT_FILE}, if it exists]",
 )
 
-SETTINGS = (
-    click.Option(
-        ["--lane"],
-        type=click.Choice([str(setting) for setting in LaneSetting]),
-        default=str(Options.lane),
-        show_default=True,
-        help="Where checksums are put right: by the kernel before NAT, by csumfix in a queue, or "
-        "as what leaves this host shows to be necessary.",
-    ),
-    click.Option(
-        ["--hold"],
-        type=WholeNumber(1, 7 * 24 * 3600),
-        default=Options.hold,
-        show_default=True,
-        metavar="SECONDS",
-        help="With lane auto: how long nothing must be wrong until a port leaves the queue lane.",
-    ),
-    click.Option(
-        ["--tap-pause"],
-        type=Number(0, 3600),
-        default=Options.tap_pause,
-        show_default=True,
-        metavar="SECONDS",
-        help="Pause between two looks at the packets that leave. 0: never look.",
-    ),
-    PortOption(
-        ["--port"],
-        type=PORT,
-        multiple=True,
-        help="Extra VXLAN port, for tunnels without a local vxlan device; repeatable.",
-    ),
-    click.Option(
-        ["--queues"],
-        type=WholeNumber(1, 64),
-        default=1,
-        show_default=True,
-        help="Number of queues, each with its own thread.",
-    ),
-    click.Option(
-        ["--queue-base"],
-        type=WholeNumber(0, LAST_QUEUE),
-        default=0,
-        show_default=True,
-        help="Number of the first netfilter queue.",
-    ),
-    click.Option(
-        ["--zero"],
-        type=click.Choice(["keep", "fill"]),
-        default="keep",
-        show_default=True,
-        help="What to do with an outer checksum of 0, 'not computed'.",
-    ),
-    click.Option(
-        ["--metrics"],
-        type=Address(),
-        metavar="ADDRESS:PORT",
-        help="Serve Prometheus metrics here, such as 127.0.0.1:9478.  [default: nowhere]",
-    ),
-    click.Option(
-        ["--log-format"],
-        type=click.Choice(["text", "json"]),
-        default="text",
-        show_default=True,
-        help="How log lines look.",
-    ),
-    click.Option(
-        ["--take-over"],
-        is_flag=True,
-        help="Take the work over from a running csumfix, instead of refusing; loses no packet.",
-    ),
-    click.Option(
-        ["--superseded"],
-        type=click.Choice(["exit", "wait"]),
-        default="exit",
-        show_default=True,
-        help="What to do when another has taken over: exit, or wait idle for SIGTERM.",
-    ),
-)
+
+def _flag(field: str, setting: Setting) -> click.Option:
+    """Make the flag of a setting; ``field`` is its name in Options."""
+    default = getattr(DEFAULTS, field)
+    kind = PortOption if field == "ports" else click.Option
+    if setting.is_flag:
+        return kind([f"--{setting.name}"], is_flag=True, help=setting.meaning)
+    return kind(
+        [f"--{setting.name}"],
+        type=_type(setting, default),
+        multiple=setting.is_list,
+        default=str(default) if setting.values else default,
+        show_default=default not in (None, ()),
+        metavar=setting.metavar,
+        help=setting.meaning,
+    )
+
+
+def _type(setting: Setting, default: object) -> click.ParamType[Any]:
+    if setting.values:
+        return click.Choice(list(setting.values))
+    if setting.bounds is None:
+        return Address()
+    low, high = setting.bounds
+    if isinstance(default, float):
+        return Number(low, high)
+    return WholeNumber(int(low), int(high))
+
+
+FLAGS = tuple(_flag(field, setting) for field, setting in SETTINGS.items())
 
 
 class Configured(Command):
@@ -166,7 +117,7 @@ class Configured(Command):
     """
 
     def __init__(self, *args: Any, **attributes: Any) -> None:
-        attributes["params"] = [*SETTINGS, FILE, *attributes.get("params", [])]
+        attributes["params"] = [*FLAGS, FILE, *attributes.get("params", [])]
         attributes["context_settings"] = {
             "auto_envvar_prefix": environment.PREFIX,
             **attributes.get("context_settings", {}),
@@ -175,7 +126,7 @@ class Configured(Command):
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Remember the arguments, then parse them."""
-        environment.check(os.environ, [str(setting.name) for setting in (*SETTINGS, FILE)])
+        environment.check(os.environ, [str(setting.name) for setting in (*FLAGS, FILE)])
         ctx.meta[ARGUMENTS] = tuple(args)
         return super().parse_args(ctx, args)
 
@@ -193,7 +144,7 @@ def read(file: Path) -> dict[str, Any]:
         raise _wrong(file, f"cannot be read: {error.strerror}", remedy) from None
     except (ValueError, RecursionError) as error:  # TOML's, UTF-8's, and too many brackets
         raise _wrong(file, f"is not TOML: {error}") from None
-    known = {_key(option): option for option in SETTINGS}
+    known = {_key(option): option for option in FLAGS}
     for key, value in document.items():
         if key not in known:
             near = difflib.get_close_matches(key, known, n=1)
@@ -239,7 +190,7 @@ def _key(option: click.Option) -> str:
 
 def options(ctx: click.Context) -> Options:
     """Return the settings of a parsed command; raise if they do not go together."""
-    values = {str(setting.name): ctx.params[str(setting.name)] for setting in SETTINGS}
+    values = {str(setting.name): ctx.params[str(setting.name)] for setting in FLAGS}
     ports = tuple(sorted(set(values.pop("port"))))
     lane = LaneSetting(values.pop("lane"))
     result = Options(ports=ports, lane=lane, **values)
@@ -261,7 +212,7 @@ def load(command: click.Command, arguments: Sequence[str]) -> Options:
 
 def explain(error: click.UsageError) -> str:
     """Return click's message, and the variable that it is about if it is about one."""
-    message = explain_usage(error)
+    message = usage.explain(error)
     if isinstance(error, click.BadParameter) and error.param and error.ctx:
         name = str(error.param.name)
         if error.ctx.get_parameter_source(name) is ParameterSource.ENVIRONMENT:
@@ -272,7 +223,7 @@ def explain(error: click.UsageError) -> str:
 def describe(ctx: click.Context) -> list[str]:
     """Return the effective settings as lines of TOML, each with the place that it comes from."""
     lines = []
-    for setting in SETTINGS:
+    for setting in FLAGS:
         value = ctx.params[str(setting.name)]
         text = f"{_key(setting)} = {json.dumps(value)}"
         line = f"# {_key(setting)}: not set" if value is None else text

@@ -7,13 +7,26 @@ class Exit(IntEnum):
     """Exit codes of every command; ``csumfix-rules`` uses the same."""
 
     OK = 0
-    NEGATIVE = 1  # the question has been answered with no
+    NEGATIVE = 1
     USAGE = 2
-    MISSING = 3  # a program is not installed
+    MISSING = 3
     PERMISSION = 4
-    KERNEL = 5  # the kernel refused, or lacks a feature
-    IN_USE = 6  # somebody else has the queue, or the service runs already
-    BROKEN = 7  # it worked, and then stopped working
+    KERNEL = 5
+    IN_USE = 6
+    BROKEN = 7
+
+
+EXIT_MEANINGS = {
+    Exit.OK: "done",
+    Exit.NEGATIVE: "negative result (not running, not installed, wrong checksums found)",
+    Exit.USAGE: "wrong usage",
+    Exit.MISSING: "a program is missing",
+    Exit.PERMISSION: "no permission",
+    Exit.KERNEL: "the kernel refused or lacks a feature",
+    Exit.IN_USE: "in use by another program",
+    Exit.BROKEN: "failed while running",
+}
+"""What help, man page and docs say of each."""
 
 
 class CsumfixError(Exception):

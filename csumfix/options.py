@@ -1,12 +1,21 @@
-"""What the service was asked to do."""
+"""What the service was asked to do, and what an operator is told about each setting.
+
+This is the one place where a setting's default and meaning are written. ``csumfix.config`` makes
+the flags of it; ``make manual`` makes the sample file, the man pages and the table in docs/.
+"""
 
 from __future__ import annotations
 
 import enum
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any
 
 LAST_QUEUE = 65535
 """Highest number that a netfilter queue can have."""
+
+_SETTING = "setting"
+"""Key of a field's metadata."""
 
 
 class LaneSetting(enum.StrEnum):
@@ -18,26 +27,146 @@ class LaneSetting(enum.StrEnum):
 
 
 @dataclass(frozen=True)
-class Options:
-    """The settings of ``csumfix run``; ``csumfix.config`` reads them and describes each.
+class Setting:
+    """What is known about a setting besides its default.
 
-    ports: UDP ports of tunnels besides those of the devices.
-    hold: seconds without evidence after which a port leaves the queue lane.
-    tap_pause: seconds between two looks at what leaves; 0 for no look at all.
-    metrics: ADDRESS:PORT to serve metrics at.
+    name: of the flag without its dashes, and of the key in the file.
+    meaning: one or two sentences, also in the command's help.
+    more: further sentences, for the man page, the table and the sample file.
+    values: the meaning of each value, if there are only these.
+    bounds: lowest and highest number.
+    metavar: what stands for the value in the help.
+    example: a value to show where the default is not to set it at all.
+    is_flag: it takes no value on the command line.
+    is_list: it may be given several times, and is a list in the file.
+    is_for_managers: it is for what starts the service, and not in the sample file.
     """
 
-    lane: LaneSetting = LaneSetting.AUTO
-    hold: int = 600
-    tap_pause: float = 1.0
-    ports: tuple[int, ...] = ()
-    queues: int = 1
-    queue_base: int = 0
-    zero: str = "keep"
-    metrics: str | None = None
-    log_format: str = "text"
-    take_over: bool = False
-    superseded: str = "exit"
+    name: str
+    meaning: str
+    more: str = ""
+    values: Mapping[str, str] = field(default_factory=dict)
+    bounds: tuple[float, float] | None = None
+    metavar: str | None = None
+    example: str | None = None
+    is_flag: bool = False
+    is_list: bool = False
+    is_for_managers: bool = False
+
+
+def _about(name: str, meaning: str, more: str = "", **attributes: Any) -> dict[str, Setting]:
+    return {_SETTING: Setting(name, meaning, more, **attributes)}
+
+
+@dataclass(frozen=True)
+class Options:
+    """The settings of ``csumfix run``."""
+
+    lane: LaneSetting = field(
+        default=LaneSetting.AUTO,
+        metadata=_about(
+            "lane",
+            "Who completes the checksums: the kernel before NAT (kernel), csumfix in a queue "
+            "(queue), or whichever the packets that leave show to be necessary (auto).",
+            values={
+                "auto": "kernel lane; a port is in the queue lane while its packets are seen to "
+                "leave wrong",
+                "kernel": "kernel lane only, whatever leaves",
+                "queue": "queue lane only: for NICs that lie, and for relays",
+            },
+        ),
+    )
+    hold: int = field(
+        default=600,
+        metadata=_about(
+            "hold",
+            "With lane auto: how long nothing must be wrong before a port leaves the queue lane.",
+            bounds=(1, 7 * 24 * 3600),
+            metavar="SECONDS",
+        ),
+    )
+    tap_pause: float = field(
+        default=1.0,
+        metadata=_about(
+            "tap-pause",
+            "Pause between two looks at the packets that leave. 0: never look.",
+            "Without looks, lane auto does the same as lane kernel.",
+            bounds=(0, 3600),
+            metavar="SECONDS",
+        ),
+    )
+    ports: tuple[int, ...] = field(
+        default=(),
+        metadata=_about(
+            "port",
+            "Extra VXLAN port, for tunnels without a local vxlan device; repeatable.",
+            bounds=(1, 65535),
+            is_list=True,
+        ),
+    )
+    queues: int = field(
+        default=1,
+        metadata=_about(
+            "queues",
+            "Number of queues, each with its own thread.",
+            "A flow stays in one of them.",
+            bounds=(1, 64),
+        ),
+    )
+    queue_base: int = field(
+        default=0,
+        metadata=_about(
+            "queue-base",
+            "Number of the first netfilter queue.",
+            "Choose another if another program uses these numbers.",
+            bounds=(0, LAST_QUEUE),
+        ),
+    )
+    zero: str = field(
+        default="keep",
+        metadata=_about(
+            "zero",
+            "What to do with an outer checksum of 0, 'not computed'.",
+            values={"keep": "leave it", "fill": "compute it, in the queue lane"},
+        ),
+    )
+    metrics: str | None = field(
+        default=None,
+        metadata=_about(
+            "metrics",
+            "Serve Prometheus metrics here, such as 127.0.0.1:9478.  [default: nowhere]",
+            "There is no password and no encryption. The unit for systemd admits only this host; "
+            "IPAddressAllow= in 'systemctl edit csumfix' admits others.",
+            metavar="ADDRESS:PORT",
+            example="127.0.0.1:9478",
+        ),
+    )
+    log_format: str = field(
+        default="text",
+        metadata=_about(
+            "log-format",
+            "How log lines look.",
+            values={"text": "for people", "json": "one JSON object per line"},
+        ),
+    )
+    take_over: bool = field(
+        default=False,
+        metadata=_about(
+            "take-over",
+            "Take the work over from a running csumfix, instead of refusing; loses no packet.",
+            is_flag=True,
+            is_for_managers=True,
+        ),
+    )
+    superseded: str = field(
+        default="exit",
+        metadata=_about(
+            "superseded",
+            "What to do when another process has taken over.",
+            values={"exit": "exit with 0", "wait": "stay idle until SIGTERM, for Kubernetes"},
+            is_for_managers=True,
+        ),
+    )
 
     @property
     def queue_numbers(self) -> range:
@@ -48,3 +177,9 @@ class Options:
     def fill_zero(self) -> bool:
         """Whether to compute outer checksums that were sent as 0."""
         return self.zero == "fill"
+
+
+DEFAULTS = Options()
+
+SETTINGS: Mapping[str, Setting] = {each.name: each.metadata[_SETTING] for each in fields(Options)}
+"""By the name of the field in Options."""

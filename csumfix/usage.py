@@ -23,6 +23,10 @@ class WholeNumber(click.IntRange):
 
     name = "number"
 
+    def _describe_range(self) -> str:
+        """Return what click's help shows, instead of 1<=x<=64."""
+        return _range(self)
+
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
         """Return the number; fail in words."""
         try:
@@ -38,6 +42,10 @@ class Number(click.FloatRange):
     """A number within bounds."""
 
     name = "number"
+
+    def _describe_range(self) -> str:
+        """Return what click's help shows, instead of 1<=x<=64."""
+        return _range(self)
 
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None

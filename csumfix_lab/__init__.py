@@ -1,4 +1,4 @@
-"""A two-node VXLAN lab in throwaway namespaces, with one real cause of wrong outer checksums."""
+"""A two-node VXLAN lab in temporary namespaces, with one real cause of wrong outer checksums."""
 
 from csumfix_lab.causes import CAUSES
 from csumfix_lab.lab import Lab

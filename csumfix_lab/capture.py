@@ -1,10 +1,10 @@
-"""Writes the frames that arrive at a device to standard output, as a pcap stream.
+"""Writes the frames that arrive at a device to standard output, in pcap format.
 
     python -m csumfix_lab.capture DEVICE >FILE
 
-For tcpdump, which cannot capture in an ordinary user's lab itself: started as root it insists on
-giving up its groups, and a user namespace forbids that. It can read the stream outside, where the
-user is not root. Only arriving frames: a sender's own are seen with their checksums not finished.
+tcpdump cannot capture in an ordinary user's lab: as root it always gives up its groups, which a
+user namespace forbids. It can read this stream outside, where the user is not root. Frames that
+leave are left out, because a sender's own frames still have partial checksums.
 """
 
 import select
@@ -18,7 +18,7 @@ _HEADER = struct.pack("<IHHiIII", 0xA1B2C3D4, 2, 4, 0, 0, 1 << 18, 1)  # microse
 
 
 def main(argv: list[str]) -> None:
-    """Capture until killed, or until nobody reads any more."""
+    """Capture until killed, or until the reader has gone."""
     if len(argv) != 1:
         sys.exit(__doc__)
     cable, out = Cable(argv[0]), sys.stdout.buffer
@@ -34,7 +34,7 @@ def main(argv: list[str]) -> None:
             out.write(struct.pack("<IIII", seconds, nanoseconds // 1000, size, size) + frame)
             out.flush()
     except (BrokenPipeError, KeyboardInterrupt):
-        sys.stderr.close()  # or Python would complain about the pipe at exit
+        sys.stderr.close()  # keeps Python from reporting the broken pipe at exit
 
 
 if __name__ == "__main__":

@@ -1,38 +1,39 @@
-"""The causes: why checksums in a tunnel go wrong, as data. The rules they need are in rules.py.
+"""The causes of wrong checksums in a tunnel, as data. rules.py has the rules that they load.
 
-The outer checksum is on, unless the cause says otherwise, for both families. That is the kernel's
+The outer checksum is on for both families, unless the cause says otherwise. That is the kernel's
 default (over IPv4 since Linux 4.6, "Enable outer Tx checksum by default"), and flannel leaves it
 so: its netlink library sends IFLA_VXLAN_UDP_CSUM only to turn it on (addVxlanAttrs in
-vishvananda/netlink, link_linux.go). Cilium, Antrea and OVS send no outer checksum over IPv4. Then
-the NAT of a current kernel does no harm, but a lying NIC does, so there is a cause for either.
+vishvananda/netlink, link_linux.go). Cilium, Antrea and OVS send no outer checksum over IPv4. NAT
+in a current kernel does not damage such packets, but a lying NIC does. So there is a lying NIC
+with and one without the outer checksum.
 
-With the outer checksum on, `ethtool -K flannel.1 tx-checksum-ip-generic off` is no cure for a
-lying NIC. The kernel then finishes the inner checksum itself, but leaves the outer one to the NIC.
-Pings are lost for the same reason.
+With the outer checksum on, `ethtool -K flannel.1 tx-checksum-ip-generic off` does not cure a lying
+NIC. The kernel then computes the inner checksum itself, but leaves the outer one to the NIC. Pings
+are lost for the same reason.
 """
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from csumfix_lab import rules
-from csumfix_lab.plan import Plan
 from csumfix_lab.rules import Rules
+from csumfix_lab.spec import LabSpec
 
 
 @dataclass(frozen=True)
 class Cause:
-    """One way to break a tunnel."""
+    """One way in which a tunnel breaks."""
 
     name: str
     story: str  # what happens, for the operator
-    symptom: str  # what they will see
-    rules: Callable[[Plan], Rules] = rules.none  # loaded on the sender
+    symptom: str  # what the operator sees
+    rules: Callable[[LabSpec], Rules] = rules.none  # loaded on the sender
     service: bool = False  # there is a service IP
-    lying_nic: bool = False  # the sender's eth0 claims checksum offload and does not do it
-    guest: bool = False  # see Plan
-    virtual_vtep: str = ""  # see Plan; what happens to the address, {real} being the receiver's
-    relay: bool = False  # see Plan
-    outer_checksum: bool = True  # see Plan
+    lying_nic: bool = False  # the sender's eth0 offers checksum offload and does not do it
+    guest: bool = False  # see LabSpec
+    virtual_vtep: str = ""  # see LabSpec; what happens to that address; {real} is the receiver's
+    relay: bool = False  # see LabSpec
+    outer_checksum: bool = True  # see LabSpec
 
 
 _LOST = "small packets are lost: queries time out, TCP cannot connect"
@@ -49,7 +50,7 @@ _ALL = (
         story=(
             "kube-proxy (up to v1.18.5) marks a query to a service IP and rewrites it to a pod's. "
             "The VXLAN packet around it inherits the mark, so the *outer* header is masqueraded "
-            "too, and its checksum comes out wrong."
+            "as well, and its checksum is wrong afterwards."
         ),
         symptom=_SERVICE_LOST,
         rules=rules.kube_proxy,
@@ -70,7 +71,7 @@ _ALL = (
         name="snat",
         story=(
             "nat/POSTROUTING masquerades the tunnel's outer header to another port, and its "
-            "checksum comes out wrong."
+            "checksum is wrong afterwards."
         ),
         symptom=_LOST,
         rules=rules.snat,
@@ -78,8 +79,8 @@ _ALL = (
     Cause(
         name="dnat",
         story=(
-            "The tunnel's remote end is a virtual address; nat/OUTPUT rewrites the outer header "
-            "to the real one, and its checksum comes out wrong."
+            "The tunnel's remote end is a virtual address. nat/OUTPUT rewrites the outer header "
+            "to the real one, and its checksum is wrong afterwards."
         ),
         symptom=_LOST,
         rules=rules.dnat,
@@ -88,8 +89,8 @@ _ALL = (
     Cause(
         name="stateless",
         story=(
-            "The tunnel's remote end is a virtual address; nft rewrites the outer header to the "
-            "real one without conntrack, and its checksum comes out wrong."
+            "The tunnel's remote end is a virtual address. nft rewrites the outer header to the "
+            "real one without conntrack, and its checksum is wrong afterwards."
         ),
         symptom=_LOST,
         rules=rules.stateless,
@@ -98,8 +99,8 @@ _ALL = (
     Cause(
         name="nic",
         story=(
-            "The sender's NIC claims transmit checksum offload and does not do it: packets leave "
-            "as the driver left them, with checksums not finished."
+            "The sender's NIC offers transmit checksum offload and does not do it. Packets leave "
+            "with the partial checksums that the driver got."
         ),
         symptom="UDP and TCP through the tunnel are lost, large packets included",
         lying_nic=True,
@@ -108,9 +109,9 @@ _ALL = (
     Cause(
         name="nic-udpcsum",
         story=(
-            "The sender's NIC claims transmit checksum offload and does not do it, and the outer "
-            "checksum is on, which is the kernel's default. So pings are lost as well. (Over IPv6 "
-            "the outer checksum is always on, and cause nic is the same.)"
+            "The sender's NIC offers transmit checksum offload and does not do it. The outer "
+            "checksum is on, which is the kernel's default, so pings are lost as well. (Over IPv6 "
+            "the outer checksum is always on, so cause nic is the same there.)"
         ),
         symptom="everything through the tunnel is lost",
         lying_nic=True,
@@ -118,20 +119,20 @@ _ALL = (
     Cause(
         name="relay",
         story=(
-            "A user-mode program between the nodes receives the tunnel's datagrams and sends "
-            "their payload again, as slirp4netns, pasta or a UDP proxy does. The inner checksum "
-            "has not been finished by then, and now it never will be. The outer checksum is "
+            "A user-mode program between the nodes receives the tunnel's datagrams and resends "
+            "their payload, as slirp4netns, pasta or a UDP proxy does. The inner checksum is "
+            "still partial at that point, and nothing computes it later. The outer checksum is "
             "right, but the pod drops the packet."
         ),
         symptom="UDP and TCP through the tunnel are lost; the pod's checksum errors rise",
-        virtual_vtep="which is the relay's; it sends again to {real}",
+        virtual_vtep="the relay's address; the relay resends to {real}",
         relay=True,
     ),
     Cause(
         name="forwarded",
         story=(
-            "The tunnel starts in a guest behind the sender, and something between the two "
-            "damages the outer checksum: the packet is wrong already when the sender forwards it."
+            "The tunnel starts in a guest behind the sender, and a middlebox between the two "
+            "damages the outer checksum. The packet is already wrong when the sender forwards it."
         ),
         symptom="everything through the tunnel is lost, TCP and large packets included",
         guest=True,

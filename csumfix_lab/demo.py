@@ -1,7 +1,7 @@
-"""The demonstration: a real kernel bug eats DNS over VXLAN, and csumfix cures it.
+"""The demonstration: a real kernel bug loses DNS over VXLAN, and csumfix cures it.
 
-Run by `make demo`. Each step says what it did, what came of it, and whether that was as expected;
-one step that was not makes the exit code 1.
+`make demo` runs it. Each step prints what it did, the result, and whether that was expected. If
+any result was not, the exit code is 1.
 """
 
 import contextlib
@@ -35,7 +35,7 @@ _LABEL = 44  # columns
 
 
 class _Output:
-    """Collects a process's lines in the background, so that it never blocks on a full pipe."""
+    """Collects a process's lines in a thread, so that the process never blocks on a full pipe."""
 
     def __init__(self, process: subprocess.Popen[str], stream: str) -> None:
         self._pipe = getattr(process, stream)
@@ -73,7 +73,7 @@ class _Output:
 
 
 class _Narrator:
-    """Prints the steps and remembers whether all went as expected."""
+    """Prints the steps and counts those with an unexpected result."""
 
     def __init__(self) -> None:
         self._console = Console(highlight=False, markup=False, soft_wrap=True)
@@ -86,11 +86,11 @@ class _Narrator:
         self._console.print(text)
 
     def detail(self, text: str) -> None:
-        """Show what belongs to the step above."""
+        """Print a line that belongs to the step above."""
         self.text(f"{'':<10}{text.strip()}")
 
     def step(self, label: str, result: str, ok: bool) -> None:
-        """Report one step: what was done, what came of it, and whether it should have."""
+        """Print one step: what was done, the result, and whether it was expected."""
         self._console.print("  ok      " if ok else "  FAILED  ", end="",
                             style="green" if ok else "bold red")  # fmt: skip
         self._console.print(f"{label:<{_LABEL}}{result}")
@@ -107,7 +107,7 @@ class _Demo:
         self._victim = lab.service_ip if lab.cause.service else lab.pod_ip
 
     def run(self) -> None:
-        """Tell the whole story."""
+        """Show the bug, then the cure."""
         lab, say = self._lab, self._say
         say.text(f"\n{lab.describe()}")
         settings, rules = self._settings(), self._mangle()
@@ -134,7 +134,7 @@ class _Demo:
         return [self._lab.sender.offloads(device) for device in ("eth0", self._lab.device)]
 
     def _mangle(self) -> list[str]:
-        # A table never used before and one emptied again look the same with -S.
+        # With -S, a table that was never used looks like an emptied one.
         tools = ("iptables", "ip6tables")
         return [self._lab.sender.run([tool, "-t", "mangle", "-S"]).stdout for tool in tools]
 
@@ -142,7 +142,7 @@ class _Demo:
         return f"{'service' if address == self._lab.service_ip else 'pod'} IP {address}"
 
     def _query(self, address: str, *, answered: bool) -> None:
-        """Query once, and report whether that went as expected."""
+        """Query once, and report whether the result was expected."""
         answer = self._lab.query(address)
         self._say.step(
             f"query {self._lab.dns_name} by {self._name(address)}",
@@ -183,7 +183,7 @@ class _Demo:
         self._show_departures()
 
     def _show_departures(self) -> None:
-        """Show what the egress tap of the service has seen leave."""
+        """Show what the service's egress tap has seen."""
         shown = self._lab.sender.run([*_CSUMFIX, "status", "--json"]).stdout
         (lane,) = json.loads(shown)["service"]["lanes"]
         looked, wrong = sum(lane["departures"].values()), lane["departures"].get("wrong", 0)
@@ -192,7 +192,7 @@ class _Demo:
 
     @contextlib.contextmanager
     def _trace(self) -> Iterator[_Output]:
-        """Show what leaves the sender with a wrong checksum."""
+        """Run csumfix trace for packets that leave the sender with a wrong checksum."""
         process = self._lab.sender.popen(
             [*_CSUMFIX, "trace", "--bad-only"],
             stdin=subprocess.DEVNULL,
@@ -208,18 +208,18 @@ class _Demo:
 
     @contextlib.contextmanager
     def _capture(self) -> Iterator[_Output]:
-        """Capture on the receiver, and give what tcpdump, run outside, makes of it."""
+        """Capture on the receiver; yield the output of tcpdump, which runs outside the lab."""
         frames = self._lab.receiver.popen(
             [sys.executable, "-m", "csumfix_lab.capture", "eth0"],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
         )
-        # As root tcpdump would become another user, who may not exist in a container.
+        # As root, tcpdump would switch to another user, which may not exist in a container.
         stay = ["-Z", "root"] if os.geteuid() == 0 else []
         assert frames.stdout is not None
         with frames.stdout:
             tcpdump = subprocess.Popen(
-                ["tcpdump", *stay, "-nvvl", "-r", "-", "udp", "port", str(self._lab.plan.port)],
+                ["tcpdump", *stay, "-nvvl", "-r", "-", "udp", "port", str(self._lab.spec.port)],
                 stdin=frames.stdout,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.PIPE,
@@ -231,7 +231,7 @@ class _Demo:
             yield _Output(tcpdump, "stdout")
         finally:
             frames.kill()
-            tcpdump.wait()  # it has read the end of the stream
+            tcpdump.wait()  # ends with the stream
 
     @contextlib.contextmanager
     def _service(self) -> Iterator[Process]:

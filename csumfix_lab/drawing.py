@@ -3,7 +3,7 @@
 import textwrap
 
 from csumfix_lab.causes import Cause
-from csumfix_lab.plan import (
+from csumfix_lab.spec import (
     DEVICE,
     GUEST_GATEWAY,
     RECEIVER,
@@ -12,11 +12,11 @@ from csumfix_lab.plan import (
     VIRTUAL_VTEP,
     Dual,
     End,
-    Plan,
+    LabSpec,
 )
 
 _WIDTH = 96  # columns
-_LINK = 13  # columns at least between two boxes
+_LINK = 13  # least number of columns between two boxes
 _TUNNEL_ROW, _UNDERLAY_ROW = 2, 3  # rows of a box, counted from its top border
 
 
@@ -45,48 +45,48 @@ def _link(label: str, height: int) -> list[str]:
     return rows
 
 
-def _draw(plan: Plan) -> list[str]:
-    ipv6 = plan.ipv6
-    receiver = _end("receiver", plan.receiver, ipv6, pod=True)
+def _draw(spec: LabSpec) -> list[str]:
+    ipv6 = spec.ipv6
+    receiver = _end("receiver", spec.receiver, ipv6, pod=True)
     height = len(receiver)
-    wire = "relay" if plan.relay else "wire"
+    wire = "relay" if spec.relay else "wire"
     columns = [_link(wire, height), _box(receiver, height)]
-    if plan.guest:
+    if spec.guest:
         legs: list[tuple[str, Dual]] = [("eth1", GUEST_GATEWAY), ("eth0", SENDER)]
         router = _rows("sender", [("", "")] + [(leg, at.ip(ipv6)) for leg, at in legs])
-        guest = _end("guest", plan.client, ipv6, pod=False)
+        guest = _end("guest", spec.client, ipv6, pod=False)
         columns = [_box(guest, height), _link("middlebox", height), _box(router, height), *columns]
     else:
-        columns = [_box(_end("sender", plan.client, ipv6, pod=False), height), *columns]
+        columns = [_box(_end("sender", spec.client, ipv6, pod=False), height), *columns]
     return ["  " + "".join(row).rstrip() for row in zip(*columns, strict=True)]
 
 
-def _notes(cause: Cause, plan: Plan) -> list[str]:
+def _notes(cause: Cause, spec: LabSpec) -> list[str]:
     notes = [
-        "wire: a bridge whose ports finish every checksum, so the receiver sees what a real "
+        "wire: a bridge whose ports compute every checksum, so the receiver gets what a real "
         "wire would carry",
-        f"outer UDP checksum: {'on' if plan.ipv6 or plan.outer_checksum else 'off (zero)'}",
+        f"outer UDP checksum: {'on' if spec.ipv6 or spec.outer_checksum else 'off (zero)'}",
     ]
     if cause.service:
         notes.append(f"service: {SERVICE_IP} port 53, by kube-proxy's rules on the sender")
     if cause.virtual_vtep:
-        virtual, real = VIRTUAL_VTEP.ip(plan.ipv6), RECEIVER.ip(plan.ipv6)
+        virtual, real = VIRTUAL_VTEP.ip(spec.ipv6), RECEIVER.ip(spec.ipv6)
         what = cause.virtual_vtep.format(real=real)
         notes.append(f"tunnel's remote end: {virtual}, {what}")
     return notes
 
 
-def describe(cause: Cause, plan: Plan) -> str:
-    """Return the drawing with its title, the cause's story and notes, some 15 lines."""
-    family = "IPv6" if plan.ipv6 else "IPv4"
+def describe(cause: Cause, spec: LabSpec) -> str:
+    """Return the drawing with title, story of the cause and notes, about 15 lines."""
+    family = "IPv6" if spec.ipv6 else "IPv4"
     title = (
-        f"cause {cause.name}: VXLAN over {family}, port {plan.port}, "
-        f"MTU {plan.mtu} (in the tunnel {plan.tunnel_mtu})"
+        f"cause {cause.name}: VXLAN over {family}, port {spec.port}, "
+        f"MTU {spec.mtu} (in the tunnel {spec.tunnel_mtu})"
     )
     story = textwrap.wrap(cause.story, _WIDTH)
     notes = [
         line
-        for note in _notes(cause, plan)
+        for note in _notes(cause, spec)
         for line in textwrap.wrap(f"- {note}", _WIDTH, subsequent_indent="  ")
     ]
-    return "\n".join([title, "", *_draw(plan), "", *story, *notes])
+    return "\n".join([title, "", *_draw(spec), "", *story, *notes])

@@ -1,14 +1,15 @@
-"""Passes Ethernet frames between two ports, and does to them what broken equipment does.
+"""Passes Ethernet frames between two ports, and damages them as broken equipment does.
 
     python forwarder.py nic TAP DEVICE            make TAP, a NIC that lies about checksum offload
     python forwarder.py damage IN OUT UDP_PORT    damage outer checksums on the way from IN to OUT
 
-Run by path and on its own: it needs nothing but the standard library, so it starts quickly. It
-prints "ready" when frames would pass, and runs until it is killed.
+It is run by path and needs only the standard library, so it starts quickly. It prints "ready" when
+it forwards frames, and runs until it is killed.
 
-The lying NIC is a TAP that accepts unfinished checksums (TUN_F_CSUM). The kernel then says in a
-virtio_net_hdr before each frame what is left to do (VIRTIO_NET_HDR_F_NEEDS_CSUM); this program
-throws that header away. It offers no TSO, so the frames are no larger than the MTU.
+The lying NIC is a TAP that accepts partial checksums (TUN_F_CSUM). The kernel says in a
+virtio_net_hdr before each frame which checksum is still to be computed
+(VIRTIO_NET_HDR_F_NEEDS_CSUM); this program discards that header. The TAP offers no TSO, so no
+frame exceeds the MTU.
 """
 
 import contextlib
@@ -25,21 +26,21 @@ _TUN = "/dev/net/tun"
 _TUNSETIFF, _TUNSETOFFLOAD = 0x400454CA, 0x400454D0
 _IFF_TAP, _IFF_NO_PI, _IFF_VNET_HDR = 0x0002, 0x1000, 0x4000
 _TUN_F_CSUM = 0x01
-_VNET_HDR = bytes(10)  # struct virtio_net_hdr with nothing left to do
+_VNET_HDR = bytes(10)  # struct virtio_net_hdr: nothing left to compute
 
 _SOL_PACKET, _PACKET_IGNORE_OUTGOING = 263, 23
 _ETH_P_ALL = 0x0003
 _ETH_P_IP, _ETH_P_IPV6 = 0x0800, 0x86DD
 
 _FRAME_MAX = 65536 + 64  # bytes
-_BUFFER = 8 << 20  # bytes of socket buffer; without CAP_NET_ADMIN outside we get less
-_BURST = 64  # frames taken from one port before the other is looked at
+_BUFFER = 8 << 20  # bytes of socket buffer; less without CAP_NET_ADMIN outside the sandbox
+_BURST = 64  # frames read from one port before the other has its turn
 
 Transform = Callable[[bytes], bytes]
 
 
 class Port(Protocol):
-    """Something that gives and takes Ethernet frames."""
+    """A source and sink of Ethernet frames."""
 
     def fileno(self) -> int:
         """Return the descriptor to poll."""
@@ -48,11 +49,11 @@ class Port(Protocol):
         """Return one frame; raise BlockingIOError if there is none."""
 
     def send(self, frame: bytes) -> None:
-        """Send one frame; raise OSError if the device will not have it."""
+        """Send one frame; raise OSError if the device refuses it."""
 
 
 class LyingNic:
-    """The TAP's far side: what the NIC got from its driver, and what it delivers to it."""
+    """The TAP's far side: reads the frames that the node sends, and delivers frames to it."""
 
     def __init__(self, name: str) -> None:
         self._fd = os.open(_TUN, os.O_RDWR | os.O_NONBLOCK)
@@ -65,7 +66,7 @@ class LyingNic:
         return self._fd
 
     def receive(self) -> bytes:
-        """Return one frame as it is, checksums not finished."""
+        """Return one frame, with its checksums still partial."""
         return os.read(self._fd, _FRAME_MAX)[len(_VNET_HDR) :]
 
     def send(self, frame: bytes) -> None:
@@ -74,10 +75,10 @@ class LyingNic:
 
 
 class Cable:
-    """A network device seen from outside the IP stack."""
+    """A network device, read and written below the IP stack."""
 
     def __init__(self, device: str) -> None:
-        # Protocol 0 until the options are set: nothing is queued before.
+        # With protocol 0 the socket receives nothing until its options are set.
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
         self._socket.setsockopt(_SOL_PACKET, _PACKET_IGNORE_OUTGOING, 1)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _BUFFER)
@@ -95,7 +96,7 @@ class Cable:
         return self._socket.recv(_FRAME_MAX, socket.MSG_DONTWAIT)
 
     def send(self, frame: bytes) -> None:
-        """Send one frame, complete as far as the kernel is concerned."""
+        """Send one frame, which the kernel takes for complete."""
         self._socket.send(frame)
 
 
@@ -116,14 +117,14 @@ def _udp_offset(frame: bytes) -> int | None:
 
 
 def damage(port: int) -> Transform:
-    """Return a function that spoils the UDP checksum of packets to `port`, and nothing else."""
+    """Return a function that damages the UDP checksum of packets to `port`, and nothing else."""
 
     def transform(frame: bytes) -> bytes:
         udp = _udp_offset(frame)
         if udp is None or int.from_bytes(frame[udp + 2 : udp + 4]) != port:
             return frame
         checksum = int.from_bytes(frame[udp + 6 : udp + 8])
-        # Never to 0, which would mean "no checksum".
+        # The result is never 0, which would mean "no checksum".
         wrong = checksum ^ (0xAAAA if checksum == 0x5555 else 0x5555)  # noqa: PLR2004
         return frame[: udp + 6] + wrong.to_bytes(2) + frame[udp + 8 :]
 
@@ -131,7 +132,7 @@ def damage(port: int) -> Transform:
 
 
 def _pass_on(source: Port, target: Port, transform: Transform) -> None:
-    """Move up to one burst of frames; what a device refuses is lost, as on a wire."""
+    """Move up to one burst of frames; those that a device refuses are lost, as on a wire."""
     for _ in range(_BURST):
         try:
             frame = source.receive()
@@ -142,7 +143,7 @@ def _pass_on(source: Port, target: Port, transform: Transform) -> None:
 
 
 def forward(one: Port, other: Port, transform: Transform) -> None:
-    """Pass frames both ways for ever; `transform` those from `one` to `other`."""
+    """Pass frames both ways until killed; `transform` those from `one` to `other`."""
     poll = select.poll()
     poll.register(one, select.POLLIN)
     poll.register(other, select.POLLIN)

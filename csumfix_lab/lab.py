@@ -9,41 +9,52 @@ from types import ModuleType, TracebackType
 from typing import Self
 
 from csumfix.errors import CsumfixError, Exit
-from csumfix_lab import drawing, forwarder, plan, relay, topology
-from csumfix_lab.causes import BY_NAME, CAUSES
+from csumfix_lab import drawing, forwarder, relay, spec, topology
+from csumfix_lab.causes import BY_NAME, CAUSES, Cause
 from csumfix_lab.node import Node
-from csumfix_lab.plan import Plan
 from csumfix_lab.process import Process
 from csumfix_lab.rules import LOADERS
 from csumfix_lab.sandbox import Sandbox, require
+from csumfix_lab.spec import LabSpec
 
 _TUN = Path("/dev/net/tun")
 _PATIENCE = 5.0  # seconds for anything in the lab to start
 
 
+def _named(cause: str) -> Cause:
+    if cause not in BY_NAME:
+        raise CsumfixError(
+            f"there is no cause {cause!r}; choose from: {', '.join(CAUSES)}", Exit.USAGE
+        )
+    return BY_NAME[cause]
+
+
 class Lab:
     """A lab that exists between __enter__ and __exit__, and dies with this process.
 
-    `mtu` is the underlay's in bytes, `port` the tunnel's UDP port, `ipv6` the underlay's family.
-    Raises CsumfixError if there is no such lab, or if it cannot be built here.
+    `cause` is the name of one, or one of your own; `mtu` is the underlay's in bytes, `port` the
+    tunnel's UDP port, `ipv6` the underlay's family.
+    Raises CsumfixError for unknown causes and values out of range, and if this host cannot build
+    it.
     """
 
-    device = plan.DEVICE
-    pod_ip = plan.POD_IP
-    pod_ip6 = plan.POD_IP6
-    service_ip = plan.SERVICE_IP  # means something for causes kube-proxy and cni only
-    dns_name = plan.DNS_NAME
+    device = spec.DEVICE
+    pod_ip = spec.POD_IP
+    pod_ip6 = spec.POD_IP6
+    service_ip = spec.SERVICE_IP  # used by the causes kube-proxy and cni only
+    dns_name = spec.DNS_NAME
 
     def __init__(
-        self, cause: str = "none", *, ipv6: bool = False, mtu: int = 1500, port: int = 8472
+        self,
+        cause: str | Cause = "none",
+        *,
+        ipv6: bool = False,
+        mtu: int = 1500,
+        port: int = 8472,
     ) -> None:
-        if cause not in BY_NAME:
-            raise CsumfixError(
-                f"there is no cause {cause!r}; choose from: {', '.join(CAUSES)}", Exit.USAGE
-            )
-        self.cause = BY_NAME[cause]
+        self.cause = cause if isinstance(cause, Cause) else _named(cause)
         try:
-            self.plan = Plan(
+            self.spec = LabSpec(
                 ipv6=ipv6,
                 mtu=mtu,
                 port=port,
@@ -57,7 +68,7 @@ class Lab:
         self._sandbox: Sandbox | None = None
 
     def __enter__(self) -> Self:
-        loaders = {LOADERS[tool][0] for tool in self.cause.rules(self.plan)}
+        loaders = {LOADERS[tool][0] for tool in self.cause.rules(self.spec)}
         require("bridge", "ethtool", "ping", *sorted(loaders))
         if self.cause.lying_nic:
             self._require_tun()
@@ -100,12 +111,12 @@ class Lab:
 
     @property
     def sender(self) -> Node:
-        """The node with the bug: csumfix runs here."""
+        """The node with the bug, on which csumfix runs."""
         return self.node("sender")
 
     @property
     def receiver(self) -> Node:
-        """The node with the service pod: its counters show what was lost."""
+        """The node with the service pod. Its counters show what was lost."""
         return self.node("receiver")
 
     @property
@@ -121,7 +132,7 @@ class Lab:
     def start_dns(self) -> Process:
         """Start a DNS server in the service pod; return when it answers."""
         require("dnsmasq", "dig")
-        # --no-daemon: without it dnsmasq changes its groups, which a user namespace forbids.
+        # Without --no-daemon, dnsmasq changes its groups, which a user namespace forbids.
         options = (
             "--no-daemon", "--conf-file=/dev/null", "--pid-file=", "--no-resolv", "--no-hosts",
             "--bind-interfaces", "--log-facility=-",
@@ -173,7 +184,7 @@ class Lab:
             )
 
     def _build(self) -> None:
-        what = self.plan
+        what = self.spec
         for node in {self.sender.name, self.receiver.name, self.client.name}:
             self._script(node, topology.settings())
         self._script("wire", topology.wire(what, lying_nic=self.cause.lying_nic))
@@ -187,7 +198,7 @@ class Lab:
             self._start("middlebox", forwarder, "damage", *ports, str(what.port))
             self._script("guest", topology.guest(what))
         if what.relay:
-            ends = plan.SENDER.ip(what.ipv6), plan.RECEIVER.ip(what.ipv6)
+            ends = spec.SENDER.ip(what.ipv6), spec.RECEIVER.ip(what.ipv6)
             self._start("wire", relay, what.remote_vtep, str(what.port), *ends)
         self._script("sender", topology.sender(what))
         self._script("receiver", topology.receiver(what))
@@ -199,7 +210,7 @@ class Lab:
         self.node(name).run(["sh", "-eu"], input=script)
 
     def _start(self, name: str, program: ModuleType, *arguments: str) -> None:
-        """Start one of the lab's programs in a node; return when packets would pass."""
+        """Start one of the lab's programs in a node; return when it forwards packets."""
         process = self.node(name).popen(
             [sys.executable, str(Path(str(program.__file__)).resolve()), *arguments],
             stdin=subprocess.DEVNULL,
@@ -212,8 +223,8 @@ class Lab:
                 raise CsumfixError(f"the lab's program {what!r} did not start", Exit.KERNEL)
 
     def _check(self) -> None:
-        """See that the underlay works: whatever the cause, plain pings pass."""
-        receiver = plan.RECEIVER.ip(self.plan.ipv6)
+        """Check that the underlay works: plain pings pass with every cause."""
+        receiver = spec.RECEIVER.ip(self.spec.ipv6)
         deadline = time.monotonic() + _PATIENCE
         while time.monotonic() < deadline:
             ping = ["ping", "-n", "-q", "-c1", "-W1", receiver]
@@ -227,5 +238,5 @@ class Lab:
         )
 
     def describe(self) -> str:
-        """Draw the topology and tell what is wrong with it, for the operator."""
-        return drawing.describe(self.cause, self.plan)
+        """Return a drawing of the topology and a description of the cause, for the operator."""
+        return drawing.describe(self.cause, self.spec)

@@ -1,4 +1,4 @@
-"""A node: one network namespace of the lab, and what can be asked of it."""
+"""A node: one network namespace of the lab."""
 
 import subprocess
 from collections.abc import Sequence
@@ -11,11 +11,11 @@ from csumfix_lab.sandbox import Sandbox
 
 @dataclass(frozen=True)
 class Counters:
-    """Totals of one network namespace since it was made.
+    """Counters of one network namespace since it was created.
 
-    The `in_csum_errors` are datagrams and segments dropped because their checksum was wrong. A
-    packet with a wrong outer checksum counts in the underlay's family, one with a right outer and
-    a wrong inner checksum in the inner family and protocol.
+    The `in_csum_errors` count datagrams and segments dropped for a wrong checksum. A packet with a
+    wrong outer checksum counts in the underlay's family. One with a right outer and a wrong inner
+    checksum counts in the inner family and protocol.
     """
 
     in_csum_errors: int  # UdpInCsumErrors, IPv4
@@ -33,12 +33,12 @@ class Counters:
 
 
 def _parse(text: str) -> dict[str, int]:
-    """Return the texts of /proc/net/ as one mapping, with names such as UdpInCsumErrors."""
+    """Return the counters in files of /proc/net as one mapping, by names like UdpInCsumErrors."""
     values: dict[str, int] = {}
     names: list[str] = []
     for line in text.splitlines():
         head, *rest = line.split()
-        if not head.endswith(":"):  # snmp6: one name and value a line
+        if not head.endswith(":"):  # snmp6: one name and value per line
             values[head] = int(rest[0])
         elif names and names[0] == head:  # snmp, netstat: a line of names, a line of values
             values |= {
@@ -92,20 +92,20 @@ class Node:
         return subprocess.CompletedProcess(list(argv), process.returncode, out, err)
 
     def popen(self, argv: Sequence[str], **options: Any) -> Process:
-        """Start a command and return at once; it is killed with the lab at the latest.
+        """Start a command and return at once; closing the lab kills it.
 
         Options are Popen's, but `env` is added to the environment, and streams are text by
-        default. Signals reach exactly the command: see csumfix_lab.process.
+        default. Signals reach the command itself: see csumfix_lab.process.
         """
         return self._sandbox.popen(self.name, argv, **options)
 
     def all_counters(self) -> dict[str, int]:
-        """Read all counters of the network namespace by the names that nstat shows."""
+        """Return all counters of the network namespace by their names in nstat."""
         files = [f"/proc/net/{name}" for name in ("snmp", "snmp6", "netstat")]
         return _parse(self.run(["cat", *files]).stdout)
 
     def counters(self) -> Counters:
-        """Read the drop counters."""
+        """Return the drop counters."""
         values = self.all_counters()
         return Counters(
             in_csum_errors=values["UdpInCsumErrors"],

@@ -1,23 +1,23 @@
-"""A process inside the sandbox which can be signalled exactly.
+"""A process inside the sandbox whose signals reach the command itself.
 
 Theory of operation
 -------------------
-A process cannot move itself into another pid namespace, only its children: somebody has to join,
-fork, and wait. So the child of our ``Popen`` is a waiter, and a signal sent to it would leave the
-command running. Entering without the pid namespace would make the command our own child, but then
-it would also outlive us, and its descendants with it: only the pid namespace makes the kernel
-clear up after ``kill -9``. Joining from the caller (``setns`` before ``fork``) needs CAP_SYS_ADMIN
-outside the sandbox, which an ordinary user has not got.
+setns() moves the children of a process into another pid namespace, and never the process itself
+(pid_namespaces(7)). So the child of our ``Popen`` is a waiter that joins, forks and waits, and a
+signal sent to it would leave the command running. Without the pid namespace the command would be
+our own child, but it and its descendants would outlive us: only the pid namespace makes the kernel
+end them after ``kill -9``. If the caller itself joined (``setns`` before ``fork``), it would need
+CAP_SYS_ADMIN outside the sandbox, which an ordinary user does not have.
 
-So we signal the waiter's only child by its pid *in our own* pid namespace, which
-/proc/PID/task/PID/children gives. The waiter hands the result on unchanged: it exits with the
-command's code, or kills itself with the signal that killed the command.
+So we signal the waiter's only child. /proc/PID/task/PID/children gives its pid in *our* pid
+namespace. The waiter passes the result on unchanged: it exits with the command's code, or kills
+itself with the signal that killed the command.
 
-The waiter is our own, run by ``nsenter --no-fork``, because those at hand are no good. nsenter
-stops itself when the command stops. While stopped it reaps nothing, and the kernel tears a pid
-namespace down only when all its processes are reaped: a sandbox with a stopped command in it would
-outlive us. It would also continue the command when it is itself continued, some time later. And
-``unshare --fork`` (util-linux before 2.39) reports a command that was killed as exit code 1.
+The waiter is our own program, run by ``nsenter --no-fork``, because the ready-made ones do not
+work. nsenter stops itself when the command stops. While stopped it reaps nothing, and the kernel
+removes a pid namespace only when all its processes are reaped, so a sandbox with a stopped command
+would outlive us. nsenter also continues the command when it is continued itself. ``unshare
+--fork`` (util-linux before 2.39) reports exit code 1 for a command that was killed.
 """
 
 import contextlib
@@ -26,8 +26,8 @@ import subprocess
 import time
 from pathlib import Path
 
-_PATIENCE = 5.0  # seconds that the waiter may take to fork
-_STEP = 0.002  # seconds between two looks
+_PATIENCE = 5.0  # seconds for the waiter to fork
+_STEP = 0.002  # seconds between two checks
 
 
 def only_child(pid: int) -> int | None:
@@ -42,8 +42,8 @@ def only_child(pid: int) -> int | None:
 class Process(subprocess.Popen[str]):
     """A Popen whose signals reach the command and not the waiter around it.
 
-    `pid` is the waiter's; use `command_pid` or the signal methods. `wait`, `poll` and `returncode`
-    are the command's.
+    `pid` is the waiter's: use `command_pid` or the signal methods instead. `wait`, `poll` and
+    `returncode` are the command's.
     """
 
     def command_pid(self) -> int | None:

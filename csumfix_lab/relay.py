@@ -1,13 +1,14 @@
-"""Receives the tunnel's datagrams by an ordinary UDP socket and sends their payload again.
+"""Receives the tunnel's datagrams on an ordinary UDP socket and resends their payload.
 
     python relay.py ADDRESS PORT ONE OTHER    from ONE to OTHER, and back
 
-Run by path and on its own, as the forwarder is. It prints "ready" when it receives, and runs until
+It is run by path, like the forwarder. It prints "ready" when its socket is bound, and runs until
 it is killed.
 
-A packet that reaches a local socket with its checksums not finished (CHECKSUM_PARTIAL, as a veth
-device passes it on) is taken for right, and the socket gets its payload as it is: with the inner
-checksum not finished. A super-packet is delivered whole, as one datagram.
+A local socket accepts a packet whose checksums are still partial (CHECKSUM_PARTIAL, as a veth
+device passes it on) without verifying it (skb_csum_unnecessary() in include/linux/skbuff.h). The
+payload that it reads then has a partial inner checksum. A GSO packet is delivered whole, as one
+datagram.
 """
 
 import contextlib
@@ -15,7 +16,7 @@ import socket
 import sys
 
 _DATAGRAM_MAX = 65535  # bytes
-_BUFFER = 8 << 20  # bytes of socket buffer; without CAP_NET_ADMIN outside we get less
+_BUFFER = 8 << 20  # bytes of socket buffer; less without CAP_NET_ADMIN outside the sandbox
 _SO_RCVBUFFORCE = 33  # not in the socket module
 
 
@@ -30,7 +31,7 @@ def _socket(address: str, port: int) -> socket.socket:
 
 
 def relay(sock: socket.socket, port: int, one: str, other: str) -> None:
-    """Pass datagrams on for ever; what cannot be sent is lost, as on a wire."""
+    """Pass datagrams on until killed; those that cannot be sent are lost, as on a wire."""
     peers = {one: (other, port), other: (one, port)}
     while True:
         data, (source, *_) = sock.recvfrom(_DATAGRAM_MAX)

@@ -1,6 +1,6 @@
-"""The rules that the causes load on the sender: what each tool reads from its standard input."""
+"""The rules that the causes load on the sender, as input of each tool."""
 
-from csumfix_lab.plan import DEVICE, POD_CIDR, POD_IP, RECEIVER, SERVICE_IP, VIRTUAL_VTEP, Plan
+from csumfix_lab.spec import DEVICE, POD_CIDR, POD_IP, RECEIVER, SERVICE_IP, VIRTUAL_VTEP, LabSpec
 
 Rules = dict[str, str]  # a key of LOADERS -> its input
 
@@ -15,46 +15,46 @@ def _nat(*rules: str) -> str:
     return "\n".join(("*nat", *rules, "COMMIT", ""))
 
 
-def _underlay(plan: Plan, text: str) -> Rules:
-    return {"ip6tables" if plan.ipv6 else "iptables": text}
+def _underlay(spec: LabSpec, text: str) -> Rules:
+    return {"ip6tables" if spec.ipv6 else "iptables": text}
 
 
-def none(_plan: Plan) -> Rules:
+def none(_spec: LabSpec) -> Rules:
     """No rules."""
     return {}
 
 
-def snat(plan: Plan) -> Rules:
+def snat(spec: LabSpec) -> Rules:
     """Masquerade the outer header."""
-    # --random-fully, because MASQUERADE that keeps address and port changes no checksum.
-    rule = f"-A POSTROUTING -o eth0 -p udp --dport {plan.port} -j MASQUERADE --random-fully"
-    return _underlay(plan, _nat(rule))
+    # --random-fully: a MASQUERADE that keeps address and port changes no checksum.
+    rule = f"-A POSTROUTING -o eth0 -p udp --dport {spec.port} -j MASQUERADE --random-fully"
+    return _underlay(spec, _nat(rule))
 
 
-def dnat(plan: Plan) -> Rules:
+def dnat(spec: LabSpec) -> Rules:
     """Rewrite the virtual VTEP to the real one, by conntrack."""
-    virtual, real = VIRTUAL_VTEP.ip(plan.ipv6), RECEIVER.ip(plan.ipv6)
-    match = f"-d {virtual}{plan.host_prefix} -p udp --dport {plan.port}"
-    return _underlay(plan, _nat(f"-A OUTPUT {match} -j DNAT --to-destination {real}"))
+    virtual, real = VIRTUAL_VTEP.ip(spec.ipv6), RECEIVER.ip(spec.ipv6)
+    match = f"-d {virtual}{spec.host_prefix} -p udp --dport {spec.port}"
+    return _underlay(spec, _nat(f"-A OUTPUT {match} -j DNAT --to-destination {real}"))
 
 
-def stateless(plan: Plan) -> Rules:
+def stateless(spec: LabSpec) -> Rules:
     """Rewrite the virtual VTEP to the real one, without conntrack."""
-    family = "ip6" if plan.ipv6 else "ip"
-    virtual, real = VIRTUAL_VTEP.ip(plan.ipv6), RECEIVER.ip(plan.ipv6)
+    family = "ip6" if spec.ipv6 else "ip"
+    virtual, real = VIRTUAL_VTEP.ip(spec.ipv6), RECEIVER.ip(spec.ipv6)
     return {
         "nft": f"""
 table {family} stateless {{
     chain output {{
         type filter hook output priority raw;
-        {family} daddr {virtual} udp dport {plan.port} notrack {family} daddr set {real}
+        {family} daddr {virtual} udp dport {spec.port} notrack {family} daddr set {real}
     }}
 }}
 """
     }
 
 
-# The chains and rules that kube-proxy keeps in both families, whatever the services.
+# The chains and rules that kube-proxy loads in both families for any set of services.
 _KUBE_COMMON = (
     ":KUBE-SERVICES - [0:0]",
     ":KUBE-MARK-MASQ - [0:0]",
@@ -79,9 +79,9 @@ _KUBE_CLEARS_MARK = (
     f"-A KUBE-POSTROUTING {_KUBE_MASQUERADE} -j MASQUERADE --random-fully",
 )
 
-# A CNI's chain ahead of kube-proxy's. It masquerades what enters the tunnel from one of the node's
-# addresses other than the tunnel's own, in the shape of Calico's chain cali-POSTROUTING
-# (projectcalico/calico#9091, felix/rules/static.go). MASQUERADE ends the traversal of table nat.
+# A CNI's chain ahead of kube-proxy's, like Calico's cali-POSTROUTING (projectcalico/calico#9091,
+# felix/rules/static.go). It masquerades packets that enter the tunnel from an address of the node
+# that is not the tunnel's own. MASQUERADE ends the traversal of table nat.
 _CNI = (
     ":CNI-POSTROUTING - [0:0]",
     "-I POSTROUTING -j CNI-POSTROUTING",
@@ -115,11 +115,11 @@ def _kube(*rules: str) -> Rules:
     return {"iptables": _nat(*common, *services), "ip6tables": _nat(*common)}
 
 
-def kube_proxy(_plan: Plan) -> Rules:
+def kube_proxy(_spec: LabSpec) -> Rules:
     """Load what kube-proxy up to v1.18.5 loads for one service."""
     return _kube(*_KUBE_KEEPS_MARK)
 
 
-def cni(_plan: Plan) -> Rules:
+def cni(_spec: LabSpec) -> Rules:
     """Load what a later kube-proxy loads, behind a CNI that masquerades first."""
     return _kube(*_KUBE_CLEARS_MARK, *_CNI)

@@ -1,21 +1,21 @@
-"""The sandbox: private network, mount and pid namespaces that vanish with us.
+"""The sandbox: private network, mount and pid namespaces that end with this process.
 
 Theory of operation
 -------------------
-A *holder* process is started under ``unshare``; it is process 1 of a new pid namespace and does
-nothing but ``cat`` its standard input, a pipe of which we hold the only other end. When we end, in
-whatever way, the kernel closes the pipe, ``cat`` reads end-of-file and exits, and because it is
-process 1 the kernel kills every process of the pid namespace. With the last process go the mount
-namespace, the tmpfs on its /run, and with that the named network namespaces in /run/netns. Nothing
-has to be cleaned up by code that might not get to run.
+``unshare`` starts a *holder* process, which is process 1 of a new pid namespace. It only runs
+``cat`` on its standard input, a pipe whose only other end is ours. When we end, for any reason,
+the kernel closes the pipe, and ``cat`` reads end-of-file and exits. Because it is process 1, the
+kernel then kills every process of the pid namespace. With the last process go the mount namespace,
+the tmpfs on its /run, and the named network namespaces in /run/netns. No clean-up depends on code
+that might not run.
 
 The private /run also gives iptables a lock file that an ordinary user can write.
 
-An ordinary user gets a user namespace on top, in which they are root. Network namespaces are
-entered by their path below /proc/HOLDER/root, because nsenter opens all files before it joins.
+An ordinary user gets a user namespace as well, and is root in it. Network namespaces are entered
+by their path below /proc/HOLDER/root, because nsenter opens all files before it joins.
 
-/sys is the machine's own: it shows the machine's network devices and not the node's. (Mounting
-another, as ``ip netns exec`` does, fails for ordinary users inside containers.)
+/sys is the machine's own, so it shows the machine's network devices and not the node's. (A new
+mount, as by ``ip netns exec``, fails for ordinary users inside containers.)
 """
 
 import errno
@@ -40,9 +40,9 @@ for name; do ip netns add "$name"; done
 echo ready
 exec cat >/dev/null
 """
-_GRACE = 10.0  # seconds for the kernel to take the namespaces down
+_GRACE = 10.0  # seconds for the kernel to remove the namespaces
 
-# Settings by which distributions forbid unprivileged user namespaces, with the forbidding value.
+# How distributions forbid unprivileged user namespaces: setting, forbidding value, permitting one.
 _USERNS_LOCKS = (
     ("kernel/apparmor_restrict_unprivileged_userns", "1", "0"),
     ("kernel/unprivileged_userns_clone", "0", "1"),
@@ -67,13 +67,13 @@ _PACKAGES = {
 
 
 def search_path() -> str:
-    """Return PATH with our own programs first, and with those for administration."""
+    """Return PATH with our own programs first and the directories for administration last."""
     path = [sysconfig.get_path("scripts"), *os.environ.get("PATH", os.defpath).split(os.pathsep)]
     return os.pathsep.join(path + [entry for entry in _SBIN if entry not in path])
 
 
 def require(*tools: str) -> None:
-    """Raise CsumfixError unless every one of `tools` is installed."""
+    """Raise CsumfixError unless all of `tools` are installed."""
     missing = [tool for tool in tools if shutil.which(tool, path=search_path()) is None]
     if missing:
         packages = sorted({_PACKAGES.get(tool, tool) for tool in missing})
@@ -85,12 +85,13 @@ def require(*tools: str) -> None:
 
 
 def _refusal(stderr: str) -> CsumfixError:
-    """Say why unshare failed, and what would help."""
-    what = f"cannot create namespaces ({stderr.strip() or 'unshare ended without a word'})"
-    # unshare makes / private in the new mount namespace; mount(2) says EINVAL where / is none.
+    """Return the error for a failed unshare, with a remedy."""
+    what = f"cannot create namespaces ({stderr.strip() or 'unshare gave no reason'})"
+    # unshare makes / private in the new mount namespace; mount(2) fails with EINVAL if / is not
+    # one.
     if "propagation" in stderr and stderr.endswith(os.strerror(errno.EINVAL)):
         return CsumfixError(
-            f"{what}: the root directory is no mount point, probably in a chroot; "
+            f"{what}: the root directory is not a mount point, probably in a chroot; "
             "run outside it, or bind-mount its directory on itself before the chroot",
             Exit.KERNEL,
         )
@@ -119,7 +120,7 @@ def _refusal(stderr: str) -> CsumfixError:
 
 
 class Sandbox:
-    """The namespaces, and the way into them; `names` are those of the network namespaces."""
+    """The namespaces and how to enter them; `names` are the names of the network namespaces."""
 
     def __init__(self, *names: str) -> None:
         require("unshare", "nsenter", "mount", "ip")
@@ -134,20 +135,20 @@ class Sandbox:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            env=self._environment({"LC_ALL": "C"}),  # _refusal() reads what it says
-            start_new_session=True,  # a Ctrl-C at the terminal is ours to handle, not the holder's
+            env=self._environment({"LC_ALL": "C"}),  # _refusal() reads its messages
+            start_new_session=True,  # keeps a Ctrl-C at the terminal from the holder
         )  # fmt: skip
         ready = self._pipe(self._holder.stdout).readline() == "ready\n"
         init = only_child(self._holder.pid)
         if not ready or init is None:
-            words = self.close()
+            messages = self.close()
             if ready:
                 raise CsumfixError(
                     "cannot find the sandbox's first process: this kernel lacks "
                     "/proc/PID/task/TID/children; use one built with CONFIG_PROC_CHILDREN",
                     Exit.KERNEL,
                 )
-            raise _refusal("; ".join(words.splitlines()))
+            raise _refusal("; ".join(messages.splitlines()))
         self.init = init  # process 1 of the pid namespace, as numbered outside
 
     @staticmethod
@@ -162,7 +163,7 @@ class Sandbox:
     def enter(self, netns: str, argv: Sequence[str]) -> list[str]:
         """Return the command line that runs `argv` in a network namespace.
 
-        In this directory: setns(CLONE_NEWNS) changes it to /, and the waiter changes it back.
+        It runs in our working directory: setns(CLONE_NEWNS) changes to /, the waiter changes back.
         """
         where = f"--net=/proc/{self.init}/root/run/netns/{netns}"
         user = ["--user", "--preserve-credentials"] if self._user else []
@@ -178,7 +179,7 @@ class Sandbox:
         env: Mapping[str, str] | None = None,
         **options: Any,
     ) -> Process:
-        """Start `argv` inside; `env` is added to our environment, the rest goes to Popen."""
+        """Start `argv` inside; `env` is added to our environment, other options go to Popen."""
         options.setdefault("text", True)
         command = self.enter(netns, argv)
         process = Process(command, env=self._environment(env), **options)
@@ -189,7 +190,7 @@ class Sandbox:
     def close(self) -> str:
         """End every process inside and all namespaces; return when they are gone.
 
-        Returns what the holder had to complain about.
+        Returns the holder's error messages.
         """
         for process in self._processes:
             if process.poll() is None:
@@ -200,7 +201,7 @@ class Sandbox:
         try:
             self._holder.wait(_GRACE)
         except subprocess.TimeoutExpired:
-            self._holder.kill()  # --kill-child passes it on to process 1
+            self._holder.kill()  # --kill-child passes SIGKILL on to process 1
             self._holder.wait(_GRACE)
         self._pipe(self._holder.stdout).close()
         with self._pipe(self._holder.stderr) as stderr:

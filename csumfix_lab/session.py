@@ -1,4 +1,4 @@
-"""A lab for an operator: built, explained, and left to a shell or a command."""
+"""Builds a lab for an operator, explains it, and runs a shell or a command in it."""
 
 import contextlib
 import os
@@ -11,13 +11,13 @@ from pathlib import Path
 from csumfix_lab.lab import Lab
 
 _COUNTERS = "UdpInCsumErrors Udp6InCsumErrors TcpInCsumErrors"
-_SIGNAL_EXIT = 128  # what shells add to the number of the signal that ended a command
+_SIGNAL_EXIT = 128  # shells add this to the number of the signal that ended a command
 
 
 def _shell(lab: Lab) -> tuple[list[str], dict[str, str]]:
-    """Return an interactive shell whose prompt says where it is, and its environment."""
+    """Return an interactive shell with a prompt that names the node, and its environment."""
     shell = os.environ.get("SHELL") or "/bin/sh"
-    # Start-up files would replace the prompt.
+    # Start-up files would overwrite the prompt.
     plain = {"bash": ["--norc", "-i"], "zsh": ["-f", "-i"]}.get(Path(shell).name, ["-i"])
     return [shell, *plain], {"PS1": f"[lab {lab.cause.name}: sender] # "}
 
@@ -41,13 +41,13 @@ def _hints(lab: Lab) -> list[str]:
     csumfix = shlex.join([sys.executable, "-m", "csumfix"])
     options = " --lane queue" if lab.cause.lying_nic or lab.cause.relay else ""
     if lab.cause.guest:  # the sender itself has no vxlan device to discover
-        options = f" --port {lab.plan.port}"
+        options = f" --port {lab.spec.port}"
     service = [("query by service IP", f"{query} @{lab.service_ip}")] if lab.cause.service else []
     rows = [
         ("query by pod IP", f"{query} @{lab.pod_ip}"),
         *service,
         ("what was dropped", f"{receiver} nstat -asz {_COUNTERS}"),
-        *_capture(receiver, csumfix, lab.plan.port),
+        *_capture(receiver, csumfix, lab.spec.port),
         ("cure it", f"{csumfix} run{options} &"),
     ]
     return [f"  {label:<21}{command}" for label, command in rows]
@@ -55,7 +55,7 @@ def _hints(lab: Lab) -> list[str]:
 
 @contextlib.contextmanager
 def _terminal_lent() -> Iterator[None]:
-    """Leave Ctrl-C to the command, and take the terminal back from it afterwards."""
+    """Leave Ctrl-C to the command, and take the terminal back afterwards."""
     interrupt = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
         yield
@@ -71,12 +71,12 @@ def _terminal_lent() -> Iterator[None]:
 def run_session(cause: str, ipv6: bool, mtu: int, port: int, command: Sequence[str]) -> int:
     """Build a lab, explain it, run `command` (default: a shell) on the sender; return its code.
 
-    A command ended by a signal gives 128 plus the signal's number. Raises CsumfixError if the
-    lab cannot be built here.
+    If a signal ends the command, the code is 128 plus the signal's number. Raises CsumfixError if
+    the lab cannot be built here.
     """
     with Lab(cause, ipv6=ipv6, mtu=mtu, port=port) as lab:
         lab.start_dns()
-        # On stderr, so that the command's output can be used.
+        # Standard output belongs to the command.
         hints = [f"You are on the sender. Symptom: {lab.cause.symptom}.", *_hints(lab)]
         sys.stderr.write("\n".join([lab.describe(), "", *hints, "", ""]))
         sys.stderr.flush()

@@ -1,10 +1,10 @@
-"""Runs a command as its child and hands on how it ended; see csumfix_lab.process for why.
+"""Runs a command as its child and ends as the command did; csumfix_lab.process says why.
 
     python waiter.py DIRECTORY COMMAND [ARGUMENT...]
 
-Run by path, on its own and without `site`, for a quick start. The command starts in DIRECTORY, if
-that can be entered, with default signal handling. The waiter itself ignores what a terminal sends
-to both, so that it is still there to tell how the command took it.
+It is run by path and without `site`, which makes it start quickly. The command starts in
+DIRECTORY, if that can be entered, with default signal handling. The waiter ignores the signals
+that a terminal sends to both, so that it can report how the command ended.
 """
 
 import contextlib
@@ -13,7 +13,7 @@ import resource
 import signal
 import sys
 
-_NOT_FOUND = 127  # what shells exit with when there is no such command
+_NOT_FOUND = 127  # the exit code of shells for an unknown command
 _FROM_TERMINAL = (signal.SIGINT, signal.SIGQUIT, signal.SIGHUP, signal.SIGTERM)
 _SET_BY_PYTHON = (signal.SIGPIPE, signal.SIGXFSZ)
 
@@ -37,7 +37,7 @@ def _end_like(status: int) -> None:
     code = os.waitstatus_to_exitcode(status)
     if code < 0:
         resource.setrlimit(resource.RLIMIT_CORE, (0, 0))  # one core file is enough
-        with contextlib.suppress(OSError):  # SIGKILL needs no resetting, and allows none
+        with contextlib.suppress(OSError):  # SIGKILL cannot be reset, and need not be
             signal.signal(-code, signal.SIG_DFL)
         os.kill(os.getpid(), -code)
     os._exit(code)
@@ -45,7 +45,7 @@ def _end_like(status: int) -> None:
 
 def main(argv: list[str]) -> None:
     """See the module's description."""
-    # Blocked until the child is on its own, so that it misses none.
+    # Block signals until the child has reset its handlers, so that it receives all of them.
     signal.pthread_sigmask(signal.SIG_BLOCK, _FROM_TERMINAL)
     child = os.fork()
     if child == 0:

@@ -24,7 +24,7 @@ from typing import Any
 from bench import programs, udp
 from bench.clock import Window
 from csumfix_lab import Lab
-from tests.lab.shim import Service, checksum_errors, link, service
+from tests.lab.harness import Service, checksum_errors, link, service
 
 SIZE, FLOWS = 512, 8
 OPTIONS = ("--lane=queue", "--queues=2", "--metrics=127.0.0.1:9478")
@@ -48,11 +48,11 @@ class Look:
     counters: dict[str, int]
 
 
-def look(shim: Service) -> Look:
+def look(daemon: Service) -> Look:
     """Measure the process, and ask it for its counters."""
-    process = Path(f"/proc/{shim.process.command_pid()}")
+    process = Path(f"/proc/{daemon.process.command_pid()}")
     status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
-    queues: dict[str, Any] = shim.status()["service"]["queues"]
+    queues: dict[str, Any] = daemon.status()["service"]["queues"]
     return Look(
         rss_kb=int(status["VmRSS"].split()[0]),
         descriptors=len(list((process / "fd").iterdir())),
@@ -66,10 +66,10 @@ def look(shim: Service) -> Look:
     )
 
 
-def meddle(lab: Lab, shim: Service) -> None:
+def meddle(lab: Lab, daemon: Service) -> None:
     """Do what happens on a node from time to time."""
     link(lab, "add other0 type vxlan id 9 dstport 4789 dev eth0")
-    shim.process.send_signal(signal.SIGHUP)
+    daemon.process.send_signal(signal.SIGHUP)
     time.sleep(LOOK / 2)
     link(lab, "del other0")
 
@@ -117,7 +117,7 @@ def soak(seconds: float) -> list[str]:
     programs.build("load")
     with (
         Lab(cause="dnat") as lab,
-        service(lab.sender, *OPTIONS) as shim,
+        service(lab.sender, *OPTIONS) as daemon,
         scraped(lab),
     ):
         errors = checksum_errors(lab)
@@ -125,14 +125,14 @@ def soak(seconds: float) -> list[str]:
         looks = []
         with udp.traffic(lab, SIZE, FLOWS, 0, window) as (sender, receiver):
             while sender.poll() is None:
-                looks.append(look(shim))
+                looks.append(look(daemon))
                 print(f"{len(looks) * LOOK:6.0f} s  {looks[-1].rss_kb} kB", flush=True)
                 if len(looks) % MEDDLE == 0:
-                    meddle(lab, shim)
+                    meddle(lab, daemon)
                 time.sleep(LOOK)
             sent = programs.parse_count(sender.communicate(timeout=10)[0])
             got = programs.parse_count(receiver.communicate(timeout=10)[0])
-        last = look(shim).counters
+        last = look(daemon).counters
         let_through = sum(value for name, value in last.items() if name.endswith(" overruns"))
         seen = sum(value for name, value in last.items() if name.endswith(" packets"))
         dropped = checksum_errors(lab) - errors

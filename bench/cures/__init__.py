@@ -1,4 +1,4 @@
-"""The cures, and how each is set up on the sender of a lab."""
+"""The cures, and how to set them up on the sender of a lab."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from csumfix_lab import Lab
 from csumfix_lab.process import Process
 
 QUEUES = 2
-"""Queues of csumfix and of the floor. A flow uses one of them, whatever their number."""
+"""Queues of csumfix and of accept-only. A flow always uses one of them."""
 
 VXLAN_OVERHEAD = 50  # bytes between the vxlan device's MTU and the outer IP packet, over IPv4
 
 _HERE = Path(__file__).parent
 _RULES = _HERE.parents[1] / "iptables" / "csumfix-rules"
 
-# A rule with a conntrack match turns conntrack on for its namespace, even in a chain that no
-# packet enters. So a tunnel without the bug pays for conntrack, as everything under NAT does, and
-# for nothing else.
+# A rule with a conntrack match switches conntrack on for its namespace, even in a chain that no
+# packet enters (nf_ct_netns_get() in net/netfilter/xt_conntrack.c). So a tunnel without the bug
+# pays for conntrack, as all traffic on a node with NAT does, and for nothing else.
 _CONNTRACK_ON = """\
 *mangle
 :BENCH-CONNTRACK - [0:0]
@@ -33,10 +33,10 @@ COMMIT
 
 @dataclass(frozen=True)
 class Cure:
-    """One way to mend a tunnel, or none.
+    """One cure, or no cure.
 
-    title: what README and the chart call it.
-    start: sets it up; returns the process that has to run, if any.
+    title: its name in README and chart.
+    start: sets it up; returns the process that must run, if any.
     queued: packets may pass through NFQUEUE.
     """
 
@@ -52,10 +52,10 @@ class Cure:
 
 
 def conntrack_on(lab: Lab) -> None:
-    """Have the sender's kernel follow connections, as that of a node with NAT rules does."""
+    """Make the sender's kernel track connections, as on a node with NAT rules."""
     lab.sender.run(["iptables-restore", "--noflush"], input=_CONNTRACK_ON)
-    # csumfix-rules looks whether anything is tracked.
-    lab.sender.run(["ping", "-n", "-q", "-c1", "-W1", lab.plan.receiver.underlay.ip(False)])
+    # csumfix-rules checks whether the kernel tracks a connection.
+    lab.sender.run(["ping", "-n", "-q", "-c1", "-W1", lab.spec.receiver.underlay.ip(False)])
 
 
 def _none(_lab: Lab) -> None:
@@ -67,7 +67,7 @@ def _ethtool_off(lab: Lab) -> None:
 
 
 def _mangle(lab: Lab, *rule: str) -> None:
-    match = ["-p", "udp", "--dport", str(lab.plan.port)]
+    match = ["-p", "udp", "--dport", str(lab.spec.port)]
     lab.sender.run(["iptables", "-w", "-t", "mangle", "-A", "POSTROUTING", *match, *rule])
 
 
@@ -76,26 +76,26 @@ def _checksum_target(lab: Lab) -> None:
 
 
 def _csumfix_rules(lab: Lab, *options: str) -> None:
-    port = str(lab.plan.port)
+    port = str(lab.spec.port)
     lab.sender.run([str(_RULES), "apply", "--port", port, "--family", "4", *options])
 
 
 def _serve(lab: Lab, argv: list[str]) -> Process:
-    """Start a server on the sender; return when it has printed a line that begins with `ready`."""
+    """Start a server on the sender; return when it has printed a line starting with `ready`."""
     server = lab.sender.popen(
         [sys.executable, *argv],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        start_new_session=True,  # a Ctrl-C is for the benchmark, which then closes the lab
+        start_new_session=True,  # Ctrl-C should reach the benchmark only, which closes the lab
     )
     assert server.stdout is not None
-    said = ""
+    last = ""
     for line in server.stdout:
         if line.startswith("ready"):
             return server
-        said = line.strip() or said
-    raise CsumfixError(f"{' '.join(argv)}: did not start: {said}", Exit.BROKEN)
+        last = line.strip() or last
+    raise CsumfixError(f"{' '.join(argv)} did not start: {last}", Exit.BROKEN)
 
 
 def _scapy(lab: Lab) -> Process:
@@ -105,9 +105,9 @@ def _scapy(lab: Lab) -> Process:
 
 
 def _netfilterqueue(lab: Lab) -> Process:
-    """Queue no GSO packets, as its author would: TCP would be nine times slower."""
-    server = _serve(lab, [str(_HERE / "netfilterqueue_shim.py"), "0", str(lab.plan.port)])
-    longest = lab.plan.tunnel_mtu + VXLAN_OVERHEAD
+    """Queue no GSO packets, as the shim's author would: they would make TCP nine times slower."""
+    server = _serve(lab, [str(_HERE / "netfilterqueue_shim.py"), "0", str(lab.spec.port)])
+    longest = lab.spec.tunnel_mtu + VXLAN_OVERHEAD
     length = ["-m", "length", "--length", f"0:{longest}"]
     _mangle(lab, *length, "-j", "NFQUEUE", "--queue-num", "0", "--queue-bypass")
     return server

@@ -1,9 +1,9 @@
-"""The floor of NFQUEUE itself: csumfix's drain, told that no packet is its business.
+"""The cost of NFQUEUE alone: csumfix's drain with a policy that matches no packet.
 
     python accept_only.py FIRST_QUEUE QUEUES
 
-Every packet is accepted as it came, by batch verdicts, its checksum not looked at. Prints "ready"
-when the queues are bound, and runs until it is killed.
+It accepts every packet unchanged by batch verdicts, without looking at its checksum. It prints
+"ready" when the queues are bound, and runs until it is killed.
 """
 
 from __future__ import annotations

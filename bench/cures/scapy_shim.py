@@ -1,8 +1,8 @@
-"""The naive shim: NetfilterQueue, and scapy to take each packet apart and build it anew.
+"""A naive shim: NetfilterQueue, with scapy to dissect and rebuild each packet.
 
     python scapy_shim.py QUEUE
 
-Prints "ready" when the queue is bound, and runs until it is killed.
+It prints "ready" when the queue is bound, and runs until it is killed.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from scapy.all import IP, UDP  # type: ignore[attr-defined]
 
 
 def rebuild(packet: Any) -> None:
-    """Have scapy compute the checksums of every packet, whatever they were."""
+    """Compute the checksums of a packet with scapy, whatever they were."""
     ip = IP(packet.get_payload())
     del ip.chksum
     if UDP in ip:

@@ -1,33 +1,52 @@
 """Typed face of the C core: packets in, verdicts and plain data out.
 
-The one module that touches the cffi extension. See the headers in ``csrc/`` for how each part
-works; the names here are the same.
+This is the only module that uses the cffi extension. The headers in ``csrc/`` say how each part
+works; the names here are the same. Reasons, outcomes and their numbers come from C.
 """
 
 from __future__ import annotations
 
 import enum
 import os
+import socket
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 from functools import lru_cache
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 from csumfix.core._core import ffi, lib
 
 COPY_WHOLE: int = lib.DRAIN_COPY_WHOLE
 
-REASONS: tuple[str, ...] = tuple(
-    ffi.string(lib.repair_reason_name(number)).decode() for number in range(lib.REPAIR_REASONS)
-)
-"""Every reason of a verdict, by its number in ``enum repair_reason``."""
-
-BATCH_BOUNDS: tuple[int, ...] = tuple(lib.drain_batch_bounds)
-"""Upper bounds of Stats.batch_sizes in packets; the last size has none."""
-
-WAIT_BOUNDS: tuple[float, ...] = tuple(bound / 1e6 for bound in lib.drain_wait_bounds)
-"""Upper bounds of Stats.waits in seconds; the last wait has none."""
+Members = TypeVar("Members", bound=enum.Enum)
 
 
+def _complete(c_enum: str, count: str) -> Callable[[type[Members]], type[Members]]:
+    """Check that a class has every constant of an enum of the C core, so that none is unknown.
+
+    count: the last constant, which says how many there are.
+    """
+
+    def check(members: type[Members]) -> type[Members]:
+        known = {
+            count,
+            *(
+                f"{c_enum.split('_', maxsplit=1)[0]}_{name}".upper()
+                for name in members.__members__
+            ),
+        }
+        unknown = set(ffi.typeof(f"enum {c_enum}").relements) ^ known
+        if unknown:
+            raise ImportError(
+                f"csumfix.core.{members.__name__} and enum {c_enum} of csrc/ differ: "
+                f"{', '.join(sorted(unknown))}"
+            )
+        return members
+
+    return check
+
+
+@_complete("repair_outcome", "REPAIR_OUTCOMES")
 class Outcome(enum.Enum):
     """What became of an outer checksum (``enum repair_outcome``)."""
 
@@ -39,9 +58,13 @@ class Outcome(enum.Enum):
 
 
 OUTCOMES: dict[str, Outcome] = {
-    reason: Outcome(lib.repair_outcome(number)) for number, reason in enumerate(REASONS)
+    ffi.string(lib.repair_reason_name(number)).decode(): Outcome(lib.repair_outcome(number))
+    for number in range(lib.REPAIR_REASONS)
 }
-"""The outcome that each reason means."""
+"""The outcome that each reason means; all from C, so that a new reason needs no line here."""
+
+REASONS: tuple[str, ...] = tuple(OUTCOMES)
+"""Every reason of a verdict, by its number in ``enum repair_reason``."""
 
 
 def _reasons(*outcomes: Outcome) -> frozenset[str]:
@@ -54,12 +77,19 @@ REPAIRED: frozenset[str] = _reasons(Outcome.REPAIRED, Outcome.FILLED)
 LEFT_WRONG: frozenset[str] = _reasons(Outcome.LEFT_WRONG)
 """The reasons for which a wrong checksum stays as it is."""
 
+BATCH_BOUNDS: tuple[int, ...] = tuple(lib.drain_batch_bounds)
+"""Upper bounds of Stats.batch_sizes in packets; the last size has none."""
 
+WAIT_BOUNDS: tuple[float, ...] = tuple(bound / 1e6 for bound in lib.drain_wait_bounds)
+"""Upper bounds of Stats.waits in seconds; the last wait has none."""
+
+
+@_complete("inspect_check", "INSPECT_CHECKS")
 class Outer(enum.Enum):
     """What an outer checksum is (``enum inspect_check``).
 
     NONE: the packet could not be judged.
-    PARTIAL, LCO: whoever sends the packet has yet to compute the checksum.
+    PARTIAL, LCO: the sender's device has yet to compute the checksum.
     """
 
     NONE = lib.INSPECT_NONE
@@ -70,6 +100,7 @@ class Outer(enum.Enum):
     LCO = lib.INSPECT_LCO
 
 
+@_complete("inner_state", "INNER_STATES")
 class Inner(enum.Enum):
     """What the inner packet's own checksums say about it (``enum inner_state``)."""
 
@@ -80,6 +111,7 @@ class Inner(enum.Enum):
     MALFORMED = lib.INNER_MALFORMED
 
 
+@_complete("outer_status", "OUTER_STATUSES")
 class Status(enum.Enum):
     """Whether a packet is VXLAN that can be judged, and if not, why (``enum outer_status``)."""
 
@@ -126,7 +158,7 @@ def _to_c(policy: Policy) -> Any:
 
 @dataclass(frozen=True)
 class Repair:
-    """A verdict: why, and the packet as it should be sent."""
+    """The reason of a verdict, and the packet as it should be sent."""
 
     reason: str
     packet: bytes
@@ -140,7 +172,8 @@ class Repair:
 class Inspection(NamedTuple):
     """All that can be told about one tunnel packet; checksums and ports in host order.
 
-    A tuple is made four times as fast as a dataclass, and a capture has millions of packets.
+    This is a tuple because a capture has millions of packets, and a dataclass takes four times
+    as long to make.
 
     difference: how much a wrong outer checksum is off; see ``csrc/inspect.h``.
     """
@@ -161,7 +194,7 @@ class Inspection(NamedTuple):
     def leaves_wrong(self) -> bool:
         """Whether the outer checksum, and nothing else, is wrong when such a packet leaves.
 
-        A damaged inner packet has been damaged before somebody put it into the tunnel.
+        A damaged inner packet was damaged before it was put into the tunnel.
         """
         intact = {Inner.RIGHT, Inner.UNPROVEN, Inner.PARTIAL}
         return self.outer is Outer.WRONG and self.inner in intact
@@ -210,21 +243,21 @@ class Stats:
 
 def checksum(data: bytes) -> int:
     """Return the folded one's-complement sum of ``data`` as a big-endian number (RFC 1071)."""
-    return _big_endian(lib.fold(lib.checksum_add(ffi.from_buffer(data), len(data))))
+    return _folded(lib.checksum_add(ffi.from_buffer(data), len(data)))
 
 
 def checksum_portable(data: bytes) -> int:
-    """Do the same as checksum() by the plain C reference."""
-    return _big_endian(lib.fold(lib.checksum_add_portable(ffi.from_buffer(data), len(data))))
+    """Return the same, computed by the plain C reference."""
+    return _folded(lib.checksum_add_portable(ffi.from_buffer(data), len(data)))
 
 
-def _big_endian(in_memory: int) -> int:
-    return int.from_bytes(bytes(ffi.buffer(ffi.new("uint16_t *", in_memory))), "big")
+def _folded(raw: int) -> int:
+    return socket.ntohs(lib.checksum_fold(raw))
 
 
 def checksum_backend() -> str:
-    """Name of the implementation that this CPU runs."""
-    return str(ffi.string(lib.backend()).decode())
+    """Return the name of the implementation that this CPU runs."""
+    return str(ffi.string(lib.checksum_in_use.name).decode())
 
 
 def repair(
@@ -235,7 +268,7 @@ def repair(
     partial: bool = False,
     replaceable: bool = True,
 ) -> Repair:
-    """Verify and mend the outer UDP checksum of one packet, given from its IP header on.
+    """Verify and repair the outer UDP checksum of one packet, given from its IP header on.
 
     wirelen: the packet's real length in bytes, if ``packet`` is only its beginning.
     partial: the kernel has yet to compute its checksum.

@@ -1,74 +1,47 @@
 """Builds csumfix.core._core, the cffi extension around the C core in csrc/ (API mode)."""
 
+import re
 from pathlib import Path
 
 from cffi import FFI
 
-SOURCES = (
-    "checksum",
-    "packet",
-    "inner",
-    "outer",
-    "repair",
-    "inspect",
-    "nfqmsg",
-    "drain",
-)
+# setuptools wants paths relative to setup.py, whatever directory this file is run from.
+CSRC = Path("csrc")
+
+ENUMERATION = re.compile(r"^enum \w+ \{.*?\};", re.MULTILINE | re.DOTALL)
+COMMENT = re.compile(r"/\*.*?\*/", re.DOTALL)
+
+
+def enumerations(*headers: str) -> str:
+    """Return every named enum of these headers as cffi reads it: C alone says what is in them."""
+    text = "\n".join((CSRC / header).read_text(encoding="utf-8") for header in headers)
+    return "\n".join(ENUMERATION.findall(COMMENT.sub("", text)))
+
 
 # Only what Python uses. In API mode the compiler checks each line against the headers and fills
 # in every `...`.
 DECLARATIONS = """
 uint64_t checksum_add(const void *data, size_t len);
 uint64_t checksum_add_portable(const void *data, size_t len);
-uint16_t fold(uint64_t raw);
-const char *backend(void);
+uint16_t checksum_fold(uint64_t raw);
+struct checksum_backend { const char *name; ...; };
+extern struct checksum_backend checksum_in_use;
 
-#define OUTER_OK ...
-#define OUTER_NOT_IP ...
-#define OUTER_MALFORMED_IP ...
-#define OUTER_FRAGMENT ...
-#define OUTER_REROUTED ...
-#define OUTER_NOT_UDP ...
-#define OUTER_MALFORMED_UDP ...
-#define OUTER_OTHER_PORT ...
-#define OUTER_NOT_VXLAN ...
-#define OUTER_STATUSES ...
 struct outer_ports { ...; };
 void outer_ports_add(struct outer_ports *ports, uint16_t port);
 
-#define INNER_UNPROVEN ...
-#define INNER_RIGHT ...
-#define INNER_CORRUPT ...
-#define INNER_PARTIAL ...
-#define INNER_MALFORMED ...
-#define INNER_STATES ...
-
-#define REPAIR_REASONS ...
-#define REPAIR_OUTCOMES ...
-#define REPAIR_VERIFIED ...
-#define REPAIR_REPAIRED ...
-#define REPAIR_FILLED ...
-#define REPAIR_LEFT_WRONG ...
-#define REPAIR_NOT_JUDGED ...
 struct repair_policy { struct outer_ports ports; bool fill_zero; ...; };
-struct repair_result { int reason; ...; };
+struct repair_result { enum repair_reason reason; ...; };
 struct repair_result repair(uint8_t *packet, size_t caplen, size_t wirelen, bool partial,
                             bool replaceable, const struct repair_policy *policy);
-const char *repair_reason_name(int reason);
-int repair_outcome(int reason);
-const char *repair_outcome_name(int outcome);
+const char *repair_reason_name(enum repair_reason reason);
+enum repair_outcome repair_outcome(enum repair_reason reason);
 
 struct view { const uint8_t *data; size_t len; ...; };
-#define INSPECT_NONE ...
-#define INSPECT_RIGHT ...
-#define INSPECT_WRONG ...
-#define INSPECT_ZERO ...
-#define INSPECT_PARTIAL ...
-#define INSPECT_LCO ...
-#define INSPECT_CHECKS ...
 struct inspection {
-    int status; int check; uint16_t found; uint16_t expected; uint16_t difference;
-    uint16_t source; uint16_t dest; uint32_t vni; int inner;
+    enum outer_status status; enum inspect_check check;
+    uint16_t found; uint16_t expected; uint16_t difference;
+    uint16_t source; uint16_t dest; uint32_t vni; enum inner_state inner;
     uint16_t inner_found; uint16_t inner_expected; ...;
 };
 struct inspection inspect(struct view v, const struct outer_ports *ports);
@@ -103,20 +76,15 @@ HEADERS = """
 #include "drain.h"
 #include "inspect.h"
 #include "repair.h"
-
-static uint16_t fold(uint64_t raw) { return checksum_fold(raw); }
-static const char *backend(void) { return checksum_in_use.name; }
 """
 
-# setuptools wants paths relative to setup.py, whatever directory this file is run from.
-CSRC = Path("csrc")
-
 ffi = FFI()
+ffi.cdef(enumerations("outer.h", "inner.h", "repair.h", "inspect.h"))
 ffi.cdef(DECLARATIONS)
 ffi.set_source(
     "csumfix.core._core",
     HEADERS,
-    sources=[str(CSRC / f"{name}.c") for name in SOURCES],
+    sources=sorted(str(path) for path in CSRC.glob("*.c")),
     depends=[str(path) for path in CSRC.glob("*.h")],
     include_dirs=[str(CSRC)],
     extra_compile_args=["-std=gnu11", "-O2", "-Wall", "-Wextra"],

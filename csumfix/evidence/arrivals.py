@@ -1,9 +1,9 @@
-"""What is to be said of a tunnel packet that was captured, here or elsewhere. Pure.
+"""Diagnoses a tunnel packet that was captured, here or elsewhere. Pure.
 
 The same bytes can be healthy on the sender and a fault on the receiver. A sender's capture shows
 packets before its NIC has computed their checksums. On the receiver such a packet means that the
-NIC never did, with one exception: GRO merges packets whose checksums it has verified, and leaves
-the pseudo-header sums in the fields of what it made of them (tcp_gro_complete() in
+NIC never did. There is one exception: GRO merges packets whose checksums it has verified, and
+leaves pseudo-header sums in the checksum fields of the result (tcp_gro_complete() in
 net/ipv4/tcp_offload.c, udp_gro_complete() in net/ipv4/udp_offload.c).
 """
 
@@ -17,27 +17,27 @@ from csumfix.evidence.tapsocket import Direction
 
 
 class Diagnosis(enum.StrEnum):
-    """What is the matter with a packet."""
+    """The state of a packet's checksums, and what it means."""
 
     RIGHT = "right"
     ZERO = "zero"
-    """No outer checksum; the inner packet is whole, or has none of its own."""
+    """No outer checksum; the inner packet is whole, or has no checksum either."""
     PARTIAL = "partial"
-    """Leaves here, and the device completes it."""
+    """Partial, and leaving: the device computes it."""
     GSO = "gso"
-    """A GSO packet that leaves, or one that GRO made of packets that arrived; both are healthy."""
+    """A GSO packet that leaves, or one that GRO has merged on arrival. Both are healthy."""
     UNDECIDED = "undecided"
-    """Partial: healthy where it leaves, NOT_FINISHED where it arrives, and nobody knows which."""
+    """Partial, in unknown direction: healthy if it leaves, NOT_FINISHED if it arrives."""
     NOT_FINISHED = "not_finished"
     """Arrived with a checksum that the sender's NIC should have computed."""
     RELAYED = "relayed"
-    """A right outer checksum over an inner one that nobody will compute any more."""
+    """A right outer checksum over an inner one that is partial and will never be computed."""
     REWRITTEN = "rewritten"
     """A wrong outer checksum over an intact inner packet."""
     CORRUPT = "corrupt"
     """A wrong outer checksum over a damaged inner packet."""
     INNER_CORRUPT = "inner_corrupt"
-    """A damaged inner packet below an outer checksum that does not tell."""
+    """A damaged inner packet under an outer checksum that does not show the damage."""
     UNJUDGED = "unjudged"
 
 
@@ -50,7 +50,7 @@ WRONG = frozenset(
         Diagnosis.INNER_CORRUPT,
     }
 )
-"""What is surely wrong."""
+"""The diagnoses that are certainly faults."""
 
 
 class Reason(enum.StrEnum):
@@ -58,29 +58,31 @@ class Reason(enum.StrEnum):
 
     CUT_SHORT = "cut short by the capture"
     FRAGMENT = "a fragment of an IP packet"
-    NO_LENGTH = "a GSO packet whose length field says 0, as BIG TCP has it"
+    NO_LENGTH = "a GSO packet with length field 0 (BIG TCP)"
     MERGED = "longer than an Ethernet packet and not right: a NIC may have merged it (LRO)"
-    NO_TUNNEL = "not the tunnel's format"
+    NO_TUNNEL = "not in the tunnel's format"
     REROUTED = "a source route hides the addresses that the checksum covers"
     MALFORMED = "malformed"
-    INNER_MALFORMED = "the inner packet ends before its own lengths say"
+    INNER_MALFORMED = "the inner packet is shorter than its own length fields"
 
 
 class Verdict(NamedTuple):
-    """A diagnosis; with the reason if it is that there is none."""
+    """A diagnosis; for UNJUDGED with the reason."""
 
     diagnosis: Diagnosis
     reason: Reason | None = None
 
 
 class Circumstances(NamedTuple):
-    """What is known of a packet beside its checksums.
+    """What is known about a packet besides its checksums.
 
-    direction: which way it went at the device where it was captured; None if nobody knows.
-    complete: whether the kernel of the receiver considers its checksums computed; None if nobody
-        asked. If not, the packet comes from GRO, which has verified it, or from the same machine.
-        The kernel accepts it as it is (skb_csum_unnecessary() in include/linux/skbuff.h).
-    tcp_data: the inner packet is a TCP segment such as GRO merges: with data, without SYN and RST.
+    direction: of the packet at the device where it was captured; None if unknown.
+    complete: whether the receiver's kernel considers its checksums computed; None if unknown. If
+        not, the packet comes from GRO, which has verified it, or from the same machine. The kernel
+        accepts it without verifying (skb_csum_unnecessary() in include/linux/skbuff.h).
+    tcp_data: whether the inner packet is a TCP segment that GRO would merge: with data, without
+        SYN and RST.
+    length: bytes of the outer IP packet.
     """
 
     direction: Direction | None = None
@@ -91,7 +93,7 @@ class Circumstances(NamedTuple):
 
 ETHERNET_MTU = 1500
 JUMBO_MTU = 9216
-"""No Ethernet device of today carries more: what is longer was never on a wire."""
+"""No current Ethernet device carries more: a longer packet was never on a wire."""
 
 INTACT = frozenset({Inner.RIGHT, Inner.UNPROVEN})
 
@@ -119,7 +121,7 @@ def _damaged(seen: Inspection, how: Circumstances) -> Verdict:
 
 
 def _intact(seen: Inspection, how: Circumstances) -> Diagnosis:
-    """Judge a packet of which nothing contradicts that it is whole."""
+    """Judge a packet that shows no damage."""
     if seen.inner in INTACT and seen.outer is Outer.RIGHT:
         return Diagnosis.RIGHT
     if seen.inner in INTACT and seen.outer is Outer.ZERO:
@@ -128,17 +130,17 @@ def _intact(seen: Inspection, how: Circumstances) -> Diagnosis:
         return Diagnosis.RELAYED
     if how.complete is None and _may_be_merged(seen, how):
         return Diagnosis.GSO
-    return _unfinished(how.direction)
+    return _partial(how.direction)
 
 
 def _may_be_merged(seen: Inspection, how: Circumstances) -> bool:
-    """Tell whether GSO or GRO can have made this of several packets."""
+    """Tell whether this can be a GSO packet, or merged by GRO."""
     if how.length > JUMBO_MTU:
         return True
     return how.tcp_data and seen.inner is Inner.PARTIAL and seen.outer is not Outer.LCO
 
 
-def _unfinished(direction: Direction | None) -> Diagnosis:
+def _partial(direction: Direction | None) -> Diagnosis:
     if direction is None:
         return Diagnosis.UNDECIDED
     return Diagnosis.PARTIAL if direction is Direction.OUT else Diagnosis.NOT_FINISHED

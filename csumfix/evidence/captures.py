@@ -1,6 +1,6 @@
-"""Judges captured packets, from a file or as they arrive: which of them are of a tunnel, and how.
+"""Finds and judges the tunnel packets among captured ones, from a file or as they arrive.
 
-A packet that has nothing to do with a tunnel is passed over. What has, and cannot be judged, is
+Packets that do not belong to a tunnel are ignored. Tunnel packets that cannot be judged are
 counted with the reason.
 """
 
@@ -21,18 +21,18 @@ GENEVE_PORT = 6081
 UDP, HOP_BY_HOP, FRAGMENT = 17, 0, 44  # protocol numbers
 IPV4_LATER_FRAGMENT = 0x1FFF
 VXLAN_FLAGS = frozenset({0x08, 0x0C, 0x88})
-"""First bytes of a VXLAN header: plain, with the next protocol, with a group policy."""
+"""First byte of a VXLAN header: plain, with next protocol (GPE), with group policy (GBP)."""
 
 ANY_PORT = Policy()
 GENEVE = Policy((GENEVE_PORT,))
 
 
 class Captured(NamedTuple):
-    """One packet as it was captured.
+    """A captured packet.
 
-    number: from 1, as Wireshark counts.
+    number: from 1, as in Wireshark.
     packet: from its outer IP header on.
-    length: bytes that it had; there may be fewer in ``packet``.
+    length: its bytes on the wire; ``packet`` may have fewer.
     complete: see Circumstances.
     """
 
@@ -44,7 +44,7 @@ class Captured(NamedTuple):
 
 
 class Judged(NamedTuple):
-    """What is to be said about one tunnel packet.
+    """A judged tunnel packet.
 
     source, dest: outer addresses, as bytes.
     complete: see Circumstances.
@@ -64,8 +64,8 @@ class Judged(NamedTuple):
 class FileSource:
     """The packets of a capture file.
 
-    frames: how many there were.
-    unknown_links: frames by their link type, of types that we cannot read.
+    frames: number of frames read so far.
+    unknown_links: frames with an unknown link type, by type.
     """
 
     def __init__(self, capture: Capture) -> None:
@@ -74,9 +74,9 @@ class FileSource:
         self.unknown_links: Counter[int] = Counter()
 
     def notes(self) -> list[str]:
-        """Say what was not read."""
+        """Return what was not read."""
         unknown = [
-            f"{number} packets of link type {link}, which csumfix cannot read"
+            f"{number} packets of link type {link}, which csumfix does not know"
             for link, number in self.unknown_links.most_common(1)
         ]
         return [self._capture.note] * bool(self._capture.note) + unknown
@@ -94,9 +94,9 @@ class FileSource:
 class Examiner:
     """Judges packets to the ports of tunnels.
 
-    ports: of VXLAN.
+    ports: VXLAN ports.
     local: addresses of the host where the packets were captured.
-    forced: the direction of all packets, if it is known.
+    forced: the direction of all packets, if known.
     """
 
     def __init__(
@@ -110,10 +110,10 @@ class Examiner:
         self._local = frozenset(local)
         self._forced = forced
         self.other_ports: Counter[int] = Counter()
-        """Packets that look like VXLAN, by their port, which is none of ours."""
+        """Packets to other ports that look like VXLAN, by port."""
 
     def examine(self, captured: Captured) -> Judged | None:
-        """Judge a packet; None if it is not of a tunnel."""
+        """Judge a packet; None if it does not belong to a tunnel."""
         packet = captured.packet
         seen = inspect(packet, self._policy)
         if seen.status is Status.OK:
@@ -157,7 +157,7 @@ class Examiner:
         )
 
     def _unjudged(self, captured: Captured, seen: Inspection) -> Judged | None:
-        """Say why a packet cannot be judged; None if it is not to a port of ours."""
+        """Return why a packet cannot be judged; None if it is to another port."""
         port = _port(captured.packet)
         if port not in self._ports:
             return None
@@ -192,7 +192,7 @@ def addresses(packet: bytes) -> tuple[bytes, bytes]:
 
 
 def address_text(address: bytes) -> str:
-    """Return an address as people write it."""
+    """Return an address in text form; "?" if its length is wrong."""
     if len(address) not in (4, 16):
         return "?"
     family = socket.AF_INET if len(address) == 4 else socket.AF_INET6  # noqa: PLR2004
@@ -214,7 +214,7 @@ def _reason(captured: Captured, status: Status) -> Reason:
 
 
 def _port(packet: bytes) -> int | None:
-    """Return the UDP destination port; None if there is none, or it cannot be seen."""
+    """Return the UDP destination port; None if there is none, or the packet is too short."""
     try:
         at = _udp(packet)
         return packet[at + 2] << 8 | packet[at + 3] if at else None
@@ -223,7 +223,7 @@ def _port(packet: bytes) -> int | None:
 
 
 def _udp(packet: bytes) -> int:
-    """Return where the UDP header is; 0 if there is none, or a later fragment hides it."""
+    """Return where the UDP header is; 0 if there is none, as in later fragments."""
     if packet[0] >> 4 == 4:  # noqa: PLR2004 - IP version
         later = (packet[6] << 8 | packet[7]) & IPV4_LATER_FRAGMENT
         return segments.udp_offset(packet) if packet[9] == UDP and not later else 0

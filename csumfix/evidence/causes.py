@@ -1,11 +1,11 @@
-"""From judged packets to causes: counts per sender, and what a difference says. Pure.
+"""Finds causes from judged packets: counts per sender, and differences of checksums. Pure.
 
-What a difference says was measured in the lab (tests/lab/test_check.py), on Linux 6.18 over IPv4
-and IPv6. NAT updates the checksum of a packet whose inner checksum is partial as if the outer one
-were partial, too (inet_proto_csum_replace4() and inet_proto_csum_replace2() in
-net/core/utils.c). So a new source port is left out: the checksum is off by new minus old port. A
-new address is added where it should be subtracted: the checksum is off by twice new minus old
-address, which is the same for all flows to one remote end.
+NAT updates the outer checksum of a packet whose inner checksum is partial as if the outer one were
+partial, too (inet_proto_csum_replace4() and inet_proto_csum_replace2() in net/core/utils.c). A new
+source port is then ignored, and the checksum is off by new minus old port. A new address is added
+instead of subtracted, and the checksum is off by twice new minus old address, the same for all
+flows to one remote end. These differences were measured in the lab (tests/lab/test_check.py), on
+Linux 6.18 over IPv4 and IPv6.
 """
 
 from __future__ import annotations
@@ -24,12 +24,12 @@ TUNNEL_PORTS = range(32768, 61000)
 MANY_SENDERS = 1000
 MANY_PAIRS = 10_000
 MANY_FLOWS = 64
-"""Flows of a sender whose differences are kept; more would not say more."""
+"""Flows of a sender whose differences are kept; more would add no evidence."""
 
 MANY_VALUES = 4
 
 PROVEN = 2
-"""Flows, or packets, that must agree before a cause is named."""
+"""Number of flows or packets that must agree on a cause."""
 
 
 class Cause(enum.StrEnum):
@@ -38,14 +38,14 @@ class Cause(enum.StrEnum):
     NEW_PORT = "new_port"
     NEW_ADDRESS = "new_address"
     NAT = "nat"
-    """A new port or a new address: one flow cannot tell."""
+    """A new port or a new address: a single flow cannot distinguish them."""
     ZERO = "zero"
     """NAT of a packet without outer checksum."""
     NIC = "nic"
     RELAY = "relay"
     DAMAGE = "damage"
     INNER_DAMAGE = "inner_damage"
-    """Nothing that the tunnel did, if there is an outer checksum."""
+    """Damage before the tunnel, if there is an outer checksum."""
     UNKNOWN = "unknown"
 
 
@@ -60,9 +60,11 @@ FIXED = {
 
 @dataclass
 class Flow:
-    """A few of the values that the packets from one source port had.
+    """Some values of the packets from one source port.
 
-    complete: the outer checksums that would have been right.
+    differences: by how much the outer checksums were off.
+    found: the outer checksums.
+    complete: the right outer checksums.
     """
 
     differences: set[int] = field(default_factory=set)
@@ -70,7 +72,7 @@ class Flow:
     complete: set[int] = field(default_factory=set)
 
     def add(self, judged: Judged) -> None:
-        """Take note of a packet."""
+        """Add the values of a packet."""
         seen = judged.seen
         if len(self.differences) < MANY_VALUES:
             self.differences.add(seen.difference)
@@ -94,7 +96,10 @@ def name(flows: dict[int, Flow]) -> Cause:
 
 
 def _is_rewritten_zero(flows: dict[int, Flow]) -> bool:
-    """Tell whether one value is found where several would be right: it was made of a 0."""
+    """Tell whether all packets have the same checksum where different ones would be right.
+
+    Then NAT has updated a checksum of 0.
+    """
     found = {value for flow in flows.values() for value in flow.found}
     complete = {value for flow in flows.values() for value in flow.complete}
     return len(found) == 1 and len(complete) >= PROVEN
@@ -107,7 +112,7 @@ def difference(flow: Flow) -> int:
 
 @dataclass
 class Sender:
-    """What was seen from one sender to one address: packets of one diagnosis, to one port."""
+    """The packets with one diagnosis from one sender to one address and port."""
 
     first: Judged
     packets: int = 0
@@ -125,10 +130,11 @@ class Sender:
 
 @dataclass
 class Finding:
-    """Packets with one diagnosis and one cause, to one port.
+    """The packets with one diagnosis and one cause, to one port.
 
+    first: the first of them.
     senders: packets by source address.
-    flows: some of them, by source port.
+    flows: some of the flows, by source port.
     """
 
     diagnosis: Diagnosis
@@ -141,7 +147,7 @@ class Finding:
 
     @property
     def packets(self) -> int:
-        """How many packets."""
+        """The number of packets."""
         return self.senders.total()
 
 
@@ -149,11 +155,12 @@ Key = tuple[Diagnosis, str, int, bytes, bytes]
 
 
 class Tally:
-    """Counts judged packets, with a bounded memory.
+    """Counts judged packets, in bounded memory.
 
-    assumed: whether the direction of the packets was taken for granted; see settle().
-    is_contradicted: whether settle() found that it cannot be.
-    diagnoses, reasons: all packets by what they were, and why they were not judged.
+    assumed: whether the direction of all packets was assumed; see settle().
+    is_contradicted: whether settle() has refuted that assumption.
+    diagnoses: all packets by diagnosis.
+    reasons: packets that were not judged, by reason.
     ports: all packets by tunnel and port.
     """
 
@@ -182,17 +189,18 @@ class Tally:
             self.zero_over_ipv6 += 1
 
     def _sender(self, judged: Judged) -> Sender:
-        """Return what is kept of a packet's sender; of too many senders, of all the others."""
+        """Return the entry of a packet's sender; senders beyond the limit share one."""
         key = (judged.verdict.diagnosis, judged.tunnel, judged.port, judged.source, judged.dest)
         if key not in self._senders and len(self._senders) >= MANY_SENDERS:
             key = (*key[:3], b"", b"")
         return self._senders.setdefault(key, Sender(judged))
 
     def settle(self) -> None:
-        """Withdraw what an assumed direction made of packets, where it cannot be true.
+        """Withdraw diagnoses that depend on an assumed direction which cannot be true.
 
         A capture that shows both directions between two hosts was made on one of them. The
-        packets of that one leave, and the others arrive; without an address nobody knows which.
+        packets of this host leave and the others arrive, but without its address the direction of
+        each packet is unknown.
         """
         if not self._assumed:
             return
@@ -208,17 +216,17 @@ class Tally:
         diagnosis, tunnel, port, source, dest = key
         if diagnosis is Diagnosis.NOT_FINISHED:
             return (dest, source) in self._pairs
-        # If only one of the two sends partial packets, that is what a sender's capture shows.
+        # A sender's capture shows partial packets from one of the two only.
         both = (diagnosis, tunnel, port, dest, source) in self._senders
         return diagnosis is Diagnosis.PARTIAL and both
 
     @property
     def is_wrong(self) -> bool:
-        """Whether anything is surely wrong."""
+        """Whether any packet is certainly wrong."""
         return bool(WRONG & self.diagnoses.keys())
 
     def findings(self) -> list[Finding]:
-        """Return what is wrong or may be: the sure things first, then by number of packets."""
+        """Return the findings: certain faults first, then by number of packets."""
         found: dict[tuple[Diagnosis, Cause, str, int], Finding] = {}
         for (diagnosis, tunnel, port, source, _), sender in self._senders.items():
             if diagnosis is Diagnosis.PARTIAL:

@@ -1,4 +1,4 @@
-"""What is to be said of a tunnel packet that is about to leave this host. Pure."""
+"""Judges the outer checksum of a tunnel packet that is about to leave this host. Pure."""
 
 from __future__ import annotations
 
@@ -8,18 +8,18 @@ from csumfix.core import Inner, Inspection, Outer, Status
 
 
 class Departure(enum.StrEnum):
-    """How a packet's outer checksum is as it leaves."""
+    """The state of a packet's outer checksum as it leaves."""
 
     RIGHT = "right"
     """Verified."""
     ZERO = "zero"
     """0, "not computed"."""
     PARTIAL = "partial"
-    """Not computed yet: the device does that, or the software that segments a GSO packet."""
+    """Not computed yet. The device does that, or the software that segments a GSO packet."""
     WRONG = "wrong"
-    """Wrong, and nobody will put it right; the inner packet proves whole, or proves nothing."""
+    """Wrong, and nothing will correct it. The inner packet is whole, or cannot prove it."""
     CORRUPT = "corrupt"
-    """Wrong over an inner packet that is damaged or that nobody will finish."""
+    """Wrong, over an inner packet that is damaged or whose checksum nothing will compute."""
     NOT_JUDGED = "not_judged"
     """Cut short, a fragment, or no VXLAN."""
 
@@ -30,8 +30,8 @@ WHOLE = frozenset({Inner.RIGHT, Inner.UNPROVEN})
 def judge(seen: Inspection, *, complete: bool) -> Departure:
     """Judge a packet at the device.
 
-    complete: whether the kernel considers its checksums computed. If it does, a checksum that
-        only looks unfinished stays as it is.
+    complete: whether the kernel considers its checksums computed. If so, nothing will compute a
+        checksum that looks partial.
     """
     if seen.status is not Status.OK:
         return Departure.NOT_JUDGED

@@ -1,6 +1,6 @@
-"""Finds the IP packet in a captured frame, and which way the frame went, for each link type.
+"""Finds the IP packet in a captured frame and the frame's direction, for each link type.
 
-The numbers are those of https://www.tcpdump.org/linktypes.html.
+The numbers are from https://www.tcpdump.org/linktypes.html.
 """
 
 from __future__ import annotations
@@ -12,19 +12,19 @@ from csumfix.evidence.pcap import Frame
 from csumfix.evidence.tapsocket import Direction
 
 NULL, ETHERNET, RAW, LOOP, COOKED, IPV4, IPV6, COOKED2 = 0, 1, 101, 108, 113, 228, 229, 276
-RAW_BSD, RAW_OPENBSD = 12, 14  # DLT_RAW, which some programs write into files
+RAW_BSD, RAW_OPENBSD = 12, 14  # DLT_RAW, which some programs write to files
 
 IP_TYPES = {b"\x08\x00", b"\x86\xdd"}
 VLAN_TYPES = {b"\x81\x00", b"\x88\xa8", b"\x91\x00"}
 VLAN_TAGS = 4
-OUTGOING = 4  # PACKET_OUTGOING in linux/if_packet.h; whatever is less has arrived
+OUTGOING = 4  # PACKET_OUTGOING in linux/if_packet.h; lower types have arrived
 
 
 class Network(NamedTuple):
     """The IP packet of a frame.
 
-    packet: from its IP header on; empty if the frame holds none.
-    length: bytes that it had on the wire, including what the link may have added behind it.
+    packet: from its IP header on; empty if the frame has no IP packet.
+    length: its bytes on the wire, including any padding that the link added.
     """
 
     packet: bytes
@@ -33,7 +33,7 @@ class Network(NamedTuple):
 
 
 def network(frame: Frame) -> Network | None:
-    """Return the IP packet of a frame; None if its link type is not known."""
+    """Return the IP packet of a frame; None if its link type is unknown."""
     find = LINKS.get(frame.link)
     if find is None:
         return None
@@ -44,7 +44,7 @@ def network(frame: Frame) -> Network | None:
 
 
 def _behind_type(data: bytes, at: int, next_layer: int) -> int:
-    """Return where IP begins, given where the EtherType is; -1 if something else does."""
+    """Return where IP begins, given where the EtherType is; -1 if it is not IP."""
     for _ in range(VLAN_TAGS + 1):
         kind = data[at : at + 2]
         if kind in IP_TYPES:
@@ -64,13 +64,13 @@ def _arrived(kind: int) -> Direction:
 
 
 def _cooked(data: bytes) -> tuple[int, Direction | None]:
-    """Linux cooked capture: packet type, address, and the EtherType last, in 16 bytes."""
+    """Linux cooked capture: 16 bytes of packet type, address and, at the end, the EtherType."""
     start = _behind_type(data, 14, 16)
     return (start, _arrived(data[1])) if start > 0 else (-1, None)
 
 
 def _cooked2(data: bytes) -> tuple[int, Direction | None]:
-    """Its second version: the EtherType first, in 20 bytes."""
+    """Its second version: 20 bytes that begin with the EtherType."""
     start = _behind_type(data, 0, 20)
     return (start, _arrived(data[10])) if 0 < start <= len(data) else (-1, None)
 
@@ -80,7 +80,7 @@ def _raw(_: bytes) -> tuple[int, None]:
 
 
 def _behind_family(_: bytes) -> tuple[int, None]:
-    """BSD loopback: an address family, whose numbers differ; the IP version tells as much."""
+    """BSD loopback: 4 bytes of address family, which the IP version makes redundant."""
     return 4, None
 
 

@@ -1,4 +1,4 @@
-"""The packets that arrive at devices, for as long as is wanted."""
+"""Reads the packets that arrive at devices, for a given time."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from csumfix.evidence.tapsocket import LONGEST, Direction, TapSocket
 
 
 class LiveSource:
-    """Reads packet sockets until the time is up.
+    """Reads packet sockets until the time is over.
 
-    frames: packets so far.
+    frames: packets read so far.
     """
 
     def __init__(self, sockets: Mapping[str, TapSocket], seconds: float) -> None:
@@ -23,7 +23,7 @@ class LiveSource:
         self.frames = 0
 
     def notes(self) -> list[str]:
-        """Say what was missed; while the sockets are open."""
+        """Return what was missed. The sockets must still be open."""
         missed = sum(one.dropped() for one in self._sockets.values())
         return [f"{missed} more packets arrived faster than they could be read"] * bool(missed)
 
@@ -36,11 +36,11 @@ class LiveSource:
                 yield from self._waiting(self._sockets[descriptor])
 
     def _waiting(self, source: TapSocket) -> Iterator[Captured]:
-        """Yield what a socket holds, for no longer than is wanted."""
+        """Yield the packets that a socket holds, until the time is over."""
         with contextlib.suppress(OSError):  # the device went down; it may come back
             while time.monotonic() < self._ends and (packet := source.read()):
                 self.frames += 1
                 data = bytes(packet.data)
-                # What fills the buffer may have been longer.
+                # A packet that fills the buffer may have been longer.
                 length = len(data) + (len(data) == LONGEST)
                 yield Captured(self.frames, Direction.IN, data, length, packet.complete)

@@ -1,8 +1,8 @@
-"""Reads capture files: pcap and pcapng, complete, still being written, or from a pipe.
+"""Reads capture files in pcap and pcapng format: complete, still being written, or from a pipe.
 
-The formats: https://www.ietf.org/archive/id/draft-ietf-opsawg-pcap-05.html and
-https://www.ietf.org/archive/id/draft-ietf-opsawg-pcapng-02.html. Only what the judgement of a
-packet needs is read: its bytes, its length, its link type and, from pcapng, its direction.
+The formats are defined in https://www.ietf.org/archive/id/draft-ietf-opsawg-pcap-05.html and
+https://www.ietf.org/archive/id/draft-ietf-opsawg-pcapng-02.html. This reads only what the
+diagnosis of a packet needs: its bytes, its length, its link type and, from pcapng, its direction.
 """
 
 from __future__ import annotations
@@ -15,24 +15,24 @@ from typing import BinaryIO, NamedTuple
 from csumfix.evidence.tapsocket import Direction
 
 MICROSECONDS, NANOSECONDS = 0xA1B2C3D4, 0xA1B23C4D  # magic numbers of pcap
-SECTION = 0x0A0D0D0A  # block type that begins a pcapng file, the same in both byte orders
+SECTION = 0x0A0D0D0A  # first block type of a pcapng file, the same in both byte orders
 BYTE_ORDER = 0x1A2B3C4D
 INTERFACE, OLD_PACKET, SIMPLE_PACKET, ENHANCED_PACKET = 1, 2, 3, 6
 END_OF_OPTIONS, FLAGS = 0, 2
-DIRECTIONS = {1: Direction.IN, 2: Direction.OUT}  # the two lowest bits of a packet's flags
+DIRECTIONS = {1: Direction.IN, 2: Direction.OUT}  # by the two lowest bits of a packet's flags
 
 LONGEST = 1 << 26
-"""No packet and no block has more bytes: a longer one tells that the file is damaged."""
+"""Maximum bytes of a packet or block. A larger size means that the file is damaged."""
 
 COMPRESSED = {b"\x1f\x8b": "zcat", b"\x28\xb5": "zstdcat", b"\xfd7": "xzcat", b"BZ": "bzcat"}
-"""How compressed files begin, by the program that reads them."""
+"""First bytes of compressed files, with the program that reads them."""
 
 
 class Frame(NamedTuple):
     """One packet of a file.
 
-    link: what it begins with, by its LINKTYPE number.
-    length: bytes that it had on the wire; there may be fewer in ``data``.
+    link: LINKTYPE number of its link layer.
+    length: its bytes on the wire; ``data`` may have fewer.
     """
 
     link: int
@@ -42,25 +42,25 @@ class Frame(NamedTuple):
 
 
 class NotACaptureError(ValueError):
-    """The file is something else; the text says what to do."""
+    """The file is not a capture; the text is the remedy."""
 
 
 class _IncompleteError(Exception):
-    """The file ends before a packet does."""
+    """The file ends within a packet."""
 
 
 class _DamagedError(Exception):
-    """The file cannot be followed any further."""
+    """The rest of the file cannot be read."""
 
 
 class Capture:
     """The frames of a stream; iterate once.
 
-    note: set when the stream ends in a way that should be told; empty until then.
+    note: why the stream ended early; empty otherwise.
     """
 
     def __init__(self, stream: BinaryIO) -> None:
-        """Read the beginning; raises NotACaptureError if it is that of something else."""
+        """Read the beginning; raises NotACaptureError if this is not a capture."""
         self.note = ""
         magic = stream.read(4)
         if magic == SECTION.to_bytes(4, "big"):
@@ -117,7 +117,7 @@ def _pcap(stream: BinaryIO, order: str) -> Iterator[Frame]:
 
 @dataclass
 class _Section:
-    """A part of the file with a byte order and interfaces of its own.
+    """A part of the file with its own byte order and interfaces.
 
     links: link type and snapshot length of each interface.
     """
@@ -169,7 +169,7 @@ def _section(stream: BinaryIO) -> _Section:
 
 
 def _body(stream: BinaryIO, section: _Section, size: int, done: int) -> bytes:
-    """Read the rest of a block of this size, less what is done of it; its end repeats the size."""
+    """Read the rest of a block after `done` of its `size` bytes; its end repeats the size."""
     if size < done + 4 or size % 4:
         raise _DamagedError
     rest = _take(stream, size - done)
@@ -206,7 +206,7 @@ FRAMES = {ENHANCED_PACKET: _enhanced, OLD_PACKET: _old, SIMPLE_PACKET: _simple}
 
 
 def _direction(section: _Section, options: bytes) -> Direction | None:
-    """Return what the options say of the direction."""
+    """Return the direction from a packet's options."""
     while len(options) >= 4:  # noqa: PLR2004 - an option's header
         code, size = section.unpack("HH", options)
         if code == FLAGS:

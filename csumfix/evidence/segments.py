@@ -1,4 +1,4 @@
-"""Looks for TCP segments such as GRO merges inside tunnel packets. Pods choose these bytes."""
+"""Recognises inner TCP segments that GRO would merge. Pods choose these bytes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def has_tcp_data(packet: bytes, *, geneve: bool) -> bool:
     """Tell whether the inner packet is TCP with data, and neither SYN nor RST.
 
     GRO merges nothing else (tcp_gro_receive() in net/ipv4/tcp_offload.c). False for headers that
-    GRO does not look behind.
+    GRO does not parse.
     """
     try:
         tunnel = udp_offset(packet) + UDP_HEADER
@@ -41,7 +41,7 @@ def _is_data(packet: bytes, ip: int) -> bool:
 
 
 def _end(packet: bytes, ip: int) -> int:
-    """Return where an IP packet ends, which may be before its frame does."""
+    """Return where an IP packet ends, which may be before the end of its frame."""
     if packet[ip] >> 4 == 4:  # noqa: PLR2004
         return ip + int.from_bytes(packet[ip + 2 : ip + 4], "big")
     return ip + IPV6_HEADER + int.from_bytes(packet[ip + 4 : ip + 6], "big")

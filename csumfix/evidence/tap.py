@@ -1,16 +1,16 @@
-"""The egress tap: looks at some of the tunnel packets that leave, and judges them.
+"""The egress tap: judges a sample of the tunnel packets that leave this host.
 
 Theory of operation
 -------------------
-A packet socket that is open costs the sender about 1 us for each packet of the device, whether or
-not the filter lets it through, because the kernel clones the packet before it asks the filter
-(net/core/dev.c: dev_queue_xmit_nit()). So a socket is open for a look only: until SAMPLE packets
-have come or, if the device is busy with other packets, for LOOK seconds. Then it is closed for the
-length of the pause. While there is little traffic the tap sees every tunnel packet; at full rate
-it sees a few in a hundred thousand.
+An open packet socket costs the sender about 1 us per packet of the device, even for packets that
+the filter rejects, because the kernel clones each packet before it runs the filter
+(net/core/dev.c: dev_queue_xmit_nit()). So a socket stays open only for one look: until SAMPLE
+packets have come, or for LOOK seconds if the device is busy with other packets. Then it is closed
+for the pause. With little traffic the tap sees every tunnel packet. At full rate it sees a few per
+hundred thousand.
 
-One thread does this for all devices, because closing a packet socket waits for the kernel. The
-rest of the program reads what the thread last published.
+One thread does this for all devices, because closing a packet socket blocks (packet_release()
+calls synchronize_net()). The rest of the program reads the result that the thread last published.
 """
 
 from __future__ import annotations
@@ -34,28 +34,28 @@ from csumfix.host import underlays
 log = logging.getLogger("csumfix")
 
 SAMPLE = 50
-"""Packets of one look at a device."""
+"""Packets per look at a device."""
 
 LOOK = 0.1
-"""Seconds of a look at a busy device, however few tunnel packets it sends."""
+"""Longest look at a busy device, in seconds."""
 
 BUSY = 1000
-"""Packets per second of all kinds that make a device busy."""
+"""A device with more packets per second, of any kind, is busy."""
 
 REST = 1.0
-"""Seconds between two checks whether a quiet device has become busy, or has come back."""
+"""Seconds between checks whether a quiet device has become busy, or a missing one is back."""
 
 DEVICES = Path("/proc/thread-self/net/dev")
-TX_PACKETS = 9  # column behind the colon
+TX_PACKETS = 9  # column after the colon
 
 
 @dataclass(frozen=True)
 class PortTraffic:
-    """What the tap has seen of one port since it was made.
+    """The packets to one port that the tap has seen since it was created.
 
-    departures: packets by what they were.
+    departures: packets by state of their checksum.
     wrong_at: when the last wrong one left, in seconds of CLOCK_MONOTONIC.
-    wrong: that packet, in words.
+    wrong: a description of that packet.
     """
 
     departures: Mapping[Departure, int] = field(default_factory=dict)
@@ -65,9 +65,9 @@ class PortTraffic:
 
 @dataclass(frozen=True)
 class Traffic:
-    """What the tap has seen, by port.
+    """The packets that the tap has seen, by port.
 
-    fault: why it cannot see anything; None if it can.
+    fault: why it cannot see packets; None if it can.
     """
 
     ports: Mapping[int, PortTraffic] = field(default_factory=dict)
@@ -75,7 +75,7 @@ class Traffic:
 
 
 class _Look:
-    """One open socket, and when it must be looked after again."""
+    """One open socket, and when to check it again."""
 
     def __init__(self, index: int, ports: frozenset[int]) -> None:
         self.device = underlays.name(index)
@@ -84,8 +84,8 @@ class _Look:
         self._began, self._sent = time.monotonic(), tx_packets(self.device)
         self.due = self._began + LOOK
 
-    def is_too_dear(self, now: float) -> bool:
-        """Tell whether the device sends so much that the look should end; sets the next due."""
+    def is_too_costly(self, now: float) -> bool:
+        """Tell whether the device is busy, so that the look should end; sets the next check."""
         sent = tx_packets(self.device)
         busy = sent - self._sent > BUSY * (now - self._began)
         self._began, self._sent, self.due = now, sent, now + REST
@@ -93,7 +93,7 @@ class _Look:
 
 
 class Tap:
-    """Watches the devices it is told to, in a thread of its own.
+    """Watches a set of devices in its own thread.
 
     pause: seconds between two looks at a device; 0 turns the tap off.
     on_wrong: called in the thread when a packet leaves wrong.
@@ -118,7 +118,7 @@ class Tap:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop watching; nothing happens if that has been done."""
+        """Stop watching; does nothing if it has stopped."""
         self._stopping = True
         self._wake_up()
         if self._thread.ident:
@@ -127,7 +127,7 @@ class Tap:
         self._woken.close()
 
     def watch(self, devices: frozenset[int], ports: frozenset[int], pause: float) -> None:
-        """Watch these devices, by their numbers, for packets to these ports from now on."""
+        """Watch these devices, given by number, for packets to these ports from now on."""
         if (devices, ports, pause) == (self._devices, self._ports, self.pause):
             return
         self._devices, self._ports, self.pause = devices, ports, pause
@@ -154,7 +154,7 @@ class Tap:
                 self._close(index)
 
     def _adjust(self) -> None:
-        """Open what is due, and close what is not wanted any more."""
+        """Open sockets that are due, and close all of them after a change."""
         if self._changed:
             self._changed = False
             self._policy = Policy(tuple(sorted(self._ports)))
@@ -204,10 +204,10 @@ class Tap:
             else:
                 with suppress(BlockingIOError):
                     self._woken.recv(4096)
-        self._end_dear_looks()
+        self._end_costly_looks()
 
     def _timeout(self) -> float | None:
-        """Return the milliseconds until something is due; None if nothing is."""
+        """Return the milliseconds until the next socket is due; None if none is."""
         if not self.pause or not self._ports:
             return None
         times = [look.due for look in self._looks.values()]
@@ -217,7 +217,7 @@ class Tap:
         return max(0.0, min(times) - time.monotonic()) * 1000 + 1
 
     def _take(self, index: int) -> None:
-        """Judge the packets that are there, and end the look if they are enough."""
+        """Judge the waiting packets, and end the look after SAMPLE of them."""
         look = self._looks[index]
         try:
             while look.taken < SAMPLE and (packet := look.socket.read()):
@@ -228,10 +228,10 @@ class Tap:
         if look.taken >= SAMPLE:
             self._pause(index)
 
-    def _end_dear_looks(self) -> None:
+    def _end_costly_looks(self) -> None:
         now = time.monotonic()
         for index, look in list(self._looks.items()):
-            if look.due <= now and look.is_too_dear(now):
+            if look.due <= now and look.is_too_costly(now):
                 self._pause(index)
             elif look.due <= now:
                 look.taken = 0
@@ -256,7 +256,7 @@ class Tap:
 
 
 def describe(seen: Inspection, device: str) -> str:
-    """Say what is wrong with a packet that leaves wrong."""
+    """Describe a packet that leaves wrong."""
     return (
         f"a packet from port {seen.source} to {seen.dest}, VNI {seen.vni}, left {device} "
         f"with its outer checksum off by {seen.difference}"
@@ -264,7 +264,7 @@ def describe(seen: Inspection, device: str) -> str:
 
 
 def tx_packets(device: str) -> int:
-    """Return how many packets a device has sent; 0 if it has gone."""
+    """Return the number of packets that a device has sent; 0 if it is gone."""
     try:
         lines = DEVICES.read_text(errors="surrogateescape").splitlines()
     except OSError:

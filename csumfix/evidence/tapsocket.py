@@ -1,9 +1,8 @@
-"""A packet socket that sees the tunnel packets which leave, or reach, one device.
+"""A packet socket that sees the tunnel packets that leave or reach one device.
 
-The kernel shows a packet socket what a device is about to send after all NAT and after it has
-computed in software what the device does not offer to compute (net/core/dev.c:
-validate_xmit_skb() comes before dev_queue_xmit_nit()). The socket gets a copy; the packet itself
-is not touched.
+The kernel passes a copy of each packet that leaves to the socket, after all NAT and after it has
+computed in software the checksums that the device does not offload (net/core/dev.c:
+validate_xmit_skb() runs before dev_queue_xmit_nit()). The packet itself is not touched.
 """
 
 from __future__ import annotations
@@ -28,14 +27,14 @@ ETH_P_ALL = 0x0003
 LIBC = ctypes.CDLL(None, use_errno=True)
 
 LONGEST = 1 << 16
-"""Bytes of a packet that are read. BIG TCP packets are longer, and then cut."""
+"""Bytes read of a packet. Longer ones (BIG TCP) are truncated."""
 
 PORTS_IN_FILTER = 200
-"""A jump in a classic BPF program leads over at most 255 instructions (linux/filter.h)."""
+"""A jump in a classic BPF program skips at most 255 instructions (linux/filter.h)."""
 
 
 class Direction(enum.Enum):
-    """Which packets of a device to see."""
+    """The packets of a device to see."""
 
     OUT = enum.auto()
     IN = enum.auto()
@@ -46,8 +45,8 @@ class Packet:
     """A packet from its IP header on.
 
     data: its bytes; valid until the next packet is read.
-    complete: whether the kernel considers its checksums computed. If not, the device, or the
-        software that segments a GSO packet, is still to do it.
+    complete: whether the kernel considers its checksums computed. If not, the device or the
+        software that segments a GSO packet computes them.
     """
 
     data: memoryview
@@ -58,9 +57,9 @@ class TapSocket:
     """A packet socket on one device, with a filter for tunnel ports. Needs CAP_NET_RAW."""
 
     def __init__(self, device: int, ports: Collection[int], direction: Direction) -> None:
-        """Open it on the device with this number; raises OSError if that cannot be done."""
+        """Open it on the device with this number; raises OSError if that fails."""
         self._buffer = memoryview(bytearray(LONGEST))
-        # Protocol 0 sees nothing: the filter must be in place first.
+        # With protocol 0 it receives nothing until the filter is in place.
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
         try:
             self._socket.setblocking(False)
@@ -76,7 +75,7 @@ class TapSocket:
         return self._socket.fileno()
 
     def read(self) -> Packet | None:
-        """Return the next packet, None if there is none; OSError if the device went down."""
+        """Return the next packet or None; raises OSError if the device went down."""
         try:
             length, ancillary, _, _ = self._socket.recvmsg_into(
                 [self._buffer], socket.CMSG_SPACE(AUXDATA.size)
@@ -86,24 +85,24 @@ class TapSocket:
         return Packet(self._buffer[:length], not _is_not_ready(ancillary))
 
     def enlarge(self, size: int) -> None:
-        """Let the kernel hold up to so many bytes, if it permits that."""
+        """Set the receive buffer to this many bytes, or to the limit without CAP_NET_ADMIN."""
         try:
             self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, size)
         except PermissionError:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, size)
 
     def dropped(self) -> int:
-        """Return how many packets the kernel could not show since the last call."""
+        """Return the number of packets lost for a full buffer since the last call."""
         raw = self._socket.getsockopt(SOL_PACKET, PACKET_STATISTICS, STATISTICS.size)
         return int(STATISTICS.unpack(raw)[1])
 
     def close(self) -> None:
-        """Stop watching. The kernel waits for its packet paths: this can take milliseconds."""
+        """Close it. This can take milliseconds: the kernel calls synchronize_net()."""
         self._socket.close()
 
 
 def _bind(sock: socket.socket, device: int) -> None:
-    """Bind to a device by its number: socket.bind() takes names only, and only UTF-8 ones."""
+    """Bind to a device by its number; socket.bind() accepts only names, and only in UTF-8."""
     address = LINK_ADDRESS.pack(socket.AF_PACKET, socket.htons(ETH_P_ALL), device, 0, 0, 0)
     if LIBC.bind(sock.fileno(), address, len(address)) < 0:
         error = ctypes.get_errno()

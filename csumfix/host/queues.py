@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import asyncio
 import threading
-import time
 import warnings
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +23,6 @@ a limit the kernel accepts packets unrepaired (fail-open), and only for sockets 
 SOCKET_BYTES = 8 << 20
 """Socket buffer asked for; the kernel doubles it. Measured: it holds 13,000 packets of
 114 bytes, 7,000 of 1,450."""
-
-QUIET_CHECKS, QUIET_INTERVAL, QUIET_LIMIT = 3, 0.02, 2.0
-"""Queues count as empty when found so this often in a row; the rest is in seconds."""
 
 
 @dataclass(frozen=True)
@@ -68,17 +63,6 @@ def kernel_queues() -> dict[int, KernelQueue]:
     return {queue.number: queue for queue in queues}
 
 
-async def wait_until_empty(numbers: Collection[int]) -> None:
-    """Wait for packets which met the rules before they were removed."""
-    give_up = time.monotonic() + QUIET_LIMIT
-    quiet = 0
-    while quiet < QUIET_CHECKS and time.monotonic() < give_up:
-        await asyncio.sleep(QUIET_INTERVAL)
-        bound = kernel_queues()
-        waiting = sum(bound[number].waiting for number in numbers if number in bound)
-        quiet = 0 if waiting else quiet + 1
-
-
 def accept(packet: Any) -> None:
     """Let a packet go on as it is: what a foreign rule sends before the drain takes over."""
     packet.accept()
@@ -97,10 +81,11 @@ class Queue:
         policy: Policy,
         callback: Callable[[Any], None] = accept,
         copy_range: int = COPY_WHOLE,
+        max_length: int = MAX_LENGTH,
     ) -> None:
         self.number = number
         self.error: OSError | None = None
-        self._nfqueue = _bind(number, callback)
+        self._nfqueue = _bind(number, callback, max_length)
         self._drain = Drain(self._nfqueue.get_fd(), number, policy)
         try:
             self._drain.configure(SOCKET_BYTES, copy_range)
@@ -165,13 +150,13 @@ def require_free(numbers: Sequence[int]) -> None:
             raise _in_use(bound[number])
 
 
-def _bind(number: int, callback: Callable[[Any], None]) -> NetfilterQueue:
+def _bind(number: int, callback: Callable[[Any], None], max_length: int) -> NetfilterQueue:
     try:
         nfqueue = NetfilterQueue()
         with warnings.catch_warnings():
             # A small socket buffer shows as overruns in the counters; it is no reason to stop.
             warnings.simplefilter("ignore", RuntimeWarning)
-            nfqueue.bind(number, callback, MAX_LENGTH, sock_len=SOCKET_BYTES)
+            nfqueue.bind(number, callback, max_length, sock_len=SOCKET_BYTES)
     except OSError as error:
         raise _bind_error(number) from error
     return nfqueue

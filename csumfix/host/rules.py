@@ -1,6 +1,7 @@
 """Runs ``csumfix-rules``, the one implementation of the iptables rules.
 
-The only module that executes anything, except handover.py, which starts a successor.
+The only module that executes anything, except programs.py, which only reads, and handover.py,
+which starts a successor.
 """
 
 from __future__ import annotations
@@ -158,6 +159,19 @@ def _failure(result: subprocess.CompletedProcess[str]) -> CsumfixError:
         return LanesRefusedError(lines[-1], refused)
     known = result.returncode in Exit.__members__.values()
     return CsumfixError(lines[-1], Exit(result.returncode) if known else Exit.KERNEL)
+
+
+def kernel_lane(port: int) -> str:
+    """Return the kernel lane's rules for one port, which iptables-restore of either family takes.
+
+    Needs neither privileges nor iptables.
+    """
+    # Both families have the same rules.
+    arguments = ["show", "--lane=kernel", "--gate=conntrack", "--family=4", f"--port={port}"]
+    result = run(arguments)
+    if result.returncode:
+        raise _failure(result)
+    return result.stdout
 
 
 def apply(rules: RuleSet) -> None:

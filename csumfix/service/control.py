@@ -14,11 +14,12 @@ import os
 import socket
 from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 from csumfix.errors import CsumfixError, Exit
 from csumfix.service import address
 from csumfix.service.listener import Listener, already_running
+from csumfix.service.snapshot import Snapshot, from_json
 from csumfix.text import printable_data
 
 TIMEOUT = 2.0
@@ -26,17 +27,10 @@ MAX_STRANGERS = 16  # who are served at the same time; there is no limit for the
 STRANGERS_TIME = 4.0  # seconds in which a stranger must have asked and read the answer
 MAX_LINE = 1 << 20
 
-EXPECTED = {
-    "status": {"version", "pid", "started", "config", "reload", "tunnels", "rules", "queues"},
-    "restart": {"successor"},
-}
-"""What the answer to a request has at least."""
-
-LISTED = 1000
-"""Tunnels, and ports, that an answer lists at most, which keeps it below MAX_LINE."""
+T = TypeVar("T")
 
 Message = dict[str, Any]
-Snapshot = dict[str, Any]
+"""A JSON object: what travels in one line."""
 
 
 class Peer:
@@ -91,13 +85,6 @@ def _may_command(uid: int) -> bool:
 def encode(message: Message) -> bytes:
     """Return the message as a line."""
     return json.dumps(message).encode() + b"\n"
-
-
-def bounded(snapshot: Snapshot) -> Snapshot:
-    """Return the snapshot with lists that fit into an answer, and how long they were."""
-    counts = {f"{name}_count": len(snapshot[name]) for name in ("tunnels", "lanes")}
-    lists = {name: snapshot[name][:LISTED] for name in ("tunnels", "lanes")}
-    return snapshot | counts | lists
 
 
 def decode(line: bytes) -> Message:
@@ -206,11 +193,29 @@ async def _answer(peer: Peer, handlers: Mapping[str, Handler]) -> None:
         await handler.answer(peer)
 
 
-def ask(request: str = "status") -> Message | None:
-    """Return the answer of the service in this network namespace; None if none runs.
+def status() -> Snapshot | None:
+    """Return the state of the service in this network namespace; None if none runs.
 
     Raises CsumfixError if it runs and does not answer, or is not believed.
     """
+    return _ask("status", from_json)
+
+
+def restart() -> Message | None:
+    """Have the running service start a successor; return its answer, None if none runs.
+
+    The answer has the successor's process id as "successor", or "error" and "code".
+    """
+    return _ask("restart", _restart_answer)
+
+
+def _restart_answer(answer: Message) -> Message:
+    if "successor" in answer or answer.keys() >= {"error", "code"}:
+        return answer
+    raise ValueError("neither a successor nor an error")
+
+
+def _ask(request: str, understand: Callable[[Message], T]) -> T | None:
     found = address.find(TIMEOUT)
     if not found.connection:
         _explain_absence(found)
@@ -218,7 +223,6 @@ def ask(request: str = "status") -> Message | None:
     with found.connection as connection:
         try:
             line = _exchange(connection, request)
-            return _understood(line, request, connection) if line else None
         except TimeoutError:
             raise CsumfixError(
                 f"csumfix runs, but does not answer ({address.owner(connection)}): "
@@ -227,6 +231,10 @@ def ask(request: str = "status") -> Message | None:
             ) from None
         except OSError:
             return None
+        try:
+            return understand(printable_data(decode(line))) if line else None
+        except ValueError:
+            raise _not_understood(address.owner(connection)) from None
 
 
 def _exchange(connection: socket.socket, request: str) -> bytes:
@@ -251,17 +259,10 @@ def _explain_absence(found: address.Found) -> None:
         )
 
 
-def _understood(line: bytes, request: str, connection: socket.socket) -> Message:
-    """Return the answer in a line; raise unless it looks like one to this request."""
-    try:
-        answer: Message = printable_data(decode(line))
-    except ValueError:
-        answer = {}
-    if answer.keys() >= EXPECTED[request] or answer.keys() >= {"error", "code"}:
-        return answer
-    raise CsumfixError(
-        f"{address.owner(connection)} has the name of csumfix's socket, but does not speak like "
-        "this version: an older or newer service, or a stranger: see what it is, and stop it",
+def _not_understood(owner: address.Owner) -> CsumfixError:
+    return CsumfixError(
+        f"{owner} has the name of csumfix's socket, but does not speak like csumfix: "
+        "see what it is, and stop it",
         Exit.IN_USE,
     )
 

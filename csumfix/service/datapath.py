@@ -1,30 +1,30 @@
 """What the service has in the kernel: queues, rules, and the lane of each tunnel port.
 
-Its methods run one at a time; the service sees to that. Each either does all it says, or raises
-CsumfixError and leaves what was there.
+Its methods run one at a time, because the service holds a lock. Each either does all that it says,
+or raises CsumfixError and leaves what was there.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import time
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from contextlib import suppress
-from dataclasses import asdict
-from typing import Any
+from dataclasses import replace
 
 from csumfix.core import Policy
 from csumfix.errors import CsumfixError, Exit
-from csumfix.evidence.tap import PortTraffic, Tap, Traffic
-from csumfix.host import flows, rules, tunnels, underlays
-from csumfix.host.rules import LanesRefusedError, RuleSet
+from csumfix.evidence.tap import PortTraffic, Traffic
+from csumfix.host.rules import LanesRefusedError, RuleSet, is_about_kernel
 from csumfix.host.tunnels import Tunnel
 from csumfix.options import LaneSetting, Options
+from csumfix.service.kernel import EgressTap, Kernel
 from csumfix.service.lanes import Evidence, Lane, PortLane, Terms, decide
-from csumfix.service.plan import plan, tunnel_ports
 from csumfix.service.pool import Pool
+from csumfix.service.ruleset import rule_set, tunnel_ports
+from csumfix.service.runner import Clock
+from csumfix.service.snapshot import PortSnapshot, Snapshot
 from csumfix.text import listing
 
 log = logging.getLogger("csumfix")
@@ -33,7 +33,7 @@ RECORDING = 0.5
 """Seconds that flows are recorded before they may leave the queue lane one by one."""
 
 COUNTED_EVERY = 5.0
-"""Seconds between two looks at the rules' counters for those who ask for the status."""
+"""Seconds between two readings of the rules' counters for commands that ask for the status."""
 
 Lanes = Mapping[int, PortLane]
 
@@ -48,15 +48,24 @@ class Datapath:
     underlays: numbers of the devices that carry the tunnels.
     """
 
-    def __init__(self, options: Options, tap: Tap, on_queue_failure: Callable[[], None]) -> None:
-        self.pool = Pool(on_queue_failure)
+    def __init__(
+        self,
+        options: Options,
+        kernel: Kernel,
+        tap: EgressTap,
+        clock: Clock,
+        on_queue_failure: Callable[[], None],
+    ) -> None:
+        self.pool = Pool(kernel.queues, clock, on_queue_failure)
         self.lanes: dict[int, PortLane] = {}
         self.rules: RuleSet | None = None
         self.restored = self.lane_changes = 0
+        self.underlays: frozenset[int] = frozenset()
+        self._kernel = kernel
         self._tap = tap
+        self._clock = clock
         self._options = options
         self._numbers = options.queue_numbers
-        self.underlays: frozenset[int] = frozenset()
         self._tunnels: list[Tunnel] = []
         self._in_sync = False
         self._kernel_fault: str | None = None
@@ -65,25 +74,31 @@ class Datapath:
         self._repaired: dict[int, tuple[int, float | None]] = {}
         self._met: Counter[str] = Counter()
         self._read: Counter[str] = Counter()
-        self._counted_at = 0.0
+        self._counted_at = float("-inf")
         self._counting = asyncio.Lock()
         self._irreparable: tuple[str, ...] = ()
 
     async def open(
-        self, numbers: range, lanes: Lanes | None = None, leaving: Collection[int] = ()
+        self,
+        numbers: range,
+        lanes: Lanes | None = None,
+        leaving: Collection[int] = (),
+        ahead: Collection[int] = (),
     ) -> None:
         """Bind these queues and load the rules.
 
-        lanes, leaving: those of a predecessor.
+        lanes, leaving, ahead: the lanes, the ports that leave the queue lane, and the queues of a
+            predecessor.
         """
         self._numbers = numbers
         self.lanes = dict(lanes or {})
         # The predecessor's evidence stayed with it, so the hold time begins again.
-        self._repaired = {port: (0, time.monotonic()) for port in self.lanes}
+        self._repaired = {port: (0, self._clock()) for port in self.lanes}
         self._bind(numbers, self._options)
         for port in leaving:
             await self._leave(port)
-        await self.reconcile()
+        async with self.pool.started_behind(ahead):
+            await self.reconcile()
 
     @property
     def leaving(self) -> list[int]:
@@ -100,24 +115,27 @@ class Datapath:
             log.warning("there is no queue lane: %s", error, extra={"event": "no_queue_lane"})
 
     async def close(self, *, remove_rules: bool) -> None:
-        """Let the queues run empty and unbind them; rules may have been exchanged by another."""
+        """Drain the queues and unbind them.
+
+        remove_rules: first, unless a successor has exchanged them.
+        """
         try:
             if remove_rules:
-                await asyncio.to_thread(rules.remove)
+                await self._kernel.rules.remove()
         finally:
             await self.pool.release_all_but(())
             if remove_rules:
-                await asyncio.to_thread(flows.destroy)
+                await self._kernel.flows.destroy()
 
     def invalidate(self) -> None:
-        """Have the next reconcile() load the rules whatever was loaded before."""
+        """Have the next reconcile() load the rules, whatever was loaded before."""
         self._in_sync = False
 
-    # What changes the rules
+    # What can change the rules
 
     async def reconcile(self) -> bool:
         """Make everything fit the devices that are there now; tell whether that changed rules."""
-        found = await tunnels.discover()
+        found = await self._kernel.links.tunnels()
         ports = tunnel_ports(self._options, found)
         before, self._tunnels = self._tunnels, found
         try:
@@ -130,7 +148,8 @@ class Datapath:
     async def find_underlays(self) -> None:
         """Have the tap watch the devices that carry the tunnels now."""
         ports = tunnel_ports(self._options, self._tunnels)
-        self.underlays = await underlays.find(self._tunnels, named=bool(self._options.ports))
+        named = bool(self._options.ports)
+        self.underlays = await self._kernel.links.underlays(self._tunnels, named=named)
         self._tap.watch(self.underlays, ports, self._options.tap_pause)
 
     @property
@@ -167,12 +186,12 @@ class Datapath:
         if self.rules is None:
             return ()
         await self._count()
-        differs = await asyncio.to_thread(rules.differences, self.rules)
+        differs = await self._kernel.rules.differences(self.rules)
         if not differs or differs == self._irreparable:
             return ()
         await self._apply(self.rules)
-        self._irreparable = await asyncio.to_thread(rules.differences, self.rules)
-        if all(map(rules.is_about_kernel, differs)):
+        self._irreparable = await self._kernel.rules.differences(self.rules)
+        if all(map(is_about_kernel, differs)):
             return ()
         self.restored += 1
         return differs
@@ -182,11 +201,13 @@ class Datapath:
         before = self._options, self._numbers, self._kernel_fault
         numbers = self._numbers
         if options.queue_numbers != self._options.queue_numbers:
-            numbers = options.queue_numbers
+            numbers = options.queue_numbers  # a take-over may have chosen others, which stay
+        ahead = self.pool.numbers
         self._bind(numbers, options)
         self._options, self._numbers, self._kernel_fault = options, numbers, None
         try:
-            await self.reconcile()
+            async with self.pool.started_behind(ahead):
+                await self.reconcile()
         except BaseException:
             self._options, self._numbers, self._kernel_fault = before
             raise
@@ -213,7 +234,7 @@ class Datapath:
     async def _load_once(self, ports: frozenset[int]) -> bool:
         lanes = self._decide(sorted(ports))
         await self._follow_leaving(lanes)
-        wanted = self._plan(lanes)
+        wanted = self._rule_set(lanes)
         changes = wanted != self.rules
         if changes or not self._in_sync:
             self._in_sync = False
@@ -223,9 +244,9 @@ class Datapath:
         self.lanes = lanes
         return changes
 
-    def _plan(self, lanes: Lanes) -> RuleSet | None:
-        now = time.monotonic()
-        return plan(
+    def _rule_set(self, lanes: Lanes) -> RuleSet | None:
+        now = self._clock()
+        return rule_set(
             self._options,
             self._numbers,
             self._tunnels,
@@ -239,13 +260,13 @@ class Datapath:
         if self._drops_counters(wanted):
             await self._count()
         if wanted is None:
-            await asyncio.to_thread(rules.remove)
+            await self._kernel.rules.remove()
         else:
             # While the rules are exchanged, packets of both may be on their way.
             self._set_ports(self.rules, wanted)
-            await asyncio.to_thread(rules.apply, wanted)
+            await self._kernel.rules.apply(wanted)
         if self.rules and self.rules.leaving_ports and not (wanted and wanted.leaving_ports):
-            await asyncio.to_thread(flows.destroy)
+            await self._kernel.flows.destroy()
         self.rules = wanted
         self._set_ports(wanted)
         self._note_kernel_since(wanted)
@@ -260,7 +281,7 @@ class Datapath:
         return not set(self.rules.kernel_ports) <= set(wanted.kernel_ports if wanted else ())
 
     def _note_kernel_since(self, wanted: RuleSet | None) -> None:
-        now = time.monotonic()
+        now = self._clock()
         ports = wanted.kernel_ports if wanted else ()
         self._kernel_since = {port: self._kernel_since.get(port, now) for port in ports}
 
@@ -274,7 +295,7 @@ class Datapath:
 
     def _decide(self, ports: Iterable[int]) -> dict[int, PortLane]:
         """Return the lane of each of these ports by the evidence that is there now."""
-        options, now = self._options, time.monotonic()
+        options, now = self._options, self._clock()
         terms = Terms(options.lane, options.hold, self._kernel_fault, self.pool.is_bound)
         seen, repaired = self._tap.traffic().ports, self.pool.repaired()
         decided = {}
@@ -315,7 +336,7 @@ class Datapath:
     async def _leave(self, port: int) -> None:
         if not self._leaving:
             try:
-                await asyncio.to_thread(flows.create)
+                await self._kernel.flows.create()
             except CsumfixError as error:
                 log.warning(
                     "port %d leaves the queue lane at once, which may reorder packets: %s",
@@ -324,7 +345,7 @@ class Datapath:
                     extra={"event": "no_flows"},
                 )
                 return
-        self._leaving[port] = time.monotonic()
+        self._leaving[port] = self._clock()
 
     async def _have_left(self) -> bool:
         """Tell whether no flow is left in the queue lane.
@@ -333,7 +354,7 @@ class Datapath:
         """
         if self.rules is None or self.rules.recording:
             return False
-        return not await asyncio.to_thread(flows.are_left)
+        return not await self._kernel.flows.are_left()
 
     def _tell_changes(self, lanes: Lanes) -> None:
         for port, lane in lanes.items():
@@ -348,14 +369,14 @@ class Datapath:
                     extra={"event": "lane_changed", "port": port, "lane": lane.lane},
                 )
 
-    # What is told of it
+    # Counters and state
 
     async def _count(self) -> None:
         """Read the packet counters of the rules. One that has fallen began again with 0."""
         async with self._counting:
             with suppress(CsumfixError):
-                self._add(await asyncio.to_thread(rules.packets))
-            self._counted_at = time.monotonic()
+                self._add(await self._kernel.rules.packets())
+            self._counted_at = self._clock()
 
     def _add(self, read: Counter[str]) -> None:
         for role, packets in read.items():
@@ -365,7 +386,7 @@ class Datapath:
 
     async def refresh(self) -> None:
         """Bring the counters for snapshot() up to date, unless they were read just now."""
-        if self.rules is not None and time.monotonic() - self._counted_at > COUNTED_EVERY:
+        if self.rules is not None and self._clock() - self._counted_at > COUNTED_EVERY:
             await self._count()
 
     def met(self, role: str) -> int:
@@ -384,31 +405,33 @@ class Datapath:
         who = f"{names[0]}{more}" if names else "no device here"
         return f"port {port} ({who}) in the {lane.lane} lane"
 
-    def snapshot(self) -> dict[str, Any]:
-        """Return tunnels, lanes, rules that are surely loaded, and queues as plain data."""
+    def fill(self, snapshot: Snapshot) -> Snapshot:
+        """Return the snapshot with tunnels, lanes, rules that are surely loaded, and queues."""
         traffic, repaired = self._tap.traffic(), self.pool.repaired()
-        return {
-            "tunnels": [asdict(tunnel) for tunnel in self._tunnels],
-            "lanes": [self._lane_snapshot(port, traffic, repaired[port]) for port in self.lanes],
-            "lane_changes": self.lane_changes,
-            "kernel_fault": self._kernel_fault,
-            "nat_packets": self.met("nat"),
-            "tap_fault": traffic.fault,
-            "rules": asdict(self.rules) if self.rules and self._in_sync else None,
-            "rule_repairs": self.restored,
-            "queues": self.pool.snapshot(),
-        }
+        return replace(
+            snapshot,
+            tunnels=tuple(self._tunnels),
+            lanes=tuple(self._port(port, traffic, repaired[port]) for port in self.lanes),
+            lane_changes=self.lane_changes,
+            kernel_fault=self._kernel_fault,
+            nat_packets=self.met("nat"),
+            tap_fault=traffic.fault,
+            rules=self.rules if self._in_sync else None,
+            rules_restored=self.restored,
+            queues=self.pool.snapshot(),
+        )
 
-    def _lane_snapshot(self, port: int, traffic: Traffic, repaired: int) -> dict[str, Any]:
-        lane = self.lanes[port]
+    def _port(self, port: int, traffic: Traffic, repaired: int) -> PortSnapshot:
+        lane, now = self.lanes[port], self._clock()
         seen = traffic.ports.get(port, PortTraffic())
-        return {
-            "port": port,
-            "lane": str(lane.lane),
-            "why": lane.why,
-            "seconds": time.monotonic() - lane.since,
-            "leaving_queue": port in self._leaving,
-            "kernel_packets": self.met(f"fill-{port}"),
-            "repaired": repaired,
-            "departures": {str(name): count for name, count in seen.departures.items()},
-        }
+        return PortSnapshot(
+            port=port,
+            lane=str(lane.lane),
+            why=lane.why,
+            seconds=now - lane.since,
+            leaving_queue=port in self._leaving,
+            kernel_packets=self.met(f"fill-{port}"),
+            repaired=repaired,
+            departures={str(name): count for name, count in seen.departures.items()},
+            wrong_seconds=None if seen.wrong_at is None else now - seen.wrong_at,
+        )

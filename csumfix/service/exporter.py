@@ -30,8 +30,8 @@ from prometheus_client import make_wsgi_app
 
 from csumfix.errors import CsumfixError, Exit
 from csumfix.service import metrics
-from csumfix.service.control import Snapshot
 from csumfix.service.pace import Pace
+from csumfix.service.snapshot import Snapshot
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

@@ -1,14 +1,13 @@
 """The service's counters as Prometheus metrics; deploy/prometheus/METRICS.md says what each means.
 
-Nothing is counted here: each scrape takes one snapshot and gives it other names.
+Nothing is counted here: each scrape converts one snapshot.
 """
 
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
-from typing import Any
 
 from prometheus_client import CollectorRegistry, ProcessCollector
 from prometheus_client.metrics_core import (
@@ -21,9 +20,10 @@ from prometheus_client.registry import Collector
 
 from csumfix import core
 from csumfix.evidence.departures import Departure
-from csumfix.service.control import Snapshot
+from csumfix.host.tunnels import Tunnel
+from csumfix.service.snapshot import QueueSnapshot, ReloadSnapshot, Snapshot
 
-Queues = dict[str, dict[str, Any]]
+Queues = Mapping[int, QueueSnapshot]
 
 LABELLED = 200
 """Devices, and ports, that have series of their own at most; csumfix_tunnels counts all."""
@@ -47,7 +47,7 @@ DRAIN_COUNTERS = (
         "Messages from the kernel not meant for us.",
     ),
 )
-"""Field of core.Stats, metric, help."""
+"""Field of QueueSnapshot, metric, help."""
 
 KERNEL_COUNTERS = (
     (
@@ -61,7 +61,7 @@ KERNEL_COUNTERS = (
         "Packets that the kernel dropped because it could not hand them to the service.",
     ),
 )
-"""Field of queue.KernelQueue, metric, help."""
+"""Field of KernelCounters, metric, help."""
 
 
 def registry(snapshot: Callable[[], Snapshot]) -> CollectorRegistry:
@@ -89,24 +89,25 @@ class _SnapshotCollector(Collector):
 
     def collect(self) -> Iterator[Metric]:
         snapshot = self._snapshot()
-        queues: Queues = snapshot["queues"]
+        queues = snapshot.queues
         yield _packets(queues)
         for field, name, text in DRAIN_COUNTERS:
-            yield _counter(name, text, {number: queue[field] for number, queue in queues.items()})
+            counts = {number: getattr(queue, field) for number, queue in queues.items()}
+            yield _counter(name, text, counts)
         yield from _histograms(queues)
         yield from _kernel(queues)
-        yield from _tunnels(snapshot["tunnels"])
+        yield from _tunnels(snapshot)
         yield from _lanes(snapshot)
         yield from _tap(snapshot)
         yield from _rules(snapshot)
-        yield from _config(snapshot["reload"])
-        yield _build(snapshot["version"])
+        yield from _config(snapshot.reload)
+        yield _build(snapshot.version)
 
 
-def _counter(name: str, text: str, by_queue: dict[str, int]) -> Metric:
+def _counter(name: str, text: str, by_queue: Mapping[int, int]) -> Metric:
     family = CounterMetricFamily(name, text, labels=["queue"])
     for number, value in by_queue.items():
-        family.add_metric([number], value)
+        family.add_metric([str(number)], value)
     return family
 
 
@@ -114,8 +115,8 @@ def _packets(queues: Queues) -> Metric:
     labels = ["queue", "outcome", "reason"]
     family = CounterMetricFamily("csumfix_packets", "Packets of the queue lane.", labels=labels)
     for number, queue in queues.items():
-        for reason, count in queue["reasons"].items():
-            family.add_metric([number, outcome(reason), reason], count)
+        for reason, count in queue.reasons.items():
+            family.add_metric([str(number), outcome(reason), reason], count)
     return family
 
 
@@ -129,10 +130,10 @@ def _histograms(queues: Queues) -> Iterator[Metric]:
         labels=["queue"],
     )
     for number, queue in queues.items():
-        sizes = _buckets(core.BATCH_BOUNDS, queue["batch_sizes"])
-        batches.add_metric([number], sizes, queue["packets"])
-        times = _buckets(core.WAIT_BOUNDS, queue["waits"])
-        waits.add_metric([number], times, queue["wait_us"] / 1e6)
+        sizes = _buckets(core.BATCH_BOUNDS, queue.batch_sizes)
+        batches.add_metric([str(number)], sizes, queue.packets)
+        times = _buckets(core.WAIT_BOUNDS, queue.waits)
+        waits.add_metric([str(number)], times, queue.wait_us / 1e6)
     yield batches
     yield waits
 
@@ -145,19 +146,21 @@ def _buckets(bounds: Sequence[float], counts: Sequence[int]) -> list[tuple[str, 
 
 def _kernel(queues: Queues) -> Iterator[Metric]:
     """Yield what the kernel shows of each queue; nothing of those that it does not show."""
-    shown = {number: queue["kernel"] for number, queue in queues.items() if queue["kernel"]}
+    shown = {number: queue.kernel for number, queue in queues.items() if queue.kernel}
     waiting = GaugeMetricFamily(
         "csumfix_queue_packets", "Packets that wait for their verdict.", labels=["queue"]
     )
     for number, kernel in shown.items():
-        waiting.add_metric([number], kernel["waiting"])
+        waiting.add_metric([str(number)], kernel.waiting)
     yield waiting
     for field, name, text in KERNEL_COUNTERS:
-        yield _counter(name, text, {number: kernel[field] for number, kernel in shown.items()})
+        counts = {number: getattr(kernel, field) for number, kernel in shown.items()}
+        yield _counter(name, text, counts)
 
 
-def _tunnels(tunnels: list[dict[str, Any]]) -> Iterator[Metric]:
-    yield GaugeMetricFamily("csumfix_tunnels", "Vxlan devices found.", value=len(tunnels))
+def _tunnels(snapshot: Snapshot) -> Iterator[Metric]:
+    count = snapshot.tunnels_count
+    yield GaugeMetricFamily("csumfix_tunnels", "Vxlan devices found.", value=count)
     info = GaugeMetricFamily(
         "csumfix_tunnel_info",
         "A vxlan device; always 1.",
@@ -166,12 +169,15 @@ def _tunnels(tunnels: list[dict[str, Any]]) -> Iterator[Metric]:
     mtu = GaugeMetricFamily(
         "csumfix_tunnel_mtu_bytes", "MTU of a vxlan device.", labels=["device"]
     )
-    for tunnel in tunnels[:LABELLED]:
-        vni = "any" if tunnel["metadata"] else str(tunnel["vni"])
-        info.add_metric([tunnel["name"], vni, str(tunnel["port"]), tunnel["family"]], 1)
-        mtu.add_metric([tunnel["name"]], tunnel["mtu"])
+    for tunnel in snapshot.tunnels[:LABELLED]:
+        info.add_metric([tunnel.name, _vni(tunnel), str(tunnel.port), tunnel.family], 1)
+        mtu.add_metric([tunnel.name], tunnel.mtu)
     yield info
     yield mtu
+
+
+def _vni(tunnel: Tunnel) -> str:
+    return "any" if tunnel.metadata else str(tunnel.vni)
 
 
 def _lanes(snapshot: Snapshot) -> Iterator[Metric]:
@@ -189,21 +195,21 @@ def _lanes(snapshot: Snapshot) -> Iterator[Metric]:
         "Packets whose outer checksum the queue lane computed anew.",
         labels=["port"],
     )
-    for one in snapshot["lanes"][:LABELLED]:
-        port = str(one["port"])
-        lane.add_metric([port, one["lane"]], 1)
-        kernel.add_metric([port], one["kernel_packets"])
-        repaired.add_metric([port], one["repaired"])
+    for one in snapshot.lanes[:LABELLED]:
+        port = str(one.port)
+        lane.add_metric([port, one.lane], 1)
+        kernel.add_metric([port], one.kernel_packets)
+        repaired.add_metric([port], one.repaired)
     yield from (lane, kernel, repaired)
     yield CounterMetricFamily(
         "csumfix_lane_changes",
         "Times that a tunnel port changed its lane.",
-        value=snapshot["lane_changes"],
+        value=snapshot.lane_changes,
     )
     yield CounterMetricFamily(
         "csumfix_nat_packets",
         "Tunnel packets whose outer header NAT rewrites.",
-        value=snapshot["nat_packets"],
+        value=snapshot.nat_packets,
     )
 
 
@@ -214,49 +220,49 @@ def _tap(snapshot: Snapshot) -> Iterator[Metric]:
         "Tunnel packets that the egress tap looked at, by the state of their outer checksum.",
         labels=["port", "checksum"],
     )
-    for one in snapshot["lanes"][:LABELLED]:
+    for one in snapshot.lanes[:LABELLED]:
         for departure in Departure:
-            count = one["departures"].get(departure, 0)
-            looked.add_metric([str(one["port"]), departure], count)
+            count = one.departures.get(departure, 0)
+            looked.add_metric([str(one.port), departure], count)
     yield looked
     yield GaugeMetricFamily(
         "csumfix_tap_up",
         "Whether the egress tap can see packets.",
-        value=not snapshot["tap_fault"],
+        value=not snapshot.tap_fault,
     )
 
 
 def _rules(snapshot: Snapshot) -> Iterator[Metric]:
-    loaded = snapshot["rules"] is not None
+    loaded = snapshot.rules is not None
     yield GaugeMetricFamily("csumfix_rules_loaded", "Whether our rules are loaded.", value=loaded)
     yield CounterMetricFamily(
         "csumfix_rule_repairs",
         "Times that another program's change to our rules was undone.",
-        value=snapshot["rule_repairs"],
+        value=snapshot.rules_restored,
     )
     yield CounterMetricFamily(
         "csumfix_rule_failures",
         "Times that rules could not be loaded.",
-        value=snapshot["rule_failures"],
+        value=snapshot.rule_failures,
     )
 
 
-def _config(reload: dict[str, Any]) -> Iterator[Metric]:
+def _config(reload: ReloadSnapshot) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "csumfix_config_last_reload_successful",
         "Whether the configuration read last was valid.",
-        value=reload["ok"],
+        value=reload.ok,
     )
     yield GaugeMetricFamily(
         "csumfix_config_last_reload_timestamp_seconds",
         "When the configuration was last read.",
-        value=reload["time"],
+        value=reload.time,
     )
     reloads = CounterMetricFamily(
         "csumfix_config_reloads", "Times that the configuration was read anew.", labels=["result"]
     )
-    reloads.add_metric(["success"], reload["succeeded"])
-    reloads.add_metric(["failure"], reload["failed"])
+    reloads.add_metric(["success"], reload.succeeded)
+    reloads.add_metric(["failure"], reload.failed)
     yield reloads
 
 

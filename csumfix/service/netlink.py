@@ -1,13 +1,16 @@
-"""Listens to netlink events on behalf of the service."""
+"""Has the service listen to netlink events."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from collections.abc import Callable, Iterator
 
 from csumfix.host.changes import Changes
 from csumfix.host.events import NetlinkEvents
+
+log = logging.getLogger("csumfix")
 
 PAUSE = 0.05
 """Seconds between two reads. Waking up for each of 5,000 events per second would cost far more
@@ -21,19 +24,31 @@ def listening(
     """Call `react` soon after each event that changes something for us."""
     loop = asyncio.get_running_loop()
     events = NetlinkEvents(what, changes)
-    pause = loop.call_later(0, int)
-
-    def on_readable() -> None:
-        nonlocal pause
-        loop.remove_reader(events)
-        pause = loop.call_later(PAUSE, loop.add_reader, events, on_readable)
-        if events.read():
-            react()
-
-    loop.add_reader(events, on_readable)
+    task = loop.create_task(_listen(events, react))
     try:
         yield
     finally:
-        pause.cancel()
+        task.cancel()
         loop.remove_reader(events)
         events.close()
+
+
+async def _listen(events: NetlinkEvents, react: Callable[[], None]) -> None:
+    while True:
+        await _readable(events)
+        try:
+            changed = events.read()
+        except OSError as error:
+            log.error("cannot read netlink events: %s", error, extra={"event": "no_events"})
+            changed = True  # whatever has changed is found by looking
+        if changed:
+            react()
+        await asyncio.sleep(PAUSE)
+
+
+async def _readable(events: NetlinkEvents) -> None:
+    loop = asyncio.get_running_loop()
+    readable = asyncio.Event()
+    loop.add_reader(events, readable.set)
+    await readable.wait()
+    loop.remove_reader(events)

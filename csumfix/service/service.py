@@ -4,16 +4,17 @@ Theory of operation
 -------------------
 Losing a packet is worse than not repairing it, and the order of every step follows from that:
 
-- Start: clear leftovers of a killed predecessor, bind the queues, then load the rules. A rule
+- Start: remove what a killed predecessor left behind, bind the queues, then load the rules. A rule
   without a listener accepts (``--queue-bypass``), but a queue that is bound and not configured
-  drops. Taking over from a living predecessor: see handover.py.
-- Change: the drains learn new ports before rules queue them; queues are bound before rules lead to
+  drops. Taking over from a living predecessor is explained in handover.py.
+- Change: the drains learn new ports before rules queue them. Queues are bound before rules lead to
   them, and drained after none does.
-- Stop: remove the rules, let the queues run empty, then unbind; unbinding drops what is left.
+- Stop: remove the rules, drain the queues, then unbind them. Unbinding drops what is left.
 
 The event loop does no packet work: each queue has a thread that is in C all the time, and the
-egress tap has one of its own. Signal handlers, netlink events and timers only note what is due in
-the agenda. One coroutine runs it step by step while holding a lock; a hand-over holds it, too.
+egress tap has a thread of its own. Signal handlers, netlink events and timers only request work
+from a runner. One scheduler runs it step by step while it holds a lock. A hand-over holds the same
+lock.
 """
 
 from __future__ import annotations
@@ -24,142 +25,232 @@ import logging
 import os
 import signal
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, replace
 from importlib.metadata import version
+from typing import Protocol
 
 from csumfix import logs
 from csumfix.errors import CsumfixError, Exit
-from csumfix.evidence.tap import Tap
-from csumfix.host import privileges, rules
+from csumfix.host import privileges
 from csumfix.host.changes import LinkChanges, RouteChanges, RuleChanges
 from csumfix.host.events import LINKS, NFTABLES, ROUTES
-from csumfix.host.queues import require_free
 from csumfix.options import Options
 from csumfix.service import control, handover, notify
-from csumfix.service.agenda import RETRY, Agenda, Work
 from csumfix.service.control import Handler, Peer
 from csumfix.service.datapath import Datapath
 from csumfix.service.exporter import Exporter
+from csumfix.service.handover import Predecessor, SuccessorProcess
+from csumfix.service.kernel import Kernel, real_kernel
 from csumfix.service.lanes import lanes_to_json
-from csumfix.service.netlink import listening
-from csumfix.service.pool import free_numbers
+from csumfix.service.runner import RETRY, Runner, Scheduler
+from csumfix.service.snapshot import ReloadSnapshot, Snapshot, to_json
 
 log = logging.getLogger("csumfix")
 
-CHECK_PAUSE, CHECK_SILENT, CHECK_ANNOUNCED = 4.0, 7.0, 60.0
-"""Seconds between two looks at our rules: at least; at most, if changes make no netlink events and
-if they do."""
+SETTLE = 0.2
+"""Seconds to wait after an event: a CNI plugin makes many at once."""
+
+SHARE = 0.1
+"""Share of a CPU that each kind of work may take which other programs cause."""
+
+RULES_PAUSE, RULES_SILENT, RULES_ANNOUNCED = 4.0, 7.0, 60.0
+"""Seconds between two checks of our rules: at least; at most, if changes of rules make no netlink
+events, and if they do."""
 
 SHOWN_DIFFERENCES = 4
 """How many differences of the rules a log line names."""
 
 LANES_EVERY = 1.0
-"""Seconds between two looks at the lanes while one of them waits for quiet."""
+"""Seconds between two looks at the lanes while one of them may change by the passing of time."""
 
 HEALTH = 5.0
 """Seconds between two looks at the queues, unless the watchdog wants more."""
 
 
+class Server(Protocol):
+    """The open control socket; see control.py."""
+
+    @property
+    def trouble(self) -> str | None:
+        """What is wrong with it; None if nothing is."""
+
+    def close(self) -> None:
+        """Stop listening."""
+
+
+class ControlSocket(Protocol):
+    """Where the service is asked, and where it asks its predecessor; see control.py."""
+
+    async def serve(self, handlers: Mapping[str, Handler]) -> Server:
+        """Answer requests by these handlers; raise CsumfixError if a service does so already."""
+
+    async def connect(self) -> Peer | None:
+        """Return a connection to the running service; None if none runs."""
+
+
+class RealControlSocket:
+    """The control socket of this network namespace."""
+
+    async def serve(self, handlers: Mapping[str, Handler]) -> Server:
+        """Answer requests by these handlers; raise CsumfixError if a service does so already."""
+        return await control.serve(handlers)
+
+    async def connect(self) -> Peer | None:
+        """Return a connection to the running service; None if none runs."""
+        return await control.connect()
+
+
 class Service:
     """Repairs the tunnels of the current network namespace until it is told to stop.
 
+    options: the settings to start with.
     load: reads the settings anew; raises CsumfixError if they are wrong.
-    command: starts another process like this one.
+    successor: starts another process like this one.
     """
 
-    def __init__(self, load: Callable[[], Options], command: Sequence[str]) -> None:
+    def __init__(
+        self,
+        options: Options,
+        load: Callable[[], Options],
+        kernel: Kernel,
+        control_socket: ControlSocket,
+        successor: SuccessorProcess,
+    ) -> None:
+        self._options = options
         self._load = load
-        self._options = load()
+        self._kernel = kernel
+        self._control_socket = control_socket
+        self._successor = successor
         self._loop = asyncio.get_running_loop()
-        self._tap = Tap(self._options.tap_pause, self._on_wrong_packet)
-        self._datapath = Datapath(self._options, self._tap, self._on_queue_failure)
-        self._exporter = Exporter(self.snapshot, self._trouble, self._datapath.pool.probe)
-        self._server: control.Server | None = None
-        self._heir = handover.Heir(command)
-        self._successor: int | None = None
+        clock = self._loop.time
+        self._tap = kernel.make_tap(options.tap_pause, self._on_wrong_packet)
+        self._datapath = Datapath(options, kernel, self._tap, clock, self._on_queue_failure)
+        self._exporter = Exporter(self.snapshot, self.trouble, self._datapath.pool.probe)
+        self._server: Server | None = None
+        self._superseded_by: int | None = None
         self._failure: CsumfixError | None = None
         self._owns_rules = False
         self._started = time.time()
         self._version = version("csumfix")  # what is installed may change while we run
-        self._reload = {"ok": True, "time": self._started, "succeeded": 0, "failed": 0}
-        self._stop = asyncio.Event()
-        self._agenda = Agenda(
-            {
-                Work.TUNNELS: self._reconcile,
-                Work.UNDERLAYS: self._find_underlays,
-                Work.LANES: self._redecide,
-                Work.RULES: self._restore,
-                Work.RELOAD: self._reread,
-                Work.METRICS: self._serve_metrics,
-                Work.CONTROL: self._open_control_socket,
-            }
-        )
-        self._links, self._routes = LinkChanges(), RouteChanges()
-        self._check_timer = self._health_timer = self._loop.call_later(0, int)
-        self._check_every, self._checked = CHECK_SILENT, 0.0
-        self._complaint: str | None = None
+        self._reload = ReloadSnapshot(time=self._started)
+        self._stopped = asyncio.Event()
+        self._link_changes, self._route_changes = LinkChanges(), RouteChanges()
+        self._trouble: str | None = None
         self._conntrack = False
+        self._rereading = Runner("reloading", self._reread)
+        self._tunnels = Runner(
+            "updating the rules for changed devices", self._reconcile, settle=SETTLE, share=SHARE
+        )
+        self._underlays = Runner(
+            "finding the devices that carry tunnels",
+            self._find_underlays,
+            settle=SETTLE,
+            share=SHARE,
+        )
+        self._lanes = Runner("changing lanes", self._redecide)
+        self._rules = Runner(
+            "restoring the rules",
+            self._restore,
+            settle=SETTLE,
+            at_most_every=RULES_PAUSE,
+            share=SHARE,
+        )
+        self._metrics = Runner("serving metrics", self._serve_metrics)
+        self._control = Runner("opening the control socket", self._open_control_socket)
+        self._work = Scheduler(
+            [
+                self._rereading,
+                self._tunnels,
+                self._underlays,
+                self._lanes,
+                self._rules,
+                self._metrics,
+                self._control,
+            ],
+            clock,
+        )
+        # Not under the lock: the service manager must hear of us while rules are being loaded.
+        self._health = Runner("looking at the queues", self._look_after_queues)
+        self._watch = Scheduler([self._health], clock)
+
+    def stop(self) -> None:
+        """Have run() return."""
+        self._stopped.set()
+        if self._superseded_by is None:
+            self._successor.stop()  # otherwise it would go on in our place
+        self._work.stop()
+
+    def reload(self) -> None:
+        """Read the settings again, soon."""
+        self._rereading.request()
 
     async def run(self) -> None:
-        """Run until SIGTERM or SIGINT; raise CsumfixError if it cannot start or go on."""
-        privileges.require_net_admin()
-        for number in (signal.SIGTERM, signal.SIGINT):
-            self._loop.add_signal_handler(number, self._on_stop)
-        self._loop.add_signal_handler(signal.SIGHUP, self._agenda.note, Work.RELOAD)
-        signal.signal(signal.SIGTSTP, signal.SIG_IGN)  # Ctrl-Z would stop those who send, too
+        """Run until stop(); raise CsumfixError if it cannot start or go on."""
         self._tap.start()
+        watching = asyncio.create_task(self._watch.run())
         try:
-            async with self._agenda.lock:  # nobody can take over what is half begun
+            async with self._work.lock:  # nobody can take over what is half begun
                 await self._begin()
-            with (
-                listening(LINKS, self._links, lambda: self._agenda.note(Work.TUNNELS)),
-                listening(ROUTES, self._routes, lambda: self._agenda.note(Work.UNDERLAYS)),
-                listening(NFTABLES, RuleChanges(), self._on_rules),
-            ):
-                for what in (Work.TUNNELS, Work.RULES):  # what has changed before we listened
-                    self._agenda.note(what)
-                await self._agenda.work()
+            await self._go_on()
         finally:
-            await self._end()
+            try:
+                await self._end()
+            finally:
+                self._watch.stop()
+                await watching
         if self._failure:
             raise self._failure
         # In another pod the successor's number is 0: it is not in our pid namespace.
-        if self._successor is not None and self._options.superseded == "wait":
-            await self._stop.wait()
+        if self._superseded_by is not None and self._options.superseded == "wait":
+            await self._stopped.wait()
+
+    async def _go_on(self) -> None:
+        listen = self._kernel.listen
+        with (
+            listen(LINKS, self._link_changes, self._tunnels.request),
+            listen(ROUTES, self._route_changes, self._underlays.request),
+            listen(NFTABLES, RuleChanges(), self._rules.request),
+        ):
+            for runner in (self._tunnels, self._rules):  # what has changed before we listened
+                runner.request()
+            await self._work.run()
 
     # Begin and end
 
     async def _begin(self) -> None:
-        take_over = self._options.take_over
-        predecessor = await handover.find_predecessor() if take_over else None
+        predecessor = None
+        if self._options.take_over:
+            predecessor = await handover.find_predecessor(self._control_socket.connect)
         if predecessor:
             await self._take_over_from(predecessor)
         else:
             await self._open_control_socket()
-            require_free(self._options.queue_numbers)
+            self._kernel.queues.require_free(self._options.queue_numbers)
             await self._exporter.move(self._options.metrics)
-            await asyncio.to_thread(rules.remove)
+            await self._kernel.rules.remove()
             self._owns_rules = True
             await self._datapath.open(self._options.queue_numbers)
-        if self._agenda.leaving.is_set():
+        if self._work.stopped:
             return
-        announced = await asyncio.to_thread(rules.changes_are_announced)
-        self._check_every = CHECK_ANNOUNCED if announced else CHECK_SILENT
-        self._plan_check(self._check_every)
+        announced = await self._kernel.rules.changes_are_announced()
+        self._rules.repeat(RULES_ANNOUNCED if announced else RULES_SILENT)
         self._watch_lanes()
-        self._look_after_queues()
+        await self._look_after_queues()
+        self._health.repeat(min(HEALTH, (notify.watchdog_limit() or HEALTH * 2) / 2))
         log.info("ready: %s", self._datapath.describe(), extra={"event": "ready"})
         notify.notify(notify.READY, f"STATUS={self._datapath.describe()}")
 
-    async def _take_over_from(self, predecessor: handover.Predecessor) -> None:
+    async def _take_over_from(self, predecessor: Predecessor) -> None:
         try:
-            numbers = free_numbers(self._options.queue_numbers)
-            await self._datapath.open(numbers, predecessor.lanes, predecessor.leaving)
+            numbers = self._datapath.pool.free_numbers(self._options.queue_numbers)
+            await self._datapath.open(
+                numbers, predecessor.lanes, predecessor.leaving, predecessor.queues
+            )
         except BaseException:
             await predecessor.go_on()
             raise
-        if self._agenda.leaving.is_set():  # told to stop meanwhile: then nobody would be left
+        if self._work.stopped:  # told to stop meanwhile: then nobody would be left
             await predecessor.go_on()
             return
         self._owns_rules = True
@@ -171,16 +262,16 @@ class Service:
                 self._owns_rules = False
                 raise
             log.warning(
-                "process %d does not answer; it leaves when it can",
+                "process %d does not answer: working without the control socket until it leaves",
                 predecessor.pid,
                 extra={"event": "predecessor_silent"},
             )
-            self._agenda.later(Work.CONTROL, RETRY)
-        self._agenda.note(Work.METRICS)  # the address was the predecessor's until now
+            self._control.request(RETRY)
+        self._metrics.request()  # the address was the predecessor's until now
         log.info("taken over from process %d", predecessor.pid, extra={"event": "taken_over"})
 
     async def _open_control_socket(self) -> None:
-        self._server = await control.serve(
+        self._server = await self._control_socket.serve(
             {
                 "status": Handler(self._tell_status, harmless=True),
                 "take-over": Handler(self._hand_over),
@@ -192,9 +283,9 @@ class Service:
         if self._owns_rules:
             notify.notify(notify.STOPPING)
             log.info(
-                "stopping: removing rules, then emptying the queues", extra={"event": "stopping"}
+                "stopping: removing rules, then draining the queues", extra={"event": "stopping"}
             )
-        async with self._agenda.lock:
+        async with self._work.lock:
             await self._close()
 
     async def _close(self) -> None:
@@ -203,12 +294,12 @@ class Service:
             await self._datapath.close(remove_rules=self._owns_rules)
         finally:
             self._owns_rules = False
-            await asyncio.to_thread(self._tap.stop)
+            await self._tap.stop()
             await self._exporter.move(None)
             if self._server:
                 self._server.close()
 
-    # What is due
+    # The work of the runners
 
     async def _reconcile(self) -> None:
         if await self._datapath.reconcile():
@@ -223,8 +314,8 @@ class Service:
 
     def _expect_events(self) -> None:
         path = self._datapath
-        self._links.expect(path.tunnel_numbers, path.underlays)
-        self._routes.expect(path.unbound_numbers, routed=path.is_routed)
+        self._link_changes.expect(path.tunnel_numbers, path.underlays)
+        self._route_changes.expect(path.unbound_numbers, routed=path.is_routed)
 
     async def _redecide(self) -> None:
         if await self._datapath.redecide():
@@ -232,13 +323,11 @@ class Service:
         self._watch_lanes()
 
     def _watch_lanes(self) -> None:
-        """Look at the lanes again before long if they may change by the passing of time."""
-        if self._datapath.is_waiting_for_quiet():
-            self._agenda.later(Work.LANES, LANES_EVERY)
+        """Look at the lanes from time to time if they may change by the passing of time."""
+        waiting = self._datapath.is_waiting_for_quiet()
+        self._lanes.repeat(LANES_EVERY if waiting else None)
 
     async def _restore(self) -> None:
-        self._checked = self._loop.time()
-        self._plan_check(self._check_every)
         differs = await self._datapath.restore()
         if differs:
             log.warning(
@@ -258,33 +347,26 @@ class Service:
             await self._exporter.move(options.metrics)
             await self._datapath.reconfigure(options)
         except (CsumfixError, OSError) as error:
-            self._agenda.note(Work.METRICS)  # back to where they were
-            self._reload["failed"] += 1
-            log.error(
-                "reload failed, all stays as it was: %s", error, extra={"event": "reload_failed"}
+            self._metrics.request()  # back to where they were
+            self._reload = replace(
+                self._reload, ok=False, time=time.time(), failed=self._reload.failed + 1
             )
-            ok = False
+            log.error(
+                "reload failed, the old settings stay in force: %s",
+                error,
+                extra={"event": "reload_failed"},
+            )
         else:
             self._options = options
-            self._reload["succeeded"] += 1
+            self._reload = replace(
+                self._reload, ok=True, time=time.time(), succeeded=self._reload.succeeded + 1
+            )
             self._watch_lanes()
             logs.set_up(options.log_format)
             log.info("reloaded: %s", self._datapath.describe(), extra={"event": "reloaded"})
-            ok = True
-        self._reload |= {"ok": ok, "time": time.time()}
         notify.notify(notify.READY, f"STATUS={self._datapath.describe()}")
 
-    # What the loop hears
-
-    def _on_rules(self) -> None:
-        """Look soon, but not again and again: another program may change rules all the time."""
-        soon = max(0.0, self._checked + CHECK_PAUSE - self._loop.time())
-        if self._loop.time() + soon < self._check_timer.when():
-            self._plan_check(soon)
-
-    def _plan_check(self, seconds: float) -> None:
-        self._check_timer.cancel()
-        self._check_timer = self._loop.call_later(seconds, self._agenda.note, Work.RULES)
+    # What makes work
 
     def _on_wrong_packet(self) -> None:
         """Called in the tap's thread when a packet leaves with a wrong checksum."""
@@ -293,74 +375,62 @@ class Service:
 
     def _consider_lanes(self) -> None:
         if self._datapath.wants_another_lane():
-            self._agenda.note(Work.LANES, at_once=True)
-
-    def _on_stop(self) -> None:
-        self._stop.set()
-        if self._successor is None:
-            self._heir.stop()  # or it would go on in our place
-        self._agenda.leave()
+            self._lanes.request()
 
     def _on_queue_failure(self) -> None:
         """Called in the thread of a queue when it has failed."""
-        self._loop.call_soon_threadsafe(self._look_after_queues)
+        self._loop.call_soon_threadsafe(self._health.request)
 
-    def _look_after_queues(self) -> None:
+    async def _look_after_queues(self) -> None:
         """Tell the service manager that all is well, or find out what is not."""
         self._look_after_gate()
         try:
-            complaint = self._datapath.pool.complaint()
+            self._trouble = self._datapath.pool.find_stuck_queue()
         except CsumfixError as error:
             self._failure = error
-            self._agenda.leave()
+            self._work.stop()
             return
-        except OSError as error:  # too many open files, say: no reason to be killed
+        except OSError as error:  # too many open files, for example: no reason to be killed
             log.error("cannot look at the queues: %s", error, extra={"event": "health_unknown"})
-            complaint = self._complaint
-        if complaint:
+        if self._trouble:
             log.error(
-                "%s; the watchdog may kill this process", complaint, extra={"event": "queue_stuck"}
+                "%s: the watchdog may kill this process",
+                self._trouble,
+                extra={"event": "queue_stuck"},
             )
         else:
             notify.notify(notify.ALIVE)
-        self._complaint = complaint
-        self._health_timer.cancel()
-        self._health_timer = self._loop.call_later(
-            min(HEALTH, (notify.watchdog_limit() or HEALTH * 2) / 2), self._look_after_queues
-        )
 
     def _look_after_gate(self) -> None:
-        """Have the rules checked when conntrack comes on: the kernel lane then gets its gate."""
-        before, self._conntrack = self._conntrack, rules.conntrack_is_on()
+        """Check the rules when conntrack is switched on: the kernel lane then gets its gate."""
+        before, self._conntrack = self._conntrack, self._kernel.rules.conntrack_is_on()
         if self._conntrack and not before:
-            self._agenda.note(Work.RULES)
+            self._rules.request()
 
-    # What others ask for
+    # Requests at the control socket
 
     async def _tell_status(self, peer: Peer) -> None:
         if peer.trusted:  # it runs iptables, which a stranger must not make us do
             await self._datapath.refresh()
-        await peer.send(**control.bounded(self.snapshot()))
+        await peer.send(**to_json(self.snapshot().bounded()))
 
     async def _hand_over(self, peer: Peer) -> None:
-        """Keep our hands off the rules until the successor has its own, then go."""
-        async with self._agenda.lock:
-            if self._agenda.leaving.is_set():
+        """Leave the rules alone until the successor has loaded its own, then go."""
+        async with self._work.lock:
+            if self._work.stopped:
                 await peer.send(error="it is stopping: try again", code=Exit.IN_USE)
                 return
-            lanes = lanes_to_json(self._datapath.lanes)
-            await peer.send(pid=os.getpid(), lanes=lanes, leaving=self._datapath.leaving)
+            await peer.send(
+                pid=os.getpid(),
+                lanes=lanes_to_json(self._datapath.lanes),
+                leaving=self._datapath.leaving,
+                queues=self._datapath.pool.numbers,
+            )
             answer = await peer.receive(handover.HOLD)
             # If we were stopped meanwhile, time is up though the answer has come.
             answer = answer or await peer.receive(handover.SECOND_LOOK)
             if answer and answer.get("request") == "leave":
-                self._owns_rules = False
-                self._successor = peer.pid
-                try:
-                    await self._close()
-                finally:  # whatever failed: the rules are another's now
-                    self._announce(peer.pid)
-                    self._agenda.leave()
+                await self._leave_to(peer.pid)
             else:
                 log.warning(
                     "process %d failed to take over: loading our rules again",
@@ -368,39 +438,67 @@ class Service:
                     extra={"event": "take_over_failed"},
                 )
                 self._datapath.invalidate()
-                await self._agenda.do(Work.TUNNELS)
+                await self._work.run_now(self._tunnels)
 
-    def _announce(self, successor: int) -> None:
-        log.info("superseded by process %d", successor, extra={"event": "superseded"})
-        if self._heir.pid == successor:
-            notify.notify(f"MAINPID={successor}")
+    async def _leave_to(self, successor: int) -> None:
+        self._owns_rules = False
+        self._superseded_by = successor
+        try:
+            await self._close()
+        finally:  # whatever failed: the rules are the successor's now
+            log.info("superseded by process %d", successor, extra={"event": "superseded"})
+            if self._successor.pid == successor:
+                notify.notify(f"MAINPID={successor}")
+            self._work.stop()
 
     async def _restart(self, peer: Peer) -> None:
-        await peer.send(**self._heir.start())
+        await peer.send(**self._successor.start())
 
-    def _trouble(self) -> str | None:
-        return self._complaint
+    # Its state
 
-    def snapshot(self) -> control.Snapshot:
+    def trouble(self) -> str | None:
+        """Say in one line why the service is not healthy; None if it is."""
+        return self._trouble
+
+    def snapshot(self) -> Snapshot:
         """Return the state and the counters, as ``csumfix status`` shows them."""
-        return {
-            "version": self._version,
-            "pid": os.getpid(),
-            "started": self._started,
-            "config": asdict(self._options),
-            "reload": self._reload,
-            "successor": self._heir.pid,
-            "complaint": self._complaint,
-            "control": self._server.trouble if self._server else None,
-            "rule_failures": self._agenda.rule_failures,
-            **self._datapath.snapshot(),
-        }
+        own = Snapshot(
+            version=self._version,
+            pid=os.getpid(),
+            started=self._started,
+            config=asdict(self._options),
+            reload=self._reload,
+            successor=self._successor.pid,
+            trouble=self._trouble,
+            control=self._server.trouble if self._server else None,
+            rule_failures=self._tunnels.failures + self._lanes.failures + self._rules.failures,
+        )
+        return self._datapath.fill(own).counted()
 
 
-def run(load: Callable[[], Options], command: Sequence[str]) -> None:
-    """Run the service in the foreground; see Service for the arguments."""
+def run(
+    options: Options,
+    load: Callable[[], Options],
+    command: Sequence[str],
+    kernel: Kernel | None = None,
+) -> None:
+    """Run the service in the foreground until SIGTERM or SIGINT; SIGHUP reloads.
+
+    command: starts another process like this one.
+    kernel: the one to run on, if not this host's.
+
+    See Service for the other arguments.
+    """
 
     async def main() -> None:
-        await Service(load, command).run()
+        privileges.require_net_admin()
+        successor = SuccessorProcess(command)
+        service = Service(options, load, kernel or real_kernel(), RealControlSocket(), successor)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, service.stop)
+        loop.add_signal_handler(signal.SIGHUP, service.reload)
+        signal.signal(signal.SIGTSTP, signal.SIG_IGN)  # Ctrl-Z would stop the senders, too
+        await service.run()
 
     asyncio.run(main())

@@ -1,4 +1,4 @@
-"""``csumfix check``: judges the packets of a capture, or those that arrive, and names causes."""
+"""``csumfix check``: diagnoses the packets of a capture, or arriving packets, and names causes."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import contextlib
 import json
 import os
 import signal
-import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator
@@ -21,29 +20,30 @@ from rich.console import Console
 from rich.progress import Progress
 
 from csumfix.errors import CsumfixError, Exit
-from csumfix.evidence.captures import GENEVE_PORT, Captured, Examiner, FileSource, Judged
+from csumfix.evidence.captures import Captured, Examiner, FileSource, Judged
 from csumfix.evidence.causes import Tally
 from csumfix.evidence.live import LiveSource
 from csumfix.evidence.pcap import Capture, NotACaptureError
 from csumfix.evidence.tapsocket import Direction
-from csumfix.host import tunnels, underlays
+from csumfix.host import tunnels
 from csumfix.host.tunnels import Tunnel
 from csumfix.text import listing
 from csumfix.views import findings, taps
 
 LARGE = 8 << 20
-"""Bytes of a file for which a progress bar is shown."""
+"""Least size in bytes of a file with a progress bar."""
 
 TICK = 0.2
-"""Seconds between two steps of the progress bar."""
+"""Seconds between updates of the progress bar."""
 
 
 @dataclass(frozen=True)
 class CheckOptions:
     """What ``csumfix check`` was asked to do.
 
-    source: a file, "-" or, if live, a device; None for the devices that carry tunnels.
-    direction: of all packets; None if the file or the addresses have to tell.
+    source: a file, "-" for standard input or, if live, a device; None for the devices that carry
+        tunnels.
+    direction: of all packets; None to find it from the file or the addresses.
     local: addresses of the host where the packets were captured.
     """
 
@@ -58,21 +58,21 @@ class CheckOptions:
 
 
 class Source(Protocol):
-    """Where packets come from.
+    """A source of captured packets.
 
-    frames: how many there were, of all kinds.
+    frames: number of frames read so far, of all kinds.
     """
 
     frames: int
 
     def notes(self) -> list[str]:
-        """Say what was not read; while the source is open."""
+        """Return what was not read. The source must still be open."""
 
     def __iter__(self) -> Iterator[Captured]: ...
 
 
 def run(options: CheckOptions) -> bool:
-    """Check, and print what there is to say; tell whether something is surely wrong."""
+    """Check, and print the result; tell whether any packet is certainly wrong."""
     found = asyncio.run(tunnels.discover()) if options.live else []
     options = replace(options, ports=(*options.ports, *(tunnel.port for tunnel in found)))
     check = Check(options)
@@ -96,11 +96,11 @@ class Check:
 
     @property
     def is_wrong(self) -> bool:
-        """Whether anything is surely wrong."""
+        """Whether any packet is certainly wrong."""
         return self._tally.is_wrong
 
     def judge(self, source: Source) -> None:
-        """Judge all packets until the end, or Ctrl-C; show each if that is wanted."""
+        """Judge all packets until the end or Ctrl-C; print each one if requested."""
         show = self._shower()
         try:
             for captured in source:
@@ -110,7 +110,7 @@ class Check:
                     if show:
                         show(judged)
         except KeyboardInterrupt:
-            self._notes.append("interrupted: the rest was not looked at")
+            self._notes.append("interrupted: the rest was not checked")
         self._tally.settle()
         self._frames = source.frames
         self._notes += source.notes()
@@ -123,13 +123,13 @@ class Check:
             )
         if self._options.as_json:
             beginning = "" if self._shown else '{"packets": ['
-            # The document so far ends within the list of packets.
+            # The document printed so far ends within the list of packets.
             click.echo(f"{beginning}\n], {json.dumps(self._document(), indent=2)[1:]}")
         else:
             click.echo("\n".join(self._lines()))
 
     def _shower(self) -> Callable[[Judged], None] | None:
-        """Return what prints a packet; None if only the summary is wanted."""
+        """Return the function that prints a packet; None if only the summary is printed."""
         if self._options.as_json:
             return self._show_json
         return self._show_line if self._options.verbose else None
@@ -168,7 +168,7 @@ def _packed(address: str) -> bytes:
         return ip_address(address).packed
     except ValueError:
         raise CsumfixError(
-            f"--local: {address} is no IP address: give one, such as 192.0.2.1",
+            f"--local: {address} is not an IP address; give one, such as 192.0.2.1",
             Exit.USAGE,
         ) from None
 
@@ -184,10 +184,10 @@ def _file(options: CheckOptions) -> Iterator[Source]:
         stream = _stream(name)
         source = FileSource(Capture(stream))
     except NotACaptureError as error:
-        raise CsumfixError(f"{name} is no capture: {error}", Exit.USAGE) from None
+        raise CsumfixError(f"{name} is not a capture: {error}", Exit.USAGE) from None
     except OSError as error:
         raise CsumfixError(
-            f"{name} cannot be read: {error.strerror}: give a file written by 'tcpdump -w'",
+            f"{name} cannot be read: {error.strerror}; give a file written by 'tcpdump -w'",
             Exit.USAGE,
         ) from None
     quiet = options.verbose or options.as_json
@@ -200,19 +200,19 @@ def _stream(name: str) -> BinaryIO:
         return Path(name).open("rb")
     if sys.stdin.isatty():
         raise NotACaptureError("pipe one in: tcpdump -w - | csumfix check -")
-    # Ctrl-C reaches tcpdump, too, which then writes what it still has.
+    # Ctrl-C also reaches tcpdump, which then writes the packets that it still has.
     signal.signal(signal.SIGINT, _read_on)
     return sys.stdin.buffer
 
 
 def _read_on(*_: object) -> None:
-    """Let the first Ctrl-C end only the program that writes into our pipe."""
+    """Let the first Ctrl-C end only the program that writes to our pipe."""
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @contextlib.contextmanager
 def _progress(stream: BinaryIO) -> Iterator[None]:
-    """Show on a terminal how far a large file has been read."""
+    """Show on a terminal how much of a large file has been read."""
     size = os.fstat(stream.fileno()).st_size
     if size < LARGE or not sys.stderr.isatty():
         yield
@@ -241,28 +241,7 @@ def _progress(stream: BinaryIO) -> Iterator[None]:
 @contextlib.contextmanager
 def _live(options: CheckOptions, found: list[Tunnel]) -> Iterator[Source]:
     """Watch one device, or those that carry tunnels."""
-    ports = {*options.ports, GENEVE_PORT}
-    devices = _devices(options, found)
-    with taps.opened(devices, ports, Direction.IN) as sockets:
-        taps.become_nobody()
+    with taps.arrivals(options.source, options.ports, found) as sockets:
         seconds = f"{options.seconds:g} s"
         click.echo(f"csumfix: watching {listing(sockets)} for {seconds}", err=True)
         yield LiveSource(sockets, options.seconds)
-
-
-def _devices(options: CheckOptions, found: list[Tunnel]) -> frozenset[int]:
-    if options.source is None:
-        devices = asyncio.run(underlays.find(found, named=not found))
-        if devices:
-            return devices
-        raise CsumfixError(
-            "there is no tunnel and no default route in this network namespace: name a device, "
-            "or enter the namespace with nsenter",
-            Exit.NEGATIVE,
-        )
-    try:
-        return frozenset({socket.if_nametoindex(options.source)})
-    except OSError:
-        raise CsumfixError(
-            f"--live: there is no device {options.source}: see 'ip link'", Exit.USAGE
-        ) from None

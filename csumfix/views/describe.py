@@ -1,4 +1,4 @@
-"""What ``csumfix trace`` says about a packet: lines for people, a capture for Wireshark."""
+"""The output of ``csumfix trace``: lines for people, and a capture file for Wireshark."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import scapy.layers.dns  # noqa: F401 - without it DNS would not be decoded
+import scapy.layers.dns  # noqa: F401 - decodes DNS
 from scapy.data import DLT_RAW
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
@@ -27,7 +27,7 @@ WIDTH = 78  # columns of a decoded packet, which is indented by two
 MEANINGS = {
     Departure.RIGHT: "right",
     Departure.ZERO: "not computed (0)",
-    Departure.PARTIAL: "partial, the device completes it",
+    Departure.PARTIAL: "partial, the device computes it",
     Departure.WRONG: "WRONG",
     Departure.CORRUPT: "WRONG, and the inner packet is damaged",
     Departure.NOT_JUDGED: "not judged",
@@ -41,7 +41,7 @@ class Traced:
     """One packet that left.
 
     seconds: since the epoch.
-    device: that it left by.
+    device: by which it left.
     data: from its outer IP header on.
     """
 
@@ -52,14 +52,14 @@ class Traced:
     departure: Departure
 
     def text(self, tunnels: Sequence[Tunnel]) -> str:
-        """Return a block of lines for people; the last one is the inner packet."""
+        """Return a block of lines; the last one is about the inner packet."""
         seconds, fraction = divmod(self.seconds, 1)
         clock = f"{time.strftime('%H:%M:%S', time.localtime(seconds))}.{int(fraction * 1e6):06}"
         head = f"{clock} {_where(self.seen, tunnels)}{self.verdict()}"
         return "\n  ".join([head, *self._outer(), decoded(self.data, self.seen)]) + "\n"
 
     def verdict(self) -> str:
-        """Say what its outer checksum is; numbers in hexadecimal, the difference in decimal."""
+        """Describe its outer checksum; the difference is decimal."""
         words = MEANINGS[self.departure]
         if self.departure is Departure.NOT_JUDGED:
             return f"{words} ({self.seen.status.name.lower()})"
@@ -82,13 +82,13 @@ class Traced:
         return [f"{source} > {dest}", f"{check}, inner {seen.inner.name.lower()}, {size}"]
 
     def _addresses(self) -> tuple[str, str]:
-        """Return the outer addresses as they are written in front of a port."""
+        """Return the outer addresses; those of IPv6 in brackets, as in front of a port."""
         source, dest = map(address_text, addresses(self.data))
         return (f"[{source}]", f"[{dest}]") if ":" in source else (source, dest)
 
 
 def _where(seen: Inspection, tunnels: Sequence[Tunnel]) -> str:
-    """Name the device and the VNI, or the port if no device shows it."""
+    """Name the device and the VNI, or the port if no device has it."""
     if seen.status is not Status.OK:
         return ""
     names = (t.name for t in tunnels if t.port == seen.dest and (t.metadata or t.vni == seen.vni))
@@ -96,20 +96,20 @@ def _where(seen: Inspection, tunnels: Sequence[Tunnel]) -> str:
 
 
 def decoded(packet: bytes, seen: Inspection) -> str:
-    """Return scapy's line about the inner packet, or the outer one if there is none."""
+    """Return scapy's summary of the inner packet, or of the outer one if there is none."""
     try:
         layer: Packet = _ip(packet)
         if seen.status is Status.OK:
             layer = Ether(layer[UDP].original[HEADERS:])
         line = _summary(layer)
-    except Exception as error:  # pods choose these bytes: no dissector's bug may end the trace
+    except Exception as error:  # pods choose these bytes; a dissector's bug must not end the trace
         line = f"not decoded: {error!r}"
-    # Nor may they steer the terminal.
+    # They must not control the terminal either.
     return re.sub("[^ -~]", "?", line)[:WIDTH]
 
 
 def _summary(packet: Packet) -> str:
-    """Return scapy's line, with the addresses that it leaves out if it knows what follows them."""
+    """Return scapy's summary; add the addresses, which it omits before layers that it knows."""
     line = packet.summary()
     for layer in filter(None, (packet.getlayer(UDP), packet.getlayer(TCP))):
         line = line.replace(f" {layer.name} /", f" {layer.mysummary()} /", 1)
@@ -121,7 +121,7 @@ def _ip(packet: bytes) -> Packet:
 
 
 class Capture:
-    """A pcapng file of packets as they left, each with its verdict as a comment."""
+    """A pcapng file of the packets that left, each with its verdict as a comment."""
 
     def __init__(self, path: Path) -> None:
         try:
@@ -131,12 +131,12 @@ class Capture:
             self._writer.flush()
         except OSError as error:
             raise CsumfixError(
-                f"{path} cannot be written: {error.strerror}: name another file with --pcap",
+                f"{path} cannot be written: {error.strerror}; name another file with --pcap",
                 Exit.USAGE,
             ) from None
 
     def add(self, traced: Traced) -> None:
-        """Write one packet, visible to others at once."""
+        """Write one packet, and flush, so that readers see it at once."""
         packet = Raw(traced.data)
         packet.time = traced.seconds
         packet.comments = [traced.verdict().encode()]

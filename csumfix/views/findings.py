@@ -1,4 +1,4 @@
-"""What ``csumfix check`` says: a line for each packet, and a summary of at most a screen."""
+"""The output of ``csumfix check``: a line per packet, and a summary of at most one screen."""
 
 from __future__ import annotations
 
@@ -26,15 +26,15 @@ CAUSES = {
     Cause.NEW_ADDRESS: "NAT changed an outer address: DNAT, IPVS, or stateless nft rules.",
     Cause.NAT: "NAT changed the outer header: its source port or an address.",
     Cause.ZERO: "NAT changed a packet that had no outer checksum (kernels before 5.7).",
-    Cause.NIC: "the sender's NIC, or hypervisor, does not compute what it claims to.",
+    Cause.NIC: "the sender's NIC or hypervisor offers checksum offload, but does not do it.",
     Cause.RELAY: "a program between the nodes resends the datagrams (slirp4netns, pasta).",
     Cause.DAMAGE: "a NIC, a driver or memory damages packets.",
-    Cause.INNER_DAMAGE: "damage before the tunnel; in it only if there is no outer checksum.",
+    Cause.INNER_DAMAGE: "damage before the tunnel, or in it if there is no outer checksum.",
     Cause.UNKNOWN: "not known; the differences fit no single port or address.",
 }
 
 REWRITTEN_REMEDY = "run csumfix on the sender."
-DAMAGE_REMEDY = "find what damages them; csumfix leaves such packets alone."
+DAMAGE_REMEDY = "find the source of the damage; csumfix does not change such packets."
 QUEUE_REMEDY = "run csumfix with --lane queue on the sender."
 
 REMEDIES = {
@@ -52,17 +52,17 @@ REMEDIES = {
 HEALTHY = {
     Diagnosis.RIGHT: "right",
     Diagnosis.ZERO: "without outer checksum (0), inner packet whole",
-    Diagnosis.PARTIAL: "partial, as a sender captures them; its NIC completes them; harmless",
+    Diagnosis.PARTIAL: "partial, captured on the sender before its NIC computes them; harmless",
     Diagnosis.GSO: "GSO packets of a sender, or merged by GRO of a receiver; harmless",
 }
 
 SENDERS_WIDTH = 50  # columns
 DETAILED, NAMED, SENDERS, REASONS, OTHER_PORTS = 2, 3, 3, 3, 2
-"""How many there are at most of findings with details, findings without, senders and so on."""
+"""Largest numbers of findings with and without details, of senders, reasons and other ports."""
 
 
 def line(judged: Judged) -> str:
-    """Return what is to be said of one packet; checksums in hexadecimal."""
+    """Return a line about one packet; checksums are hexadecimal."""
     diagnosis, reason = judged.verdict
     text = f"packet {judged.number}: {diagnosis}"
     source, dest = address_text(judged.source), address_text(judged.dest)
@@ -122,7 +122,7 @@ def summary(tally: Tally) -> Iterator[str]:
     for finding in found[DETAILED : DETAILED + NAMED]:
         yield f"{_subject(finding)}. {HEADLINES[finding.diagnosis]}"
     if len(found) > DETAILED + NAMED:
-        yield f"and {len(found) - DETAILED - NAMED} kinds of fault more; --json has all"
+        yield f"and {len(found) - DETAILED - NAMED} more findings; --json lists all"
     yield from _healthy(tally)
     yield from _unjudged(tally.reasons)
 
@@ -134,13 +134,13 @@ def _detailed(finding: Finding) -> Iterator[str]:
     if evidence:
         yield f"  {evidence}"
     if finding.diagnosis is Diagnosis.UNDECIDED:
-        yield "  If their sender captured them, they are harmless: it completes them later."
-        yield f"  If not, the cause is: {CAUSES[finding.cause]}"
-        yield "  To tell, give the address of the host that captured: --local ADDRESS."
+        yield "  Captured on their sender, they are harmless: its NIC computes them later."
+        yield f"  Captured elsewhere, the cause is: {CAUSES[finding.cause]}"
+        yield "  To decide, give the address of the capturing host: --local ADDRESS."
         return
     yield f"  Cause: {CAUSES[finding.cause]}"
     if finding.diagnosis is Diagnosis.NOT_FINISHED and finding.first.complete is None:
-        yield "  If the sender is a VM or container on the same machine, all is well."
+        yield "  If the sender is a VM or container on the same machine, this is harmless."
     yield f"  Remedy: {_remedy(finding)}"
 
 
@@ -151,7 +151,7 @@ def _subject(finding: Finding) -> str:
 
 
 def _senders(senders: Counter[bytes]) -> str:
-    """Name the senders with the most packets: one, and as many others as the line has room for."""
+    """Name the senders with the most packets, at least one and as many as fit in the line."""
     if len(senders) == 1:
         return address_text(next(iter(senders)))
     named: list[str] = []
@@ -166,22 +166,22 @@ def _senders(senders: Counter[bytes]) -> str:
 
 def _remedy(finding: Finding) -> str:
     if finding.tunnel == "Geneve" and finding.cause not in (Cause.DAMAGE, Cause.INNER_DAMAGE):
-        return "none by csumfix, which does not repair Geneve."
+        return "none; csumfix does not repair Geneve."
     return REMEDIES[finding.cause]
 
 
 def _evidence(finding: Finding) -> str:
-    """Say what shows the cause."""
+    """Return the evidence for the cause."""
     first = finding.first
     if finding.cause in (Cause.NIC, Cause.RELAY):
-        return f"The fields hold just a pseudo-header sum: see packet {first.number}."
+        return f"The fields hold only a pseudo-header sum: see packet {first.number}."
     if finding.diagnosis is Diagnosis.INNER_CORRUPT:
         return f"See packet {first.number}: {_inner(first)}."
     if finding.cause is Cause.NEW_PORT:
         return _ports(finding.flows)
     if finding.cause is Cause.NEW_ADDRESS:
         off = difference(next(iter(finding.flows.values())))
-        return f"Every flow is off by {off}, which is twice the new minus the old address."
+        return f"Every flow is off by {off}, which is twice new minus old address."
     if finding.cause is Cause.NAT:
         return _one_flow(finding.flows)
     return f"See packet {first.number}: {_comparison(first)}."
@@ -197,14 +197,14 @@ def _inner(judged: Judged) -> str:
 def _ports(flows: dict[int, Flow]) -> str:
     some = list(flows.items())[:2]
     old = ", ".join(f"{(port - difference(flow)) % 0xFFFF} -> {port}" for port, flow in some)
-    return f"Each flow is off by its new minus its old port: {old}."
+    return f"Each flow is off by new minus old port: {old}."
 
 
 def _one_flow(flows: dict[int, Flow]) -> str:
     port, flow = next(iter(flows.items()))
     off = difference(flow)
     old = (port - off) % 0xFFFF
-    guess = f"; it may have been {old}" if old in TUNNEL_PORTS else ""
+    guess = f"; that port may have been {old}" if old in TUNNEL_PORTS else ""
     return f"The flow from port {port} is off by {off}{guess}."
 
 
@@ -215,8 +215,8 @@ def _healthy(tally: Tally) -> Iterator[str]:
             yield f"{number:8}  {words}"
     if tally.zero_over_ipv6:
         yield (
-            f"{tally.zero_over_ipv6:8}  of those without checksum over IPv6: "
-            "only for udp6zerocsumrx receivers"
+            f"{tally.zero_over_ipv6:8}  of those over IPv6: "
+            "only receivers with udp6zerocsumrx accept them"
         )
 
 
@@ -225,16 +225,16 @@ def _unjudged(reasons: Counter[Reason]) -> Iterator[str]:
         yield f"{number:8}  not judged: {reason}"
     others = reasons.total() - sum(number for _, number in reasons.most_common(REASONS))
     if others:
-        yield f"{others:8}  not judged, for other reasons; --json has all"
+        yield f"{others:8}  not judged for other reasons; --json lists all"
 
 
 def counted(number: int, noun: str) -> str:
-    """Return a number with its noun, in the plural if need be."""
+    """Return a number with its noun in singular or plural."""
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def tunnels(tally: Tally, ports: tuple[int, ...]) -> str:
-    """Say which tunnels there were."""
+    """Name the tunnels in the capture."""
     if tally.ports:
         found = [
             f"{number} of {tunnel} port {port}"
@@ -245,7 +245,7 @@ def tunnels(tally: Tally, ports: tuple[int, ...]) -> str:
 
 
 def other_ports(ports: Counter[int]) -> Iterator[str]:
-    """Name the ports to which something went that looks like VXLAN."""
+    """Name other ports with packets that look like VXLAN."""
     for port, number in ports.most_common(OTHER_PORTS):
         looks = "look" if number > 1 else "looks"
         yield f"{counted(number, 'packet')} to port {port} {looks} like VXLAN: --port {port}"

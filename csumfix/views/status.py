@@ -1,11 +1,12 @@
-"""``csumfix status``: tunnels, rules, queues, and the service's counters if it runs."""
+"""``csumfix status``: whether all is well, and what that rests on."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from importlib.metadata import version
 from typing import Any, TypeVar
 
 from rich.console import Console
@@ -14,20 +15,32 @@ from rich.text import Text
 
 from csumfix import core
 from csumfix.errors import CsumfixError
-from csumfix.evidence.departures import Departure
 from csumfix.host import rules, tunnels
 from csumfix.host.queues import KernelQueue, kernel_queues
 from csumfix.host.rules import LoadedRule
 from csumfix.host.tunnels import Tunnel
+from csumfix.options import LaneSetting
 from csumfix.service import control
 from csumfix.service.lanes import Lane
+from csumfix.service.snapshot import PortSnapshot, QueueSnapshot, Snapshot
 from csumfix.text import printable, printable_data
 
 ROWS = 40
 """Rows of a table; a host can have a thousand tunnels."""
 
-LEFT = {"device", "reason", "family", "lane", "rule", "why"}
+COLUMNS = 3
+"""Queues that have a column of their own at most; of more, the totals are shown."""
+
+LATELY = 60.0
+"""Seconds for which a packet that left with a wrong checksum is a reason to act."""
+
+LEFT = {"device", "reason", "lane", "family", "rule"}
 """Columns of words, not numbers."""
+
+UNDERLAYS = {"4": "IPv4", "6": "IPv6"}
+
+GOOD, WARNING, TROUBLE = "green", "yellow", "bold red"
+"""How a verdict looks on a terminal."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +57,7 @@ class State:
     rules: list[LoadedRule]
     rules_known: bool
     queues: list[KernelQueue] | None
-    service: control.Snapshot | None
+    service: Snapshot | None
     silent: bool
     trouble: list[str]
 
@@ -63,10 +76,10 @@ def gather() -> State:
     except CsumfixError as error:
         queues = None
         trouble.append(str(error))
-    service: control.Snapshot | None = None
+    service: Snapshot | None = None
     silent = False
     try:
-        service = control.ask()
+        service = control.status()
     except CsumfixError as error:
         silent = True
         trouble.append(str(error))
@@ -75,58 +88,128 @@ def gather() -> State:
     return State(found, list(loaded.rules), known, queues, service, silent, trouble)
 
 
+# What it means
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line about the whole: what is the case and, if it is bad, what to do."""
+
+    text: str
+    style: str
+
+
+def findings(state: State) -> list[Finding]:
+    """Say whether all is well; if not, say everything that is wrong, the worst first."""
+    found = list(_problems(state))
+    return found or [Finding(_all_is_well(state.service), GOOD)]
+
+
+def _problems(state: State) -> Iterator[Finding]:
+    service = state.service
+    if service:
+        yield from _troubles(service)
+        yield from _warnings(service)
+    elif state.silent:
+        yield Finding(f"trouble: {state.trouble[-1]}", TROUBLE)
+    elif any(rule.lane == Lane.KERNEL for rule in state.rules):
+        yield Finding(
+            "no service runs here; the kernel lane's rules are loaded and work without it",
+            WARNING,
+        )
+    else:
+        yield Finding(
+            "csumfix does not run in this network namespace: start it with 'csumfix run'", TROUBLE
+        )
+
+
+def _troubles(service: Snapshot) -> Iterator[Finding]:
+    if service.trouble:
+        yield Finding(f"trouble: {service.trouble}: run 'csumfix restart'", TROUBLE)
+    if service.lanes and not service.rules:
+        yield Finding("trouble: the rules are not loaded: see the service's log", TROUBLE)
+
+
+def _warnings(service: Snapshot) -> Iterator[Finding]:
+    if service.wrong_seconds is not None and service.wrong_seconds < LATELY:
+        remedy = "see 'csumfix trace --bad-only'"
+        if service.config.get("lane") == LaneSetting.KERNEL:
+            remedy = "set lane = auto"
+        ago = duration(service.wrong_seconds)
+        yield Finding(f"warning: a packet left with a wrong checksum {ago} ago: {remedy}", WARNING)
+    if not service.reload.ok:
+        yield Finding(
+            "warning: the last reload failed, the old settings are in force: see the log", WARNING
+        )
+    if service.control:
+        yield Finding(f"warning: {service.control}: see what it is, and stop it", WARNING)
+    if service.tap_fault:
+        yield Finding(
+            f"warning: no egress tap, so lanes stay as they are: {service.tap_fault}", WARNING
+        )
+
+
+def _all_is_well(service: Snapshot | None) -> str:
+    if not service or not service.lanes_count:
+        return "all is well: no tunnel yet; csumfix waits for one"
+    ports = counted(service.lanes_count, "port")
+    queue = service.queue_lane_count
+    kernel = service.lanes_count - queue
+    return f"all is well: {ports}, {kernel} in the kernel lane, {queue} in the queue lane"
+
+
+def counted(number: int, what: str) -> str:
+    """Return a number of things: 1 port, 2 ports."""
+    return f"{number} {what}" if number == 1 else f"{number} {what}s"
+
+
+# How it looks
+
+
 def show(state: State, console: Console) -> None:
     """Print the state for people: the verdict first, then what it rests on."""
-    _line(console, verdict(state))
-    console.print(tunnel_table(state.tunnels))
+    for finding in findings(state):
+        _line(console, finding.text, finding.style)
     if state.service:
-        console.print(lane_table(state.service))
-    if state.rules_known:
-        console.print(_rule_table(state.rules))
-    else:
-        _line(console, "rules: not known; see below")
-    if state.queues:
-        console.print(_queue_table(state.queues))
-    if state.service:
-        console.print(_counter_table(state.service))
         for line in _service_lines(state.service):
             _line(console, line)
+    for table in _tables(state):
+        if isinstance(table, str):
+            _line(console, table)
+        else:
+            console.print()
+            console.print(table)
     for line in state.trouble:
         _line(console, f"note: {line}")
 
 
-def _line(console: Console, text: str) -> None:
-    console.print(printable(text), markup=False, highlight=False, soft_wrap=True)
-
-
-def verdict(state: State) -> str:
-    """Say in one line whether all is well and, if not, what to do."""
+def _tables(state: State) -> Iterator[Table | str]:
     service = state.service
-    if state.silent:
-        return "csumfix does not answer; see the note below"
-    if not service:
-        if any(rule.lane == Lane.KERNEL for rule in state.rules):
-            return "no service runs here; the kernel lane's rules are loaded and work without it"
-        return "csumfix does not run in this network namespace: start it with 'csumfix run'"
-    if service["complaint"]:
-        return f"trouble: {service['complaint']}"
-    if service["lanes"] and not service["rules"]:
-        return "trouble: the rules are not loaded; see the log of the service"
-    wrong = sum(one["departures"].get(Departure.WRONG, 0) for one in service["lanes"])
-    queued = sum(one["lane"] == Lane.QUEUE for one in service["lanes"])
-    # The answer of a service lists a bounded number of them.
-    count = service.get("lanes_count", len(service["lanes"]))
-    ports = f"{count} tunnel ports" if count != 1 else "1 port"
-    return (
-        f"all is well: {ports} looked after, {queued} in the queue lane; "
-        f"{wrong} packets were seen to leave wrong since the start"
-    )
+    if state.tunnels:
+        yield tunnel_table(state.tunnels)
+    if service and service.lanes:
+        yield lane_table(service)
+        yield from lane_reasons(service)
+    if not state.rules_known:
+        yield "rules: not known; see below"
+    elif state.rules:
+        yield _rule_table(state.rules)
+    if state.queues:
+        yield _queue_table(state.queues)
+    if service and service.queues:
+        yield _counter_table(service)
+
+
+def _line(console: Console, text: str, style: str = "") -> None:
+    """Print a line; a terminal gets it in lines of its width, a program whole."""
+    whole = not console.is_terminal
+    console.print(Text(printable(text), style=style), soft_wrap=whole, highlight=False)
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", title_style="bold", box=None)
+    table = Table(title=title, title_justify="left", title_style="bold", box=None, pad_edge=False)
     for column in columns:
-        table.add_column(column, justify="left" if column in LEFT else "right")
+        table.add_column(column, justify="left" if column in LEFT else "right", no_wrap=True)
     return table
 
 
@@ -139,61 +222,70 @@ def _add_rows(
     limit: int,
     cells: Callable[[T], Iterable[str | Text]],
     matters: Callable[[T], bool] = bool,
+    total: int | None = None,
 ) -> None:
-    """Add at most `limit` rows, in their order; those that matter take precedence."""
+    """Add at most `limit` rows, in their order; those that matter take precedence.
+
+    total: how many there are, if that is more than there are rows.
+    """
     ranked = sorted(range(len(rows)), key=lambda at: not matters(rows[at]))
     for at in sorted(ranked[:limit]):
         table.add_row(*cells(rows[at]))
-    if len(rows) > limit:
-        table.caption = f"and {len(rows) - limit} more; for all: csumfix status --json"
+    rest = max(total or 0, len(rows)) - min(limit, len(rows))
+    if rest > 0:
+        table.caption = f"and {rest} more; see csumfix status --json"
         table.caption_justify = "left"
 
 
-def tunnel_table(found: list[Tunnel], limit: int = ROWS) -> Table:
+def tunnel_table(found: Sequence[Tunnel], limit: int = ROWS, total: int | None = None) -> Table:
     """Draw a table of vxlan devices."""
     table = _table("tunnels", "device", "VNI", "port", "underlay", "MTU", "outer checksum")
-    _add_rows(table, found, limit, _tunnel_cells)
+    _add_rows(table, found, limit, _tunnel_cells, total=total)
     return table
 
 
 def _tunnel_cells(tunnel: Tunnel) -> tuple[str | Text, ...]:
     on = tunnel.checksum6 if tunnel.family == "6" else tunnel.checksum
-    underlay = {"4": "IPv4", "6": "IPv6", "both": "any"}[tunnel.family]
+    underlay = UNDERLAYS.get(tunnel.family, "any")
     vni = "any" if tunnel.metadata else str(tunnel.vni)
     # Text, because rich would take "[red]" in a name for markup.
     name = Text(printable(tunnel.name))
     return name, vni, str(tunnel.port), underlay, str(tunnel.mtu), "on" if on else "0"
 
 
-def lane_table(service: control.Snapshot, limit: int = ROWS) -> Table:
-    """Draw a table of the lanes; departures are those that the egress tap looked at."""
+def lane_table(service: Snapshot, limit: int = ROWS) -> Table:
+    """Draw a table of the lanes, with packets of each port.
+
+    A port is "leaving" while flows of it are still in the queue lane that it has left.
+    """
     table = _table(
         "lanes",
-        *("port", "lane", "for", "met in\nkernel", "repaired\nin queue", "looked\nat"),
-        *("left\nwrong", "why"),
+        *("port", "lane", "for", "seen by\nkernel lane", "repaired by\nqueue lane"),
+        *("looked at\nas they left", "of these\nwrong"),
     )
-    _add_rows(table, service["lanes"], limit, _lane_cells, _is_of_interest)
+    table.columns[1].justify = "left"
+    _add_rows(
+        table, service.lanes, limit, _lane_cells, lambda one: not one.is_plain, service.lanes_count
+    )
     return table
 
 
-def _lane_cells(one: dict[str, Any]) -> tuple[str | Text, ...]:
-    departures = one["departures"]
+def _lane_cells(one: PortSnapshot) -> tuple[str | Text, ...]:
     return (
-        str(one["port"]),
-        f"{one['lane']}, leaving queue" if one["leaving_queue"] else one["lane"],
-        duration(one["seconds"]),
-        str(one["kernel_packets"]),
-        str(one["repaired"]),
-        str(sum(departures.values())),
-        str(departures.get(Departure.WRONG, 0)),
-        Text(one["why"]),
+        str(one.port),
+        "leaving" if one.leaving_queue else one.lane,
+        duration(one.seconds),
+        str(one.kernel_packets),
+        str(one.repaired),
+        str(sum(one.departures.values())),
+        Text(str(one.wrong), style="red" if one.wrong else ""),
     )
 
 
-def _is_of_interest(one: dict[str, Any]) -> bool:
-    """Tell whether a port has been anywhere but in the kernel lane, or has had a wrong packet."""
-    wrong = one["departures"].get(Departure.WRONG, 0)
-    return bool(wrong or one["repaired"] or one["leaving_queue"] or one["lane"] != Lane.KERNEL)
+def lane_reasons(service: Snapshot, limit: int = ROWS) -> list[str]:
+    """Say why ports are in the lanes where they are, unless it is the default."""
+    shown = [one for one in service.lanes if one.why != "default"]
+    return [f"port {one.port} is in the {one.lane} lane: {one.why}" for one in shown[:limit]]
 
 
 def duration(seconds: float) -> str:
@@ -215,53 +307,76 @@ def _rule_cells(rule: LoadedRule) -> tuple[str, ...]:
 
 
 def _queue_table(queues: list[KernelQueue]) -> Table:
-    table = _table("queues", "number", "waiting", "dropped: queue full", "dropped: socket full")
+    table = _table(
+        "queues", "number", "packets waiting", "dropped, queue full", "dropped, socket full"
+    )
+    _add_rows(table, queues, ROWS, _queue_cells)
+    return table
+
+
+def _queue_cells(queue: KernelQueue) -> tuple[str, ...]:
+    numbers = (queue.number, queue.waiting, queue.queue_dropped, queue.user_dropped)
+    return tuple(map(str, numbers))
+
+
+ERRORS = {
+    "overruns": "passed by, full",
+    "send_errors": "failed sends",
+    "verdict_errors": "refused verdicts",
+    "malformed": "malformed messages",
+    "unexpected": "unexpected messages",
+}
+"""Counters that should be 0, in words."""
+
+
+def _counter_table(service: Snapshot) -> Table:
+    queues = list(service.queues.values())
+    headings = [f"queue {number}" for number in service.queues]
+    if len(queues) > COLUMNS:
+        headings = ["all queues"]
+    table = _table("packets of the queue lane", "reason", *headings)
+    for name, counts, style in _counter_rows(queues):
+        if any(counts) or name == "all":
+            shown = [sum(counts)] if len(counts) > COLUMNS else counts
+            table.add_row(printable(name), *map(str, shown), style=style)
+    return table
+
+
+def _counter_rows(queues: list[QueueSnapshot]) -> Iterator[tuple[str, list[int], str]]:
+    """Yield names, the counts of each queue, and how they look."""
+    yield "all", [queue.packets for queue in queues], ""
+    for reason in _reasons(queues):
+        style = "red" if reason in core.LEFT_WRONG else ""
+        yield f"  {reason}", [queue.reasons.get(reason, 0) for queue in queues], style
+    for field, words in ERRORS.items():
+        yield words, [getattr(queue, field) for queue in queues], "red"
+
+
+def _reasons(queues: Iterable[QueueSnapshot]) -> list[str]:
+    """Return the reasons in the core's order, then those of a newer service."""
+    found = dict.fromkeys(str(reason) for reason in core.REASONS)
     for queue in queues:
-        numbers = (queue.number, queue.waiting, queue.queue_dropped, queue.user_dropped)
-        table.add_row(*map(str, numbers))
-    return table
+        found |= dict.fromkeys(queue.reasons)
+    return list(found)
 
 
-def _counter_table(service: control.Snapshot) -> Table:
-    queues: dict[str, Any] = service["queues"]
-    table = _table("packets", "reason", *(f"queue {q}" for q in queues))
-    table.add_row("packets", *(str(queue["packets"]) for queue in queues.values()))
-    for reason in core.REASONS:
-        counts = [queue["reasons"][reason] for queue in queues.values()]
-        if any(counts):
-            table.add_row(f"  {reason}", *map(str, counts))
-    for trouble in ("overruns", "send_errors", "verdict_errors", "malformed", "unexpected"):
-        counts = [queue[trouble] for queue in queues.values()]
-        if any(counts):
-            table.add_row(trouble, *map(str, counts))
-    return table
-
-
-def _service_lines(service: control.Snapshot) -> list[str]:
-    """Say what process it is, and what the operator should know besides the counters."""
-    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(service["started"]))
-    lines = [
-        f"service: process {service['pid']}, version {service['version']}",
-        f"all counters since {since}",
-    ]
-    if service.get("control"):
-        lines.append(f"trouble: {service['control']}")
-    if not service["reload"]["ok"]:
-        lines.append("trouble: the last reload failed, see the log; older settings are in force")
-    if service["kernel_fault"]:
-        lines.append(f"no kernel lane: {service['kernel_fault']}")
-    if service["tap_fault"]:
-        lines.append(f"no egress tap: {service['tap_fault']}")
-    if service["nat_packets"]:
-        lines.append(
-            f"NAT rewrites tunnel headers here: {service['nat_packets']} packets; "
-            "without csumfix those that are not GSO would leave with a wrong checksum"
-        )
-    for name, meaning in (
-        ("lane_changes", "changes of lane"),
-        ("rule_repairs", "times that another program changed the rules, which were restored"),
-        ("rule_failures", "times that the rules could not be loaded"),
+def _service_lines(service: Snapshot) -> Iterator[str]:
+    """Say what process it is, since when it counts, and what else the operator should know."""
+    ours = version("csumfix")
+    other = "" if service.version == ours else f" (this command is {ours})"
+    yield f"service: process {service.pid}, version {service.version}{other}"
+    since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(service.started))
+    age = duration(max(0.0, time.time() - service.started))
+    yield f"all counters since {since} ({age} ago), when this process started"
+    if service.kernel_fault:
+        yield f"no kernel lane: {service.kernel_fault}"
+    if service.nat_packets:
+        yield f"NAT rewrote the outer header of {counted(service.nat_packets, 'packet')}"
+    for number, what in (
+        (service.lane_changes, "change of lane"),
+        (service.rules_restored, "time that another program changed the rules; restored"),
+        (service.rule_failures, "time that the rules could not be loaded"),
     ):
-        if service[name]:
-            lines.append(f"{service[name]} {meaning}")
-    return lines
+        if number:
+            head, _, rest = what.partition(" ")
+            yield f"{counted(number, head)} {rest}"

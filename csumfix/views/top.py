@@ -11,7 +11,6 @@ import tty
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -20,15 +19,19 @@ from rich.text import Text
 
 from csumfix import core
 from csumfix.errors import CsumfixError, Exit
-from csumfix.host.tunnels import Tunnel
 from csumfix.service import control
-from csumfix.service.control import Snapshot
+from csumfix.service.snapshot import NO_COUNTS, QueueSnapshot, Snapshot
 from csumfix.text import printable
-from csumfix.views.status import lane_table, tunnel_table
+from csumfix.views.status import lane_reasons, lane_table, tunnel_table
 
 KEYS_AT_ONCE = 64
 QUIT = b"q"
-ROWS = 8  # of tunnels, and of lanes: the rates below them must stay on the screen
+ROWS = 5
+"""Tunnels, and lanes, that are shown: the rates below them must stay on the screen."""
+
+REASONS = 2
+"""Reasons for a lane that are shown."""
+
 P99 = 0.99
 
 
@@ -42,16 +45,16 @@ class Sample:
 
 @dataclass(frozen=True)
 class Rates:
-    """What one queue did between two samples; numbers a second unless said otherwise.
+    """What one queue did between two samples; numbers per second unless said otherwise.
 
-    missed: packets that were let through unrepaired for want of buffer (overruns).
+    missed: packets that passed unrepaired because the buffer was full (overruns).
     lost: packets that the kernel dropped.
     waiting: packets in the queue at the later sample; None if the kernel does not say.
-    batch: mean packets a receive call; None if there was none.
-    wait_p99: seconds that probes waited; None if there was none, which takes --metrics.
+    batch: mean packets per receive call; None if there was none.
+    wait_p99: seconds that probes waited; None if there was no probe. Probes need --metrics.
     """
 
-    queue: str
+    queue: int
     packets: float
     bits: float
     repaired: float
@@ -68,62 +71,32 @@ def rates(before: Sample, after: Sample) -> list[Rates]:
 
     A service that was started in between began to count with 0.
     """
-    old = before.snapshot["queues"] if _is_same(before.snapshot, after.snapshot) else {}
+    old = before.snapshot.queues if _is_same(before.snapshot, after.snapshot) else {}
     seconds = after.time - before.time
     return [
-        _queue_rates(number, old.get(number), new, seconds)
-        for number, new in after.snapshot["queues"].items()
+        _queue_rates(number, new - old.get(number, NO_COUNTS), seconds)
+        for number, new in after.snapshot.queues.items()
     ]
 
 
 def _is_same(before: Snapshot, after: Snapshot) -> bool:
-    return bool(before["pid"] == after["pid"] and before["started"] == after["started"])
+    return (before.pid, before.started) == (after.pid, after.started)
 
 
-def _queue_rates(
-    number: str, old: dict[str, Any] | None, new: dict[str, Any], seconds: float
-) -> Rates:
-    counts = _counts(new) if old is None else _difference(_counts(old), _counts(new))
-    receives = sum(counts["batch_sizes"])
+def _queue_rates(number: int, between: QueueSnapshot, seconds: float) -> Rates:
+    receives = sum(between.batch_sizes)
     return Rates(
         queue=number,
-        packets=counts["packets"] / seconds,
-        bits=8 * counts["bytes"] / seconds,
-        repaired=counts["repaired"] / seconds,
-        left_wrong=counts["left_wrong"] / seconds,
-        missed=counts["overruns"] / seconds,
-        lost=_lost(old, new) / seconds,
-        waiting=new["kernel"]["waiting"] if new["kernel"] else None,
-        batch=counts["packets"] / receives if receives else None,
-        wait_p99=quantile(P99, core.WAIT_BOUNDS, counts["waits"]),
+        packets=between.packets / seconds,
+        bits=8 * between.bytes / seconds,
+        repaired=between.repaired / seconds,
+        left_wrong=between.left_wrong / seconds,
+        missed=between.overruns / seconds,
+        lost=between.kernel.dropped / seconds if between.kernel else 0.0,
+        waiting=between.kernel.waiting if between.kernel else None,
+        batch=between.packets / receives if receives else None,
+        wait_p99=quantile(P99, core.WAIT_BOUNDS, between.waits),
     )
-
-
-def _counts(queue: dict[str, Any]) -> dict[str, Any]:
-    """Return the counters that rates are made of."""
-    return {
-        **{name: queue[name] for name in ("packets", "bytes", "overruns", "batch_sizes", "waits")},
-        "repaired": sum(queue["reasons"][reason] for reason in core.REPAIRED),
-        "left_wrong": sum(queue["reasons"][reason] for reason in core.LEFT_WRONG),
-    }
-
-
-def _difference(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    return {
-        name: [b - a for a, b in zip(old[name], value, strict=True)]
-        if isinstance(value, list)
-        else value - old[name]
-        for name, value in new.items()
-    }
-
-
-def _lost(old: dict[str, Any] | None, new: dict[str, Any]) -> int:
-    """Return how many packets the kernel dropped in between, if it is known."""
-    before = old["kernel"] if old else {"queue_dropped": 0, "user_dropped": 0}
-    after = new["kernel"]
-    if not before or not after:
-        return 0
-    return sum(int(after[name] - before[name]) for name in ("queue_dropped", "user_dropped"))
 
 
 def quantile(q: float, bounds: Sequence[float], counts: Sequence[int]) -> float | None:
@@ -157,7 +130,7 @@ def run(interval: float, *, once: bool) -> None:
 
 
 def _ask() -> Sample | None:
-    snapshot = control.ask()
+    snapshot = control.status()
     return Sample(time.monotonic(), snapshot) if snapshot else None
 
 
@@ -165,7 +138,7 @@ def _must_ask() -> Sample:
     sample = _ask()
     if not sample:
         raise CsumfixError(
-            "no service runs in this network namespace: there is nothing to show: "
+            "nothing to show: csumfix does not run in this network namespace: "
             "start it with 'csumfix run'",
             Exit.NEGATIVE,
         )
@@ -212,21 +185,25 @@ def _view(before: Sample | None, after: Sample | None) -> RenderableType:
     """Draw what happened between two samples, in 80 columns."""
     if not after:
         return Text("no service answers in this network namespace; waiting for one")
-    tunnels = [Tunnel(**tunnel) for tunnel in after.snapshot["tunnels"]]
+    seen = after.snapshot
     shown: list[RenderableType] = [
-        _headline(after.snapshot),
-        tunnel_table(tunnels, ROWS),
-        lane_table(after.snapshot, ROWS),
+        _headline(seen),
+        tunnel_table(seen.tunnels, ROWS, seen.tunnels_count),
+        lane_table(seen, ROWS),
+        *(Text(printable(reason)) for reason in lane_reasons(seen, REASONS)),
     ]
-    if before:
+    if before and seen.queues:
         shown.append(_rate_table(rates(before, after)))
     return Group(*shown)
 
 
 def _headline(snapshot: Snapshot) -> Text:
-    rules = "rules loaded" if snapshot["rules"] else "no rules loaded"
-    text = f"csumfix {snapshot['version']}, process {snapshot['pid']}, {rules}; q ends"
-    return Text(printable(text), style="bold")
+    trouble = f"trouble: {snapshot.trouble}" if snapshot.trouble else ""
+    if snapshot.lanes and not snapshot.rules:
+        trouble = trouble or "trouble: the rules are not loaded"
+    text = f"csumfix {printable(snapshot.version)}, process {snapshot.pid}"
+    line = Text(f"{text}    q: quit", style="bold")
+    return line.append(f"\n{printable(trouble)}", style="red") if trouble else line
 
 
 def _rate_table(queues: list[Rates]) -> Table:
@@ -238,19 +215,19 @@ def _rate_table(queues: list[Rates]) -> Table:
         padding=(0, 0, 0, 1),
     )
     for heading in (
-        *("queue", "packets", "Mbit", "repaired", "left\nwrong", "missed", "lost"),
-        *("waiting", "mean\nbatch", "p99 wait\nms"),
+        *("queue", "packets", "Mbit", "repaired", "left\nwrong", "passed\nby", "lost"),
+        *("waiting\nnow", "packets per\nreceive", "99 % wait\nms"),
     ):
         table.add_column(heading, justify="right")
     for queue in queues:
         table.add_row(
-            queue.queue,
+            str(queue.queue),
             _number(queue.packets),
             _number(queue.bits / 1e6, digits=1),
             _number(queue.repaired),
-            _trouble(queue.left_wrong),
-            _trouble(queue.missed),
-            _trouble(queue.lost),
+            _should_be_0(queue.left_wrong),
+            _should_be_0(queue.missed),
+            _should_be_0(queue.lost),
             _number(queue.waiting),
             _number(queue.batch, digits=1),
             _number(queue.wait_p99 and queue.wait_p99 * 1e3, digits=2),
@@ -262,6 +239,6 @@ def _number(value: float | None, digits: int = 0) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
-def _trouble(value: float) -> Text:
-    """Show what should be 0; never round it down to that."""
+def _should_be_0(value: float) -> Text:
+    """Show a value that should be 0, and never round it down to that."""
     return Text(_number(value) if value >= 1 else f"{value:.1g}", style="red" if value else "")

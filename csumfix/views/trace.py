@@ -1,9 +1,9 @@
-"""``csumfix trace``: shows the tunnel packets that leave this host, without touching one.
+"""``csumfix trace``: shows the tunnel packets that leave this host.
 
-It sees what the egress tap sees: packets at the device, after all NAT. It runs with or without
-the service. Only opening the packet sockets takes privileges; whatever decodes packets, whose
-bytes are a pod's, runs without them. An output that is slow costs packets that are not shown, and
-never a packet.
+It sees what the egress tap sees: copies of packets at the device, after all NAT. It runs with or
+without the service. Only opening the packet sockets takes privileges. The code that decodes
+packets runs without them, because pods choose the bytes. If the output is slow, packets are not
+shown, but never delayed or lost.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ ENDS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 class TraceOptions:
     """What ``csumfix trace`` was asked to do.
 
-    count: packets to show before it stops; 0 for any number.
+    count: number of packets to show; 0 for no limit.
     """
 
     bad_only: bool = False
@@ -62,16 +62,16 @@ def run(options: TraceOptions) -> None:
     devices = asyncio.run(underlays.find(found, named=bool(options.ports)))
     if not ports or not devices:
         raise CsumfixError(
-            "nothing to trace: there is no vxlan device with a route in this network namespace: "
-            "name the tunnel's port with --port, or enter the namespace with nsenter",
+            "nothing to trace: this network namespace has no vxlan device with a route; "
+            "name the tunnel's port with --port, or enter another namespace with nsenter",
             Exit.NEGATIVE,
         )
     with taps.opened(devices, ports, Direction.OUT) as sockets:
         capture = Capture(options.pcap) if options.pcap else None
         taps.become_nobody()
-        logging.getLogger("scapy").setLevel(logging.CRITICAL)  # what it thinks of odd packets
+        logging.getLogger("scapy").setLevel(logging.CRITICAL)  # it warns about odd packets
         trace = Trace(options, Policy(tuple(sorted(ports))), found, capture)
-        _say(f"tracing port {listing(sorted(ports))} on {listing(sockets)}; Ctrl-C ends it")
+        _say(f"tracing port {listing(sorted(ports))} on {listing(sockets)}; stop with Ctrl-C")
         with contextlib.suppress(KeyboardInterrupt):
             trace.follow(sockets, sys.stdout)
         missed = sum(one.dropped() for one in sockets.values())
@@ -79,7 +79,7 @@ def run(options: TraceOptions) -> None:
 
 
 class Trace:
-    """Judges packets and shows those that are wanted."""
+    """Judges packets and shows the selected ones."""
 
     def __init__(
         self,
@@ -96,11 +96,11 @@ class Trace:
         self._capture = capture
 
     def follow(self, sockets: dict[str, TapSocket], out: TextIO | None) -> None:
-        """Show packets until there were enough, or nobody reads what is printed."""
+        """Show packets until the count is reached, or the reader of the output has gone."""
         if out is None:  # closed from the start
             return
         poll = select.poll()
-        poll.register(out, 0)  # wakes only when its reader has gone
+        poll.register(out, 0)  # reports only that its reader has gone
         devices = {one.fileno(): name for name, one in sockets.items()}
         for descriptor in devices:
             poll.register(descriptor, select.POLLIN)
@@ -113,7 +113,7 @@ class Trace:
                     return
 
     def _read(self, source: TapSocket, device: str, out: TextIO) -> bool:
-        """Show the packets of one device that are there; tell whether to go on."""
+        """Show the waiting packets of one device; tell whether to go on."""
         with contextlib.suppress(OSError):  # the device went down; it may come back
             while not self._is_complete and (packet := source.read()):
                 if not self._take(packet, device, out):
@@ -130,7 +130,7 @@ class Trace:
         return self._show(Traced(time.time(), device, data, seen, departure), out)
 
     def _show(self, traced: Traced, out: TextIO) -> bool:
-        """Show one packet; tell whether anybody reads it."""
+        """Show one packet; return False if the reader of the output has gone."""
         self.shown += 1
         try:
             if self._capture:
@@ -142,7 +142,7 @@ class Trace:
                 _discard(out)
                 return False
             raise CsumfixError(
-                f"packets cannot be shown any more: {error.strerror}: "
+                f"cannot show more packets: {error.strerror}; "
                 "check the output and the file of --pcap",
                 Exit.BROKEN,
             ) from None
@@ -153,20 +153,20 @@ class Trace:
         return 0 < self._options.count <= self.shown
 
     def summary(self, missed: int) -> str:
-        """Say what left; missed: packets that left while the output was too slow."""
+        """Return a summary of the packets; missed: those not seen because the output was slow."""
         parts = [f"{number} {name}" for name, number in self.seen.most_common()]
         text = f"{self.seen.total()} packets left ({', '.join(parts) or 'none'})"
         text += f", {self.shown} shown"
-        return f"{text}; {missed} more were not looked at: output too slow" if missed else text
+        return f"{text}; {missed} more were missed: the output was slow" if missed else text
 
 
 def _discard(out: TextIO) -> None:
-    """Keep Python from writing once more, on its way out, to what nobody reads."""
+    """Keep Python from writing to the closed output at exit."""
     with contextlib.suppress(OSError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), out.fileno())
 
 
 def _say(line: str) -> None:
-    """Tell the operator, who may have closed the terminal."""
+    """Print a message for the operator, who may have closed the terminal."""
     with contextlib.suppress(OSError):
         click.echo(f"csumfix: {line}", err=True)

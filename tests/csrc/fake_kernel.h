@@ -3,18 +3,19 @@
 #define FAKE_KERNEL_H
 
 /*
- * A drain whose socket is one end of a pair; the test holds the other end and plays the kernel.
+ * A drain whose socket is one end of a socket pair. The test holds the other end and acts as the
+ * kernel.
  *
  * Packets are written as letters, and the verdicts that come back are read as words:
  *
  *   r  outer checksum right           A7  accept all up to packet 7
  *   w  wrong: to be repaired          R8  replace packet 8
  *   c  wrong, and corrupt inside
- *   u  wrong, and marked partial
+ *   p  wrong, and marked partial
  *   t  wrong, and not copied whole
  *   h  wrong, and no room for a verdict in front of the payload
  *   m  a malformed message
- *   o  a message that is not for us
+ *   o  a message of another type
  *   e  refusal of a verdict: no such packet
  *   a  an acknowledgement
  *   +  the next message is in the same datagram as the last
@@ -64,7 +65,7 @@ static inline void fake_kernel_send(const struct fake_kernel *k, const struct me
 	CHECK(send(k->fd, m->bytes, m->len, 0) == (ssize_t)m->len);
 }
 
-/** fake_kernel_take_noop() - receive a request that does nothing */
+/** fake_kernel_take_noop() - receive a no-op request */
 static inline struct nlmsghdr fake_kernel_take_noop(const struct fake_kernel *k)
 {
 	struct nlmsghdr noop;
@@ -85,7 +86,7 @@ static inline void fake_kernel_answer(const struct fake_kernel *k, const struct 
 	fake_kernel_send(k, &m);
 }
 
-/** fake_kernel_end() - what makes drain_run() return after the batch: the queue is gone */
+/** fake_kernel_end() - report that the queue is gone, which ends drain_run() after the batch */
 static inline void fake_kernel_end(const struct fake_kernel *k)
 {
 	static struct message m;
@@ -109,7 +110,7 @@ static inline void put_packet_letter(struct message *m, char letter, uint32_t id
 	if (letter == 'h')
 		put_attribute(m, NFQA_PAYLOAD, p.bytes, p.len);
 	put_packet_header(m, id);
-	if (letter == 'u')
+	if (letter == 'p')
 		put_attribute32(m, NFQA_SKB_INFO, NFQA_SKB_CSUMNOTREADY);
 	if (letter == 't')
 		put_attribute32(m, NFQA_CAP_LEN, (uint32_t)p.len + 1);
@@ -156,7 +157,7 @@ static inline void fake_kernel_queue(struct fake_kernel *k, const char *letters)
 	}
 }
 
-/* Checks one verdict as the kernel would read it, and appends it to @words. */
+/* Checks the format of one verdict, and appends it to @words. */
 static inline void read_verdict(const uint8_t *at, size_t len, char *words)
 {
 	size_t used = strlen(words);
@@ -182,7 +183,7 @@ static inline void read_verdict(const uint8_t *at, size_t len, char *words)
 		 header.nlmsg_type == BATCH_TYPE ? 'A' : 'R', ntohl(id));
 }
 
-/** fake_kernel_verdicts() - the verdicts that came back, as words; valid until the next call */
+/** fake_kernel_verdicts() - the verdicts sent so far, as words; valid until the next call */
 static inline const char *fake_kernel_verdicts(const struct fake_kernel *k)
 {
 	static char words[WORDS_MAX];

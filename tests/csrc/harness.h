@@ -3,8 +3,8 @@
 #define HARNESS_H
 
 /*
- * What every C test needs: checks that say where they failed, memory that ends (or begins) at a
- * page which must not be touched, and numbers that look random but are the same in every run.
+ * What every C test needs: checks that report where they failed, memory that ends or begins at a
+ * guard page, and pseudo-random numbers that are the same in every run.
  */
 
 #include <stdbool.h>
@@ -16,7 +16,7 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
-/* Table-driven tests set this to the row they are at; a failure prints it. */
+/* Table-driven tests set this to the current row; a failure prints it. */
 static const char *check_case = "";
 
 #define CHECK(condition)                                                                          \
@@ -48,7 +48,7 @@ static inline uint8_t *guarded_memory(void)
 	return memory;
 }
 
-/** guard_behind() - copy of @len bytes whose end touches a guard page; until the next guard_*() */
+/** guard_behind() - copy @len bytes up to a guard page; valid until the next guard_*() */
 static inline uint8_t *guard_behind(const void *bytes, size_t len)
 {
 	uint8_t *copy = guarded_memory() + GUARDED_MAX - len;
@@ -56,13 +56,13 @@ static inline uint8_t *guard_behind(const void *bytes, size_t len)
 	return len ? memcpy(copy, bytes, len) : copy;
 }
 
-/** guard_before() - the same, but its beginning touches a guard page */
+/** guard_before() - the same, but the copy begins at a guard page */
 static inline uint8_t *guard_before(const void *bytes, size_t len)
 {
 	return len ? memcpy(guarded_memory(), bytes, len) : guarded_memory();
 }
 
-/** next_random() - xorshift64: fast, and the same sequence for the same seed, which is not 0 */
+/** next_random() - xorshift64; the seed in @state must not be 0 */
 static inline uint64_t next_random(uint64_t *state)
 {
 	*state ^= *state << 13;

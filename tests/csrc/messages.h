@@ -2,7 +2,7 @@
 #ifndef MESSAGES_H
 #define MESSAGES_H
 
-/* nfnetlink_queue messages as the kernel builds them (nfqnl_build_packet_message). */
+/* nfnetlink_queue messages as the kernel builds them (nfqnl_build_packet_message()). */
 
 #include "harness.h"
 
@@ -19,7 +19,7 @@ enum {
 	CONFIG_TYPE = NFNL_SUBSYS_QUEUE << 8 | NFQNL_MSG_CONFIG,
 };
 
-/** struct message - a datagram being built; @len is where the next piece goes */
+/** struct message - a datagram being built; the next piece goes to @len */
 struct message {
 	_Alignas(8) uint8_t bytes[MESSAGE_MAX];
 	size_t len;
@@ -38,7 +38,7 @@ static inline void put_bytes(struct message *m, const void *data, size_t len)
 	m->len += len;
 }
 
-/** begin_message() - header of a message; returns its place for end_message() */
+/** begin_message() - write a header; returns its offset for end_message() */
 static inline size_t begin_message(struct message *m, uint16_t type)
 {
 	const struct nlmsghdr header = { .nlmsg_type = type };
@@ -52,7 +52,7 @@ static inline size_t begin_message(struct message *m, uint16_t type)
 	return start;
 }
 
-/** end_message() - fill in its length, which the kernel does not round up */
+/** end_message() - fill in the length, which the kernel does not round up */
 static inline void end_message(struct message *m, size_t start)
 {
 	uint32_t len = (uint32_t)(m->len - start);
@@ -86,7 +86,7 @@ static inline void put_packet_header(struct message *m, uint32_t id)
 	put_attribute(m, NFQA_PACKET_HDR, &header, sizeof(header));
 }
 
-/** put_packet() - a queued packet, copied whole, as in mangle/POSTROUTING; returns its place */
+/** put_packet() - a queued packet, copied whole, as from mangle/POSTROUTING; returns its offset */
 static inline size_t put_packet(struct message *m, uint32_t id, const void *payload, size_t len)
 {
 	size_t start = begin_message(m, PACKET_TYPE);
@@ -113,7 +113,7 @@ static inline void put_answer(struct message *m, const struct nlmsghdr *request,
 	put_bytes(m, &status, sizeof(status));
 }
 
-/** put_status() - the same for a request of which only the type matters */
+/** put_status() - the same for a request of which only the type is set */
 static inline void put_status(struct message *m, uint16_t request, int error)
 {
 	const struct nlmsghdr header = { .nlmsg_len = sizeof(header), .nlmsg_type = request };

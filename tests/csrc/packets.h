@@ -2,7 +2,7 @@
 #ifndef PACKETS_H
 #define PACKETS_H
 
-/* Tunnel packets built by hand, with checksums computed the slow way, for the code under test. */
+/* Tunnel packets for the tests, with checksums computed byte by byte. */
 
 #include "harness.h"
 
@@ -44,7 +44,7 @@ struct shape {
 	size_t payload;
 };
 
-/** struct packet - bytes, and where its parts begin: outer UDP, VXLAN, frame, inner IP and L4 */
+/** struct packet - bytes, and offsets of outer UDP, VXLAN, inner frame, inner IP and inner L4 */
 struct packet {
 	uint8_t bytes[PACKET_MAX];
 	size_t len;
@@ -195,7 +195,7 @@ static inline size_t put_frame(struct packet *p, const struct shape *s)
 	return p->inner_l4 + transport - p->frame;
 }
 
-/** build() - a packet of shape @s whose checksums are all right */
+/** build() - a packet of shape @s with right checksums */
 static inline struct packet build(const struct shape *s)
 {
 	struct packet p = { .udp = ip_header_len(s->version, s->options) };

@@ -3,7 +3,7 @@
 #include "checksum.h"
 #include "harness.h"
 
-/* RFC 1071, 4.1, in big-endian arithmetic: nothing in common with the code under test. */
+/* RFC 1071, 4.1, in big-endian arithmetic. It shares nothing with the code under test. */
 static uint16_t naive(const uint8_t *data, size_t len)
 {
 	uint32_t sum = 0;
@@ -36,7 +36,7 @@ static void fill(uint8_t *data, size_t len, uint64_t seed)
 		data[i] = (uint8_t)next_random(&seed);
 }
 
-/* A guard page shows one byte too many on either side, at every offset from a vector's border. */
+/* A guard page catches reads past either end, at every alignment to a vector. */
 static void every_length_and_alignment(void)
 {
 	static uint8_t bytes[300 + 32];
@@ -65,7 +65,7 @@ static void big_lengths(void)
 	}
 }
 
-/* What folding makes of raw sums: carries, and the two zeros of one's complement. */
+/* Folding raw sums: carries, and the two zeros of one's complement. */
 static void folding(void)
 {
 	static const struct {
@@ -97,7 +97,7 @@ static void folding(void)
 static void known_values(void)
 {
 	static const uint8_t rfc1071[] = { 0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7 };
-	static const uint8_t rfc1624[] = { 0xcd, 0x7a, 0x32, 0x85 }; /* 0x0000 is the answer */
+	static const uint8_t rfc1624[] = { 0xcd, 0x7a, 0x32, 0x85 }; /* checksum 0x0000 */
 	static const uint8_t odd[] = { 0x12, 0x34, 0x56 };
 
 	CHECK(big_endian(checksum_fold(checksum_add(rfc1071, sizeof(rfc1071)))) == 0xddf2);
@@ -106,7 +106,7 @@ static void known_values(void)
 	CHECK(checksum_add(NULL, 0) == 0);
 }
 
-/* A message with its checksum filled in sums to 0xffff, wherever its pieces are cut (evenly). */
+/* A message with its checksum sums to 0xffff, at whichever even offset it is cut in pieces. */
 static void pieces_add_up(void)
 {
 	uint8_t bytes[129];

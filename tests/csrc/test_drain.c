@@ -1,15 +1,15 @@
 /* SPDX-License-Identifier: MIT */
-/* The drain, one batch at a time: which verdicts leave, in which order, and what is counted. */
+/* The drain, one batch at a time: which verdicts it sends, in which order, and what it counts. */
 #include "fake_kernel.h"
 
 #include <time.h>
 
-/* Counts this thread's allocations; only there under a sanitizer. */
+/* Counts this thread's allocations; exists only under a sanitizer. */
 extern int __sanitizer_install_malloc_and_free_hooks(void (*)(const volatile void *, size_t),
 						     void (*)(const volatile void *))
     __attribute__((weak));
 
-/* The compiler believes that malloc() changes no variable of ours. */
+/* Volatile, because the compiler assumes that malloc() changes no variable of the program. */
 static volatile bool counting;
 static volatile size_t allocations;
 
@@ -41,7 +41,7 @@ static void watch_allocations(void)
 	allocations = 0;
 }
 
-/* Runs the drain until what has been queued so far is answered. */
+/* Runs the drain until it has answered everything queued so far. */
 static void run_to_the_end(struct fake_kernel *k)
 {
 	int result;
@@ -69,16 +69,16 @@ static void verdicts_and_counters(void)
 		{ "wwrr", "R1 R2 A4", 4, 2, 0, 0, 0 },
 		{ "r+w+r", "A1 R2 A3", 3, 1, 0, 0, 0 },
 		{ "rw+wr+w", "A1 R2 R3 A4 R5", 5, 3, 0, 0, 0 },
-		/* what cannot be repaired goes with the run */
-		{ "cuthrw", "A5 R6", 6, 1, 0, 0, 0 },
-		/* other messages break no run; what follows a malformed one in a datagram is lost
-		 */
+		/* packets that cannot be repaired share the batch verdict */
+		{ "cpthrw", "A5 R6", 6, 1, 0, 0, 0 },
+		/* other messages do not split batch verdicts; whatever follows a malformed message
+		 * in a datagram is lost */
 		{ "rmr", "A2", 2, 0, 1, 0, 0 },
 		{ "wmrow", "R1 A2 R3", 3, 2, 1, 1, 0 },
 		{ "m", "", 0, 0, 1, 0, 0 },
 		{ "r+m+w", "A1", 1, 0, 1, 0, 0 },
 		{ "o+w+o+o", "R1", 1, 1, 0, 3, 0 },
-		/* a refusal of one verdict stops nothing */
+		/* a refused verdict does not stop the drain */
 		{ "reaw", "A1 R2", 2, 1, 0, 0, 1 },
 		{ "e+e+r", "A1", 1, 0, 0, 0, 2 },
 	};
@@ -96,7 +96,7 @@ static void verdicts_and_counters(void)
 		CHECK(stats.reasons[REPAIR_RECOMPUTED] == rows[i].recomputed);
 		CHECK(stats.malformed == rows[i].malformed);
 		CHECK(stats.unexpected == rows[i].unexpected);
-		CHECK(stats.verdict_errors == rows[i].refused + 1); /* the one that ended it */
+		CHECK(stats.verdict_errors == rows[i].refused + 1); /* the one that ended the run */
 		CHECK(stats.batches == 1);
 		CHECK(stats.sends == (*rows[i].verdicts != 0));
 		CHECK(!stats.send_errors && !stats.overruns && !stats.interrupts);
@@ -116,17 +116,17 @@ static void reasons_and_bytes(void)
 	uint64_t reasons[REPAIR_REASONS] = { 0 };
 	struct drain_stats stats;
 
-	fake_kernel_queue(&k, "rwcuth");
+	fake_kernel_queue(&k, "rwcpth");
 	run_to_the_end(&k);
 	stats = stats_of(&k);
 	for (size_t i = 0; i < COUNT_OF(expected); i++)
-		reasons[expected[i]]++; /* and so they add up to the packets */
+		reasons[expected[i]]++; /* so they add up to the packets */
 	CHECK(!memcmp(stats.reasons, reasons, sizeof(reasons)));
-	CHECK(stats.bytes == 6 * packet + 1); /* "t" has one more than was copied */
+	CHECK(stats.bytes == 6 * packet + 1); /* "t" is one byte longer than its copy */
 	fake_kernel_free(&k);
 }
 
-/* A packet to @port: right, wrong, or wrong and corrupt inside. */
+/* Queues a packet to @port: right, wrong, or wrong and corrupt inside. */
 static void queue_to_port(struct fake_kernel *k, uint16_t port, char letter)
 {
 	static const struct shape shape = { 4, 0, 0, 4, 0, UDP, 4 };
@@ -155,7 +155,7 @@ static bool is_slot(const struct drain_port_stats *slot, uint64_t port, uint64_t
 	       slot->left_wrong == left_wrong;
 }
 
-/* Ports take slots in the order in which they come; other ports take none. */
+/* Ports take slots in the order in which they are seen. Ports outside the policy take none. */
 static void packets_by_port(void)
 {
 	struct fake_kernel k = fake_kernel_new();
@@ -170,7 +170,7 @@ static void packets_by_port(void)
 	queue_to_port(&k, VXLAN_PORT, 'w');
 	queue_to_port(&k, 4789, 'w');
 	queue_to_port(&k, 65535, 'w');
-	fake_kernel_queue(&k, "uth");
+	fake_kernel_queue(&k, "pth");
 	run_to_the_end(&k);
 	stats = stats_of(&k);
 	CHECK(is_slot(&stats.ports[0], 65535, 5, 2, 1));
@@ -180,7 +180,7 @@ static void packets_by_port(void)
 	fake_kernel_free(&k);
 }
 
-/* What comes when all slots are taken shares the last one. */
+/* Ports that find no free slot share the last one. */
 static void more_ports_than_fit(void)
 {
 	enum { PORTS = DRAIN_PORTS + 3 };
@@ -192,7 +192,7 @@ static void more_ports_than_fit(void)
 	for (uint16_t port = 1; port <= PORTS; port++)
 		queue_to_port(&k, port, "rwc"[port % 3]);
 	queue_to_port(&k, PORTS, 'r');
-	queue_to_port(&k, 0, 'r'); /* no port that a tunnel can have */
+	queue_to_port(&k, 0, 'r'); /* no valid tunnel port */
 	queue_to_port(&k, 1, 'r');
 	run_to_the_end(&k);
 	stats = stats_of(&k);
@@ -204,7 +204,7 @@ static void more_ports_than_fit(void)
 	fake_kernel_free(&k);
 }
 
-/* A policy is copied, and holds for what is received after it was set. */
+/* A policy is copied, and applies to the packets received after it was set. */
 static void new_policy(void)
 {
 	struct fake_kernel k = fake_kernel_new();
@@ -239,7 +239,7 @@ static void more_verdicts_than_fit(void)
 	fake_kernel_queue(&k, letters);
 	run_to_the_end(&k);
 	CHECK(!strcmp(fake_kernel_verdicts(&k), expected));
-	CHECK(stats_of(&k).sends == 4); /* of at most 128 verdicts, in pairs that may be split */
+	CHECK(stats_of(&k).sends == 4); /* each of at most 128 verdicts; pairs may be split */
 	fake_kernel_free(&k);
 }
 
@@ -251,7 +251,7 @@ static void expect(char *words, char verdict, uint32_t id)
 	snprintf(words + used, WORDS_MAX - used, "%s%c%u", used ? " " : "", verdict, id);
 }
 
-/* Every number of verdicts about the limit, with runs behind. */
+/* Numbers of verdicts around the limit, with batch verdicts after them. */
 static void about_as_many_verdicts_as_fit(void)
 {
 	static const char *const endings[] = { "", "r", "r+w", "w+r", "w+r+w+r", "r+r+w+w+r+w+r" };
@@ -284,7 +284,7 @@ static void about_as_many_verdicts_as_fit(void)
 	}
 }
 
-/* More datagrams than one batch holds, and the same slots again in the next one. */
+/* More datagrams than one batch holds; the next batch uses the same slots. */
 static void more_datagrams_than_fit(void)
 {
 	enum { DATAGRAMS = 100 };
@@ -304,7 +304,7 @@ static void more_datagrams_than_fit(void)
 	fake_kernel_free(&k);
 }
 
-/* Replacements that together exceed what one message may hold leave in several. */
+/* Replacements that exceed the limit of one message are sent in several. */
 static void more_bytes_than_fit(void)
 {
 	struct fake_kernel k = fake_kernel_new();
@@ -319,7 +319,7 @@ static void more_bytes_than_fit(void)
 	fake_kernel_free(&k);
 }
 
-/* A datagram that is longer than any the kernel sends arrives cut. */
+/* A datagram longer than any from the kernel arrives truncated. */
 static void too_long_a_datagram(void)
 {
 	static struct message m;
@@ -335,12 +335,12 @@ static void too_long_a_datagram(void)
 	k.last_id = 1;
 	fake_kernel_queue(&k, "r");
 	run_to_the_end(&k);
-	CHECK(!strcmp(fake_kernel_verdicts(&k), "A2")); /* the cut one is accepted with it */
+	CHECK(!strcmp(fake_kernel_verdicts(&k), "A2")); /* this also accepts the truncated one */
 	CHECK(stats_of(&k).malformed == 1);
 	fake_kernel_free(&k);
 }
 
-/* Numbers of packets wrap around after a few days of traffic. */
+/* Packet ids wrap around after some days of traffic. */
 static void ids_wrap_around(void)
 {
 	struct fake_kernel k = fake_kernel_new();
@@ -352,7 +352,7 @@ static void ids_wrap_around(void)
 	fake_kernel_free(&k);
 }
 
-/* A send that the kernel refuses as too long: all is accepted as it came. */
+/* If the kernel refuses a send as too long, all packets are accepted unrepaired. */
 static void refused_send(void)
 {
 	struct fake_kernel k = fake_kernel_new();
@@ -367,7 +367,7 @@ static void refused_send(void)
 	fake_kernel_free(&k);
 }
 
-/* A send that is refused in the middle of a batch accepts nothing that is judged after it. */
+/* After a refused send in the middle of a batch, later packets are still repaired. */
 static void refused_send_in_the_middle(void)
 {
 	struct fake_kernel k = fake_kernel_new();
@@ -396,7 +396,7 @@ static void nobody_to_send_to(void)
 	fake_kernel_free(&k);
 }
 
-/* Which refusals of a verdict end the run, and that the batch is answered first. */
+/* Which refusals of a verdict end drain_run(); the batch is answered first. */
 static void refusals(void)
 {
 	static const struct {
@@ -431,7 +431,7 @@ static void unusable_socket(void)
 	drain_free(d);
 }
 
-/* A socket pair cannot be connected to the kernel; see the Makefile for how this gets called. */
+/* A socket pair cannot be connected to the kernel. The Makefile wraps connect(). */
 int __wrap_connect(int fd, const struct sockaddr *to, socklen_t len);
 int __real_connect(int fd, const struct sockaddr *to, socklen_t len);
 
@@ -440,7 +440,7 @@ int __wrap_connect(int fd, const struct sockaddr *to, socklen_t len)
 	return to->sa_family == AF_NETLINK && fd >= 0 ? 0 : __real_connect(fd, to, len);
 }
 
-/* The answer to the configuration may come behind packets, which are answered as usual. */
+/* The answer to the configuration may arrive after packets, which are answered as usual. */
 static void configuration(void)
 {
 	static const int answers[] = { 0, -EPERM, -ENODEV, -EOPNOTSUPP };
@@ -465,7 +465,7 @@ static void configuration(void)
 	}
 }
 
-/* An answer to somebody else's configuration request, after ours, says nothing to us. */
+/* A later answer to another configuration request is ignored. */
 static void stray_configuration_answer(void)
 {
 	struct fake_kernel k = fake_kernel_new();
@@ -491,7 +491,7 @@ static void no_answer_to_the_configuration(void)
 	fake_kernel_free(&k);
 }
 
-/* Time stands still where this says so; see the Makefile for how it gets called. */
+/* A test can stop the clock. The Makefile wraps clock_gettime(). */
 static uint64_t frozen_us;
 
 int __wrap_clock_gettime(clockid_t clock, struct timespec *t);
@@ -506,7 +506,7 @@ int __wrap_clock_gettime(clockid_t clock, struct timespec *t)
 	return 0;
 }
 
-/* What a probe measures is the time until the packets before it have been answered. */
+/* A probe measures the time until the packets before it have been answered. */
 static void waits(void)
 {
 	static const struct {
@@ -521,7 +521,7 @@ static void waits(void)
 		{ 1, 1000001, 15 },
 		{ 1, 1000002, 16 },
 		{ 1, 1u << 31, 16 },
-		{ UINT32_MAX, UINT32_MAX + 50ull, 2 }, /* the clock in it wraps around */
+		{ UINT32_MAX, UINT32_MAX + 50ull, 2 }, /* the time in the probe wraps around */
 	};
 
 	for (size_t i = 0; i < COUNT_OF(rows); i++) {
@@ -540,7 +540,7 @@ static void waits(void)
 		frozen_us = 0;
 		CHECK(!strcmp(fake_kernel_verdicts(&k), "A1 R2 A3 A4 R5"));
 		stats = stats_of(&k);
-		CHECK(stats.sends == 2); /* what was before the probe does not wait for the rest */
+		CHECK(stats.sends == 2); /* the packets before the probe are answered first */
 		CHECK(stats.wait_us == rows[i].arrived - rows[i].sent);
 		for (size_t bucket = 0; bucket < COUNT_OF(stats.waits); bucket++)
 			CHECK(stats.waits[bucket] == (bucket == rows[i].bucket));
@@ -549,7 +549,7 @@ static void waits(void)
 	}
 }
 
-/* Receive calls are counted by the packets they brought; those without any are not. */
+/* Receive calls are counted by number of packets; those without packets are not counted. */
 static void batch_sizes(void)
 {
 	static const struct {
@@ -578,7 +578,7 @@ static void batch_sizes(void)
 
 int main(void)
 {
-	alarm(60); /* what hangs shall fail */
+	alarm(60); /* a test that hangs must fail */
 	watch_allocations();
 	verdicts_and_counters();
 	reasons_and_bytes();

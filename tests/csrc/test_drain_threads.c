@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * The drain in a thread of its own, as it runs in the service: stopped while it sleeps and under
- * load, interrupted by signals, read and reconfigured while it works. Also built with the thread
- * sanitizer.
+ * The drain in its own thread, as in the service: stopped while it sleeps and under load,
+ * interrupted by signals, and read and reconfigured while it works. Also built with
+ * ThreadSanitizer.
  */
 #include "fake_kernel.h"
 
@@ -10,7 +10,10 @@
 #include <signal.h>
 #include <time.h>
 
-enum { AT_ONCE_MS = 2000 /* on a busy machine under a sanitizer; a drain that hangs never ends */ };
+enum {
+	AT_ONCE_MS =
+	    2000 /* generous: the machine may be busy, and a drain that hangs never returns */
+};
 
 static uint64_t now_ms(void)
 {
@@ -58,7 +61,7 @@ static int join(pthread_t thread)
 		}                                     \
 	} while (0)
 
-/* What the kernel does with a message that asks for nothing but an acknowledgement. */
+/* Acknowledges no-op requests, as the kernel does. */
 static void acknowledge_noop(const struct fake_kernel *k)
 {
 	struct nlmsghdr noop = fake_kernel_take_noop(k);
@@ -82,7 +85,7 @@ static void stopped_while_asleep(void)
 	fake_kernel_free(&k);
 }
 
-/* The race that drain.h speaks of: stop at any moment between start and sleep. */
+/* The race described in drain.h: drain_stop() at any moment between start and sleep. */
 static void stopped_at_any_moment(void)
 {
 	for (int i = 0; i < 200; i++) {
@@ -94,12 +97,12 @@ static void stopped_at_any_moment(void)
 		drain_stop(k.drain);
 		acknowledge_noop(&k);
 		CHECK(join(thread) == 0);
-		CHECK(drain_run(k.drain) == 0); /* and it stays stopped */
+		CHECK(drain_run(k.drain) == 0); /* it stays stopped */
 		fake_kernel_free(&k);
 	}
 }
 
-/* The same with the real kernel, which acknowledges for every netlink protocol and every user. */
+/* The same with the real kernel, which acknowledges for every netlink protocol and any user. */
 static void stopped_by_the_real_kernel(void)
 {
 	int fd = socket(AF_NETLINK, SOCK_RAW, NETLINK_ROUTE);
@@ -107,7 +110,7 @@ static void stopped_by_the_real_kernel(void)
 	pthread_t thread;
 
 	CHECK(fd >= 0 && d);
-	/* Routing knows no queues: it answers the configuration with a refusal. */
+	/* rtnetlink has no queues, so it refuses the configuration. */
 	CHECK(drain_configure(d, 4096, DRAIN_COPY_WHOLE) == -EOPNOTSUPP);
 	drain_free(d);
 	d = drain_new(fd, FAKE_QUEUE, &vxlan_policy);
@@ -120,12 +123,12 @@ static void stopped_by_the_real_kernel(void)
 	close(fd);
 }
 
-/* Answers that nobody reads overflow the socket's buffer. The drain tells how many and goes on;
- * answers to its own probes, which overflow it, too, are not among them. */
+/* Unread acknowledgements overflow the socket's buffer. The drain counts the lost ones and goes on.
+ * Lost acknowledgements of its probes are not counted. */
 static void overrun(void)
 {
 	enum { LOST = 100 };
-	/* Acknowledged as a probe is, but none. */
+	/* Acknowledged like a probe. */
 	static const struct nlmsghdr other = {
 		.nlmsg_len = sizeof(other),
 		.nlmsg_type = NLMSG_DONE,
@@ -145,7 +148,7 @@ static void overrun(void)
 	for (int i = 0; i < LOST; i++)
 		CHECK(send(fd, &other, sizeof(other), 0) == sizeof(other));
 	drain_get_stats(d, &stats);
-	CHECK(stats.overruns < LOST); /* the probes in the buffer could still be lost */
+	CHECK(stats.overruns < LOST); /* probes in the buffer count as lost until they are read */
 	thread = start(d);
 	do {
 		drain_get_stats(d, &stats);
@@ -186,14 +189,14 @@ static void interrupted_by_signals(void)
 	fake_kernel_free(&k);
 }
 
-/* A kernel that sends packets as fast as it can and checks the order of what comes back. */
+/* A kernel that sends packets as fast as it can and checks the order of the verdicts. */
 struct load {
 	struct fake_kernel *k;
 	bool end;
 	uint32_t answered;
 };
 
-/* Reads the verdicts that are there: every packet is answered once, in order of arrival. */
+/* Reads the waiting verdicts: every packet is answered once, in order of arrival. */
 static void take_verdicts(struct load *load)
 {
 	static _Alignas(8) uint8_t bytes[MESSAGE_MAX];
@@ -254,8 +257,8 @@ static void *probe(void *data)
 	return NULL;
 }
 
-/* Counters only ever rise while they are read, probes pass, a new policy takes effect, and stopping
- * is not put off by packets that keep coming. Whatever was received has been answered by then. */
+/* Counters only rise, probes pass, a new policy takes effect, and drain_stop() works while packets
+ * keep coming. By then every received packet has been answered. */
 static void under_load(void)
 {
 	static const struct repair_policy other_port = { .ports = ONLY_PORT(4789) };
@@ -299,7 +302,7 @@ static void under_load(void)
 
 int main(void)
 {
-	alarm(60); /* what hangs shall fail */
+	alarm(60); /* a test that hangs must fail */
 	stopped_while_asleep();
 	stopped_at_any_moment();
 	/* qemu-user passes on 4 bytes of SO_MEMINFO, and acknowledgements in the host's byte order.

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* inspect(): what an outer checksum is, and by how much a wrong one is off. */
+/* inspect(): the state of an outer checksum, and by how much a wrong one is off. */
 #include "inspect.h"
 #include "packets.h"
 
@@ -23,7 +23,7 @@ static uint32_t outer_pseudo(const struct packet *p)
 	return slow_pseudo(p->bytes, UDP, p->len - p->udp);
 }
 
-/* Leaves the inner checksum to offload; the outer one is then that of the finished packet. */
+/* Makes the inner checksum partial; the outer one is right for the completed packet. */
 static void make_inner_partial(struct packet *p, const struct shape *s)
 {
 	uint8_t *l4 = p->bytes + p->inner_l4;
@@ -57,7 +57,8 @@ static void complete_inside(const struct shape *s)
 	p = right;
 	put16(p.bytes + p.udp + 6, 0);
 	CHECK(is(&p, INSPECT_ZERO, 0, INNER_RIGHT));
-	/* What the sender's kernel leaves to the NIC, when the inner checksum is complete. */
+	/* The outer checksum that the sender's kernel leaves to the NIC; the inner one is complete.
+	 */
 	put16(p.bytes + p.udp + 6, outer_pseudo(&p));
 	CHECK(is(&p, INSPECT_PARTIAL, 0, INNER_RIGHT));
 	add_to_check(&p, 1);
@@ -70,7 +71,7 @@ static void partial_inside(const struct shape *s)
 
 	make_inner_partial(&lco, s);
 	CHECK(is(&lco, INSPECT_LCO, 0, INNER_PARTIAL));
-	for (uint32_t off = 1; off < 65535; off += 13) { /* both zeros are on the way */
+	for (uint32_t off = 1; off < 65535; off += 13) { /* passes both zeros */
 		p = lco;
 		add_to_check(&p, off);
 		if (get16(p.bytes + p.udp + 6) == outer_pseudo(&p))
@@ -84,13 +85,13 @@ static void partial_inside(const struct shape *s)
 	p = lco;
 	put16(p.bytes + p.udp + 6, 0);
 	CHECK(is(&p, INSPECT_ZERO, 0, INNER_PARTIAL));
-	/* As a relay resends it: what is inside was never finished, and that is covered. */
+	/* As a relay resends it: a right outer checksum over a partial inner one. */
 	p = lco;
 	set_outer_check(&p);
 	CHECK(is(&p, INSPECT_RIGHT, 0, INNER_PARTIAL));
 }
 
-/* A new source port, and the checksum field as it was: the difference names the port. */
+/* A new source port without an update of the checksum: the difference tells the old port. */
 static void nat(const struct shape *s)
 {
 	static const uint16_t ports[] = { 1, 40001, 65535, SOURCE_PORT - 1 };
@@ -106,7 +107,7 @@ static void nat(const struct shape *s)
 	}
 }
 
-/* Found 0xffff is a computed 0, not "not computed": right where 0 is what comes out. */
+/* 0xffff stands for a computed 0 (RFC 768): right where the computation gives 0. */
 static void all_ones(void)
 {
 	static const struct shape arp = { 4, 0, 0, 0, 0, 0, 0 };
@@ -121,7 +122,7 @@ static void all_ones(void)
 	CHECK(is(&p, INSPECT_WRONG, 0xfffe, INNER_UNPROVEN));
 }
 
-/* Damage is not offload: a corrupt inner packet makes no LCO, whatever the differences are. */
+/* A corrupt inner packet is never taken for local checksum offload, whatever the differences. */
 static void corrupt_inside(const struct shape *s)
 {
 	struct packet p = build(s);
@@ -136,7 +137,7 @@ static struct inspection look_geneve(const struct packet *p)
 	return inspect_geneve((struct view){ guard_behind(p->bytes, p->len), p->len }, &any_port);
 }
 
-/* Both headers have the same length, and the number at the same place. */
+/* Both headers have the same length, and the VNI at the same offset. */
 static struct packet geneve(const struct shape *s)
 {
 	struct packet p = build(s);
@@ -160,7 +161,7 @@ static void geneve_is_judged_as_vxlan_is(const struct shape *s)
 	CHECK(look_geneve(&p).status == OUTER_NOT_VXLAN);
 }
 
-/* The options end behind the packet, with it, or in the middle of the inner frame. */
+/* The options end after the packet, with it, or in the middle of the inner frame. */
 static void geneve_options(void)
 {
 	static const struct shape arp = { 4, 0, 0, 0, 0, 0, 0 };

@@ -1,5 +1,5 @@
 /* SPDX-License-Identifier: MIT */
-/* Netlink messages: read as the kernel builds them, however damaged, and written byte by byte. */
+/* Netlink messages: read from the kernel, whole or damaged, and written byte by byte. */
 #include "messages.h"
 #include "nfqmsg.h"
 
@@ -11,9 +11,8 @@ enum { QUEUE = 0x1234, ID = 0x01020304 };
 
 static const uint8_t payload[] = "Forty-two bytes, more or less: a payload.";
 
-/* A copy in memory of its own, until the next call: aligned, as messages must be, and
- * AddressSanitizer sees every byte read behind it, where a guard page would have to leave room for
- * alignment. */
+/* Returns an allocated copy, valid until the next call. It is aligned, as messages must be, and
+ * AddressSanitizer sees reads past its end; a guard page would leave room for alignment. */
 static uint8_t *alone(const struct message *m)
 {
 	static uint8_t *copy;
@@ -110,14 +109,14 @@ static void skb_info(void)
 	}
 }
 
-/* How much of the packet there is. A packet without payload must not look like an empty one. */
+/* Copied length and length. A packet without payload must not look like an empty one. */
 static void partial_copies(void)
 {
 	static const struct {
 		const char *name;
 		bool has_payload;
 		size_t copied;
-		uint32_t cap_len; /* 0: attribute not there */
+		uint32_t cap_len; /* 0: no attribute */
 		size_t wirelen;
 	} cases[] = {
 		{ "whole", true, 20, 0, 20 },
@@ -174,7 +173,7 @@ static void odd_attributes(void)
 	CHECK(!msg.partial);
 }
 
-/* A packet that cannot be named in a verdict is no packet. */
+/* A packet without id cannot be answered, so its message is malformed. */
 static void no_usable_id(void)
 {
 	static struct message m;
@@ -214,7 +213,7 @@ static void wrong_message_lengths(void)
 	}
 }
 
-/* A datagram that ends anywhere: malformed, and not a byte read behind its end. */
+/* A datagram cut anywhere is malformed, and nothing after its end is read. */
 static void every_truncation(void)
 {
 	static struct message m;
@@ -225,7 +224,7 @@ static void every_truncation(void)
 	whole = m.len;
 	for (m.len = 1; m.len < whole; m.len++)
 		CHECK(decode_one(&m).kind == NFQMSG_MALFORMED);
-	/* The same with a header that admits to the length: then attributes are cut. */
+	/* The same with the header's length corrected: then attributes are cut. */
 	for (m.len = 16; m.len < whole; m.len++) {
 		struct nfqmsg msg;
 
@@ -254,7 +253,7 @@ static void several_messages(void)
 	CHECK(msgs[2].kind == NFQMSG_PACKET && msgs[2].id == 2 && msgs[2].caplen == 8);
 	CHECK(msgs[3].kind == NFQMSG_OTHER);
 	CHECK(msgs[4].kind == NFQMSG_PACKET && msgs[4].id == 3 && msgs[4].caplen == 7);
-	/* Behind a malformed message nothing can be trusted. */
+	/* Nothing after a malformed message can be read. */
 	m.bytes[0] = 200;
 	CHECK(decode(&m, msgs, 8) == 1);
 	CHECK(msgs[0].kind == NFQMSG_MALFORMED);
@@ -287,12 +286,12 @@ static void statuses(void)
 	CHECK(!nfqmsg_is_verdict(CONFIG_TYPE) && !nfqmsg_is_params(VERDICT_TYPE));
 	CHECK(!nfqmsg_is_verdict(NLMSG_NOOP) && !nfqmsg_is_params(NLMSG_NOOP));
 	CHECK(nfqmsg_is_noop(NLMSG_NOOP) && !nfqmsg_is_noop(VERDICT_TYPE));
-	m.len = 35; /* the last byte of struct nlmsgerr is not there */
+	m.len = 35; /* one byte short of struct nlmsgerr */
 	end_message(&m, 0);
 	CHECK(decode_one(&m).kind == NFQMSG_MALFORMED);
 }
 
-/* Netlink's own numbers are in host order, nfnetlink_queue's in network order. */
+/* Numbers of netlink are in host order, those of nfnetlink_queue in network order. */
 #if __BYTE_ORDER == __LITTLE_ENDIAN
 
 static void written_bytes(void)
@@ -329,8 +328,8 @@ static void written_bytes(void)
 	CHECK(!memcmp(buf, noop, sizeof(noop)));
 }
 
-/* A verdict with payload, built over the message that brought the packet: nothing moves, the
- * payload's bytes are as they were, and what follows the message is not touched. */
+/* A verdict with payload, built over the message that brought the packet: the payload neither moves
+ * nor changes, and the bytes after the message stay as they are. */
 static void replaced_in_place(void)
 {
 	static const uint8_t headers[] = {
@@ -358,7 +357,7 @@ static void replaced_in_place(void)
 		CHECK(!memcmp(verdict, expected, sizeof(expected)));
 		CHECK(!memcmp(verdict + 36, payload, len));
 		for (end = 36 + len; end < verdict_len; end++)
-			CHECK(!verdict[end]); /* padding says nothing about our memory */
+			CHECK(!verdict[end]); /* padding must not leak memory contents */
 		CHECK(verdict[end] == 0xa5);
 	}
 }
@@ -375,7 +374,7 @@ static void replaced_in_place(void)
 
 #endif
 
-/* Random damage to three messages in one datagram; what is reported must lie inside it. */
+/* Random damage to three messages in one datagram; results must point inside it. */
 static void mutations(void)
 {
 	enum { ROUNDS = 200000 };

@@ -2,7 +2,7 @@
 #ifndef FUZZ_H
 #define FUZZ_H
 
-/* What libFuzzer calls and offers; it has no header of its own for C. */
+/* libFuzzer's interface, for which it ships no C header. */
 
 #include <stddef.h>
 #include <stdint.h>

@@ -1,14 +1,14 @@
 /* SPDX-License-Identifier: MIT */
 /*
  * The drain on any datagram: every packet in it is counted and answered once, in order, and
- * nothing else is sent. What is a packet, and what becomes of it, is for the other targets to
- * check: here nfqmsg_next() and repair() are taken at their word.
+ * nothing else is sent. The expectation uses nfqmsg_next() and repair(), which the other targets
+ * check.
  *
  * The input is the datagram.
  */
 #include "fake_kernel.h"
 #include "fuzz.h"
-#include "mend_messages.h"
+#include "fix_messages.h"
 #include "nfqmsg.h"
 #include "tunnel.h"
 
@@ -16,14 +16,15 @@ enum { DATAGRAM_MAX = 4096 /* whose verdicts, as words, fit in WORDS_MAX */ };
 
 /**
  * struct expectation - what the drain should count and answer
- * @probes:     how many it should meet; how long they waited is the clock's affair
- * @unanswered: packets have been judged since verdicts were last sent
+ * @probes:         acknowledgements of probes; how long they waited is not predicted
+ * @accept_pending: the packets up to @last_id still need a batch verdict
+ * @unanswered:     packets have been judged since verdicts were last sent
  */
 struct expectation {
 	struct drain_stats stats;
 	char verdicts[WORDS_MAX];
 	uint64_t probes;
-	bool run_open, unanswered;
+	bool accept_pending, unanswered;
 	uint32_t last_id;
 };
 
@@ -34,16 +35,16 @@ static void expect_verdict(struct expectation *e, char verdict, uint32_t id)
 	snprintf(e->verdicts + used, WORDS_MAX - used, "%s%c%u", used ? " " : "", verdict, id);
 }
 
-static void expect_end_of_run(struct expectation *e)
+static void expect_accept(struct expectation *e)
 {
-	if (e->run_open)
+	if (e->accept_pending)
 		expect_verdict(e, 'A', e->last_id);
-	e->run_open = false;
+	e->accept_pending = false;
 }
 
 static void expect_flush(struct expectation *e)
 {
-	expect_end_of_run(e);
+	expect_accept(e);
 	e->stats.sends += e->unanswered;
 	e->unanswered = false;
 }
@@ -66,10 +67,10 @@ static void expect_packet(struct expectation *e, const struct nfqmsg *msg)
 		slot->left_wrong += repair_outcome(result.reason) == REPAIR_LEFT_WRONG;
 	}
 	if (result.verdict == REPAIR_REPLACE) {
-		expect_end_of_run(e);
+		expect_accept(e);
 		expect_verdict(e, 'R', msg->id);
 	} else {
-		e->run_open = true;
+		e->accept_pending = true;
 	}
 	e->last_id = msg->id;
 	e->unanswered = true;
@@ -113,7 +114,7 @@ static void expect_datagram(struct expectation *e, uint8_t *data, size_t size)
 	e->stats.verdict_errors++; /* the one that ends it: fake_kernel_end() */
 }
 
-/* Counts the probes and takes them out of the counters; no real one was sent or lost. */
+/* Counts the probes and removes them from the counters. The drain sent none, so none was lost. */
 static uint64_t take_probes(struct drain_stats *stats)
 {
 	uint64_t probes = 0;
@@ -139,7 +140,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	sent.len = copy.len = 0;
 	put_bytes(&sent, data, size);
 	put_bytes(&copy, data, size);
-	expected = (struct expectation){ .run_open = false };
+	expected = (struct expectation){ .accept_pending = false };
 	expect_datagram(&expected, copy.bytes, copy.len);
 	kernel = fake_kernel_new();
 	fake_kernel_send(&kernel, &sent);
@@ -153,21 +154,21 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	return 0;
 }
 
-/* The checksums of the packets in the datagram. */
-static void mend_payloads(uint8_t *data, size_t size, unsigned int choice)
+/* Fixes the packets in the datagram. */
+static void fix_payloads(uint8_t *data, size_t size, unsigned int choice)
 {
 	struct nfqmsg msg;
 	size_t at = 0;
 
 	while (nfqmsg_next(data, size, &at, &msg))
 		if (msg.kind == NFQMSG_PACKET && msg.payload)
-			mend_tunnel(msg.payload, msg.caplen, choice);
+			fix_tunnel(msg.payload, msg.caplen, choice);
 }
 
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned int seed)
 {
 	size = LLVMFuzzerMutate(data, size, max_size);
-	mend_messages(data, size, seed);
-	mend_payloads(data, size, seed >> 3);
+	fix_messages(data, size, seed);
+	fix_payloads(data, size, seed >> 3);
 	return size;
 }

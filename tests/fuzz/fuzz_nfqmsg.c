@@ -1,19 +1,19 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * nfqmsg_next() and nfqmsg_replace() on any datagram: what is found lies inside it, verdicts read
- * as the kernel would, and building them in place disturbs nothing else.
+ * nfqmsg_next() and nfqmsg_replace() on any datagram: what is found lies inside it, verdicts have
+ * the kernel's format, and building them in place changes nothing else.
  *
  * The input is the datagram.
  */
 #include "fuzz.h"
-#include "mend_messages.h"
+#include "fix_messages.h"
 #include "nfqmsg.h"
 
 #include <linux/netfilter.h>
 
 enum { QUEUE = 0x1234, PADDING_MAX = 3 };
 
-/* A copy of the input with nothing behind, so that AddressSanitizer sees a read there. */
+/* A copy of the input with nothing after it, so that AddressSanitizer sees reads past its end. */
 static uint8_t *alone(const uint8_t *data, size_t len, size_t room)
 {
 	uint8_t *copy = malloc(len + room);
@@ -24,7 +24,7 @@ static uint8_t *alone(const uint8_t *data, size_t len, size_t room)
 	return copy;
 }
 
-/* @msg was found between @start and @end. */
+/* Checks @msg, which was found between @start and @end. */
 static void check_message(const struct nfqmsg *msg, const uint8_t *start, const uint8_t *end)
 {
 	switch (msg->kind) {
@@ -44,7 +44,7 @@ static void check_message(const struct nfqmsg *msg, const uint8_t *start, const 
 	}
 }
 
-/* The headers that every verdict has. */
+/* Checks the headers that every verdict has. */
 static void check_verdict(const uint8_t *verdict, size_t len, uint16_t type, uint32_t id)
 {
 	const struct nlmsghdr header = {
@@ -62,7 +62,7 @@ static void check_verdict(const uint8_t *verdict, size_t len, uint16_t type, uin
 	CHECK(!memcmp(verdict + 24, &decision, sizeof(decision)));
 }
 
-/* A verdict with the payload of @original, built over the message that brought it. */
+/* Checks a verdict with the payload of @original, built over the message that brought it. */
 static void check_replacement(const uint8_t *verdict, size_t len, const struct nfqmsg *original)
 {
 	const size_t unpadded = NFQMSG_REPLACE_HEADROOM + original->caplen;
@@ -87,7 +87,7 @@ static void check_batch_verdict(uint32_t id)
 	check_verdict(verdict, sizeof(verdict), BATCH_TYPE, id);
 }
 
-/* Answers @msg in place; @start is its message in the writable copy, @data and @end the input. */
+/* Answers @msg in place. @copy is writable, @data the input; the message begins at @start. */
 static void replace(const struct nfqmsg *msg, const struct nfqmsg *original, uint8_t *copy,
 		    const uint8_t *data, size_t start, size_t end)
 {
@@ -135,6 +135,6 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsigned int seed)
 {
 	size = LLVMFuzzerMutate(data, size, max_size);
-	mend_messages(data, size, seed);
+	fix_messages(data, size, seed);
 	return size;
 }

@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
 /*
- * repair() and inspect() on any bytes: not only that they survive, but that what they say is true.
+ * repair() and inspect() on any bytes: they must not crash, and their results must be true.
  *
- * The first byte of the input chooses what surrounds the packet (enum option), the rest is it.
+ * The first byte of the input holds options (enum option), the rest is the packet.
  */
 #include "fuzz.h"
 #include "inspect.h"
@@ -12,7 +12,7 @@
 enum option {
 	FILL_ZERO = 0x01,
 	PARTIAL = 0x02,
-	CUT = 0x04, /* the packet was longer than what we have of it */
+	CUT = 0x04, /* the packet was not copied whole */
 	PORTS_SHIFT = 3,
 	BACKEND_SHIFT = 5,
 	ODD_ADDRESS = 0x80,
@@ -25,10 +25,10 @@ static const struct outer_ports port_lists[] = {
 	ONLY_PORT(4789),
 };
 
-/* Backends that this CPU does not have leave the one in use. */
+/* checksum_choose() ignores backends that this CPU does not support. */
 static const char *const backends[] = { "avx512", "avx2", "portable", "portable" };
 
-/* The right outer checksum, the slow way. */
+/* The right outer checksum, by the reference implementation. */
 static uint16_t plain_check(const uint8_t *packet, const struct ip_place *outer)
 {
 	const uint8_t *udp = packet + outer->l4;
@@ -40,7 +40,7 @@ static uint16_t plain_check(const uint8_t *packet, const struct ip_place *outer)
 	return sum == 0xffff ? 0xffff : (uint16_t)~sum;
 }
 
-/* How much the field is off, with the right checksum of a partial inner packet in its place. */
+/* By how much the field is off once a partial inner checksum has been computed. */
 static unsigned int plain_difference(const struct inspection *seen)
 {
 	long off = (long)seen->found - seen->expected;
@@ -61,7 +61,7 @@ static enum inspect_check plain_state(const struct inspection *seen, uint32_t ps
 	return plain_difference(seen) ? INSPECT_WRONG : INSPECT_LCO;
 }
 
-/* What inspect() says about the outer layer, against the plain computation. */
+/* Compares the result of inspect() for the outer layer with the reference. */
 static void check_inspection(const struct inspection *seen, const uint8_t *packet, size_t len)
 {
 	struct ip_place outer;
@@ -98,7 +98,7 @@ static enum repair_reason reason_of_inner(enum inner_state inner, bool was_zero)
 	}
 }
 
-/* The reason that repair() must give for a packet that inspect() saw so. */
+/* The reason that repair() must return for a packet with this result of inspect(). */
 static enum repair_reason reason_for(const struct inspection *seen, uint8_t options)
 {
 	if (options & CUT)
@@ -114,7 +114,7 @@ static enum repair_reason reason_for(const struct inspection *seen, uint8_t opti
 	return reason_of_inner(seen->inner, seen->check == INSPECT_ZERO);
 }
 
-/* Only the checksum field may have changed, to the right one. */
+/* Checks that only the checksum field has changed, to the right value. */
 static void check_replaced(const uint8_t *packet, const uint8_t *before, size_t len)
 {
 	struct ip_place outer;
@@ -172,7 +172,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 	len = size - 1;
 	shift = options & ODD_ADDRESS ? 1 : 0;
 	checksum_choose(backends[options >> BACKEND_SHIFT & 3]);
-	/* The packet ends where its memory does, so that AddressSanitizer sees a read behind it. */
+	/* The packet ends where its memory does, so AddressSanitizer sees reads past its end. */
 	memory = malloc(shift + len);
 	CHECK(memory || !(shift + len));
 	packet = memory + shift;
@@ -186,6 +186,6 @@ size_t LLVMFuzzerCustomMutator(uint8_t *data, size_t size, size_t max_size, unsi
 {
 	size = LLVMFuzzerMutate(data, size, max_size);
 	if (size)
-		mend_tunnel(data + 1, size - 1, seed);
+		fix_tunnel(data + 1, size - 1, seed);
 	return size;
 }

@@ -1,7 +1,7 @@
-"""Writes the first inputs of the fuzz targets: python -m tests.fuzz.seeds DIRECTORY.
+"""Writes the seeds of the fuzz targets: python -m tests.fuzz.seeds DIRECTORY.
 
-Packets by scapy, in every shape of tests/packets.py, right, wrong and partial, and the messages
-that bring them from the kernel.
+scapy builds packets in every shape of tests/packets.py: right, wrong and partial. The netlink
+messages hold such packets as the kernel sends them.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def shapes() -> Iterator[Shape]:
 
 
 def odd_packets() -> Iterator[bytes]:
-    """Yield what repair() has reasons not to judge, or to see differently."""
+    """Yield packets that repair() does not judge, or judges by a special rule."""
     vxlan = b"\x08" + bytes(7)
     udp = UDP(dport=PORT) / Raw(vxlan)
     yield bytes(IP(flags="MF") / udp)
@@ -66,7 +66,7 @@ def odd_packets() -> Iterator[bytes]:
 
 
 def offloaded(right: Tunnel, shape: Shape) -> Iterator[bytes]:
-    """Yield the packet with a partial inner checksum: a wrong outer one, and two that are not."""
+    """Yield the packet with a partial inner checksum: one outer checksum is wrong, two are not."""
     field = right.inner_l4 + CHECK_OFFSET[shape.transport]
     partial = right.with_bytes(field, struct.pack("!H", partial_check(right, shape)))
     yield partial.with_check(expected_check(partial) ^ 0x5555)
@@ -103,7 +103,7 @@ def message(kind: int, content: bytes) -> bytes:
 
 
 def packet_header(number: int) -> bytes:
-    """Return the attribute that names a queued packet."""
+    """Return the attribute with the id of a queued packet."""
     return attribute(PACKET_HDR, struct.pack("!IHB", number, 0x0800, 4))
 
 
@@ -138,7 +138,7 @@ def datagrams() -> Iterator[bytes]:
     yield packet(1, wrong, attribute(CAP_LEN, struct.pack("!I", len(wrong) + 1)))
     yield packet(1, b"") + packet(2, b"x") + packet(3, b"xy") + packet(4, b"xyz")
     yield packet(1, right.data) + packet(2, wrong) + packet(3, wrong) + packet(4, corrupt)
-    yield packet_message(attribute(PAYLOAD, wrong))  # without a name
+    yield packet_message(attribute(PAYLOAD, wrong))  # without an id
     yield packet_message(attribute(PAYLOAD, wrong), packet_header(1))  # no room for a verdict
     yield status(VERDICT, 0) + status(VERDICT, -2) + packet(1, wrong) + status(CONFIG, 0)
     yield packet(1, right.data) + status(NOOP, 0) + packet(2, wrong) + status(NOOP, 0)
@@ -146,7 +146,7 @@ def datagrams() -> Iterator[bytes]:
 
 
 def write(directory: Path, inputs: Iterator[bytes]) -> None:
-    """Write each input to a file of its own."""
+    """Write each input to its own file."""
     directory.mkdir(parents=True, exist_ok=True)
     for number, data in enumerate(inputs):
         (directory / f"seed{number:03}").write_bytes(data)

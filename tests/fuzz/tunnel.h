@@ -3,9 +3,9 @@
 #define TUNNEL_H
 
 /*
- * Finds the parts of a tunnel packet, independently of the code under test, and mends what blind
- * mutation nearly always breaks: lengths and checksums. Without it fuzzing would never get past
- * "malformed" and "corrupt".
+ * Finds the parts of a tunnel packet, independently of the code under test, and fixes what random
+ * mutation nearly always breaks: lengths and checksums. Otherwise almost every input would be
+ * rejected as malformed or corrupt.
  */
 
 #include "packets.h"
@@ -38,7 +38,7 @@ static inline bool find_ip(const uint8_t *bytes, size_t len, size_t ip, struct i
 	return place->l4 + SHORTEST_TRANSPORT <= len;
 }
 
-/* The frame's IP header: behind up to two VLAN tags, or bare (the GPE draft). */
+/* The inner IP header: after any VLAN tags, or without an Ethernet header (the GPE draft). */
 static inline bool find_inner_ip(const uint8_t *bytes, size_t len, size_t udp,
 				 struct ip_place *place)
 {
@@ -52,8 +52,8 @@ static inline bool find_inner_ip(const uint8_t *bytes, size_t len, size_t udp,
 	return find_ip(bytes, len, type + 2, place);
 }
 
-/* Have the lengths of the packet at @place reach to the end of the bytes. */
-static inline void mend_lengths(uint8_t *bytes, size_t len, const struct ip_place *place)
+/* Makes the lengths of the packet at @place reach to the end of the bytes. */
+static inline void fix_lengths(uint8_t *bytes, size_t len, const struct ip_place *place)
 {
 	uint8_t *ip = bytes + place->ip;
 
@@ -65,7 +65,7 @@ static inline void mend_lengths(uint8_t *bytes, size_t len, const struct ip_plac
 		put16(bytes + place->l4 + 4, len - place->l4);
 }
 
-/* Length of the transport by its own or IP's word; 0 if that is too little or too much. */
+/* Length of the transport by its own length field or IP's; 0 if that is out of range. */
 static inline size_t transport_len(const uint8_t *bytes, size_t len, const struct ip_place *place)
 {
 	const uint8_t *ip = bytes + place->ip;
@@ -76,9 +76,9 @@ static inline size_t transport_len(const uint8_t *bytes, size_t len, const struc
 	return end >= place->l4 && l4_len >= least && l4_len <= len - place->l4 ? l4_len : 0;
 }
 
-/* Make the checksums of the packet at @place right, or leave its transport's @partial. */
-static inline void mend_checks(uint8_t *bytes, size_t len, const struct ip_place *place,
-			       bool partial)
+/* Makes the checksums of the packet at @place right, or the one of its transport @partial. */
+static inline void fix_checksums(uint8_t *bytes, size_t len, const struct ip_place *place,
+				 bool partial)
 {
 	uint8_t *ip = bytes + place->ip, *l4 = bytes + place->l4;
 	size_t l4_len = transport_len(bytes, len, place);
@@ -93,8 +93,8 @@ static inline void mend_checks(uint8_t *bytes, size_t len, const struct ip_place
 		set_check(ip, place->protocol, l4, l4_len);
 }
 
-/** mend_tunnel() - mend some of the tunnel packet @bytes; the bits of @choice say what */
-static inline void mend_tunnel(uint8_t *bytes, size_t len, unsigned int choice)
+/** fix_tunnel() - fix parts of the tunnel packet @bytes, chosen by the bits of @choice */
+static inline void fix_tunnel(uint8_t *bytes, size_t len, unsigned int choice)
 {
 	struct ip_place outer, inner;
 	bool has_inner;
@@ -104,16 +104,16 @@ static inline void mend_tunnel(uint8_t *bytes, size_t len, unsigned int choice)
 	has_inner = find_inner_ip(bytes, len, outer.l4, &inner);
 	if (has_inner) {
 		if (choice & 0x01)
-			mend_lengths(bytes, len, &inner);
+			fix_lengths(bytes, len, &inner);
 		if (choice & 0x06) /* more often than not */
-			mend_checks(bytes, len, &inner, (choice & 0x38) == 0);
+			fix_checksums(bytes, len, &inner, (choice & 0x38) == 0);
 	}
 	if (choice & 0x40)
-		mend_lengths(bytes, len, &outer);
+		fix_lengths(bytes, len, &outer);
 	if (choice & 0x80)
-		mend_checks(bytes, len, &outer, (choice & 0x600) == 0);
-	if (has_inner && (choice & 0x1800) == 0) /* behind the outer one: checksum offload */
-		mend_checks(bytes, len, &inner, true);
+		fix_checksums(bytes, len, &outer, (choice & 0x600) == 0);
+	if (has_inner && (choice & 0x1800) == 0) /* after the outer one: checksum offload */
+		fix_checksums(bytes, len, &inner, true);
 	if (choice & 0x100) /* as NAT leaves it: off by the difference of two ports */
 		put16(bytes + outer.l4 + 6, get16(bytes + outer.l4 + 6) + (choice >> 16));
 }

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from csumfix_lab.node import Node
-from csumfix_lab.plan import SENDER
+from csumfix_lab.spec import SENDER
 from tests.image.seccomp import runtime_default
 from tests.kubernetes import Manifest
-from tests.lab.shim import READY_TIMEOUT, until
+from tests.lab.harness import READY_TIMEOUT, until
 
 CRUN = ["crun", "--cgroup-manager=disabled"]
 HOST_IP = SENDER.ip(False)

@@ -17,7 +17,7 @@ import pytest
 
 from csumfix_lab.node import Node
 from csumfix_lab.sandbox import Sandbox
-from tests.lab.shim import until
+from tests.lab.harness import until
 
 SCRIPT = Path(__file__).parents[2] / "iptables" / "csumfix-rules"
 PACKAGES = "firewalld,ufw,iptables,nftables,dbus"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shlex
 import subprocess
 from collections.abc import Iterator
 from importlib.metadata import version
@@ -14,7 +16,7 @@ from csumfix_lab import Lab
 from csumfix_lab.node import Node
 from tests.image.pod import Image, Pod, pod
 from tests.kubernetes import PROBES, render
-from tests.lab.shim import Load, assert_no_rules, checksum_errors, link, send
+from tests.lab.harness import Load, assert_no_rules, checksum_errors, link, send
 
 HINT = "KUBE-IPTABLES-HINT"
 NET_ADMIN_AND_NET_RAW = 1 << 12 | 1 << 13
@@ -88,6 +90,24 @@ def test_has_no_more_rights_than_the_manifest_says(running: Pod) -> None:
     with pytest.raises(subprocess.CalledProcessError) as refused:
         running.run("touch", "/opt/csumfix/file")
     assert "Read-only file system" in refused.value.stderr
+
+
+def test_doctor_finds_in_the_pod_who_sends_wrong_packets(lab: Lab, running: Pod) -> None:
+    """The pod's rights suffice for the tap, the node's counters and the bundle."""
+    bundle = "/run/csumfix/bundle.tar.gz"
+    watch = ["csumfix", "doctor", "--receiver", "--seconds=1", "--json", f"--bundle={bundle}"]
+    document = json.loads(running.run("sh", "-c", f"{shlex.join(watch)} || test $? = 7"))
+    assert document["state"] == "undecided"
+    assert [one["owner"] for one in document["counters"]] == ["this host"]
+    listed = running.run("tar", "-tzf", bundle).splitlines()
+    assert {"csumfix-bundle/iptables.txt", "csumfix-bundle/service.json"} <= set(listed)
+    text = running.run("tar", "-xzOf", bundle, "csumfix-bundle/iptables.txt")
+    assert "CSUMFIX-KERNEL" in text
+    assert "-j DNAT" in text
+    with pytest.raises(subprocess.CalledProcessError) as refused:
+        running.run("csumfix", "doctor", "--kernel")
+    assert refused.value.returncode == Exit.MISSING
+    assert "any other machine with kernel" in refused.value.stderr
 
 
 @pytest.mark.parametrize("name", ["base", "examples/monitored"])

@@ -24,7 +24,7 @@ from typing import Self
 
 from csumfix_lab import Lab
 from csumfix_lab.process import Process, only_child
-from tests.lab.shim import until
+from tests.lab.harness import until
 
 PATIENCE = 20.0
 LOG = "/run/csumfix.log"

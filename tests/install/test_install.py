@@ -5,13 +5,10 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
-import tomllib
 from pathlib import Path
 
-import click
 import pytest
 
-from csumfix import config
 from tests.install.tree import PYTHON, ROOT, files, make
 
 VENV = "/usr/local/lib/csumfix/venv"
@@ -26,13 +23,15 @@ def copy(stage: Path, tmp_path: Path) -> Path:
 
 
 def test_puts_each_file_where_it_is_looked_for(stage: Path) -> None:
-    installed = {path for path in files(stage) if not path.startswith((VENV, f"{DOC}/deploy/"))}
+    trees = (VENV, f"{DOC}/deploy/", f"{DOC}/docs/")
+    installed = {path for path in files(stage) if not path.startswith(trees)}
     assert installed == {
         "/etc/csumfix.toml",
         "/usr/local/bin/csumfix",
         "/usr/local/bin/csumfix-rules",
         UNIT,
         "/usr/local/share/bash-completion/completions/csumfix",
+        "/usr/local/share/doc/csumfix/CHANGELOG.md",
         "/usr/local/share/doc/csumfix/LICENSE",
         "/usr/local/share/doc/csumfix/README.md",
         "/usr/local/share/doc/csumfix/bench/README.md",
@@ -40,20 +39,27 @@ def test_puts_each_file_where_it_is_looked_for(stage: Path) -> None:
         "/usr/local/share/doc/csumfix/bench/results/latest.png",
         "/usr/local/share/doc/csumfix/csumfix.toml",
         "/usr/local/share/doc/csumfix/legacy-iptables.conf",
+        "/usr/local/share/fish/vendor_completions.d/csumfix.fish",
+        "/usr/local/share/man/man5/csumfix.toml.5",
+        "/usr/local/share/man/man8/csumfix-rules.8",
+        "/usr/local/share/man/man8/csumfix.8",
+        "/usr/local/share/zsh/site-functions/_csumfix",
     }
     for program in ("csumfix", "csumfix-rules"):
         assert (stage / "usr/local/bin" / program).resolve() == stage / VENV[1:] / "bin" / program
 
 
-def test_installs_alerts_dashboard_and_manifests(stage: Path) -> None:
+def test_installs_documents_alerts_dashboard_and_manifests(stage: Path) -> None:
+    trees = ("docs", "deploy/grafana", "deploy/kubernetes", "deploy/prometheus")
     shipped = subprocess.run(
-        ["git", "ls-files", "deploy/grafana", "deploy/kubernetes", "deploy/prometheus"],
+        ["git", "ls-files", *trees],
         cwd=ROOT,
         check=True,
         capture_output=True,
         text=True,
     ).stdout.split()
-    installed = {path for path in files(stage) if path.startswith(f"{DOC}/deploy/")}
+    places = (f"{DOC}/deploy/", f"{DOC}/docs/")
+    installed = {path for path in files(stage) if path.startswith(places)}
     assert installed == {f"{DOC}/{path}" for path in shipped}
 
 
@@ -73,7 +79,7 @@ def test_says_what_it_installed(tmp_path: Path) -> None:
     said = make("install", f"DESTDIR={tmp_path}", "PREFIX=/opt/csumfix")
     said = said[said.index("installed csumfix ") :]  # pip may have had something to say, too
     named = re.findall(r"/(?:opt|etc)/[\w./-]+\w", said)
-    assert len(named) == 5
+    assert len(named) == 8
     assert all((tmp_path / path[1:]).exists() for path in named), named
 
 
@@ -88,25 +94,13 @@ def test_names_its_final_place_everywhere(stage: Path) -> None:
     assert script.startswith(f"#!{VENV}/bin/python")
 
 
-def test_example_shows_the_defaults_of_all_settings(tmp_path: Path) -> None:
-    example = (ROOT / "systemd/csumfix.toml").read_text()
-    assert tomllib.loads(example) == {}
-    file = tmp_path / "csumfix.toml"
-    file.write_text(re.sub(r"^#(?=[a-z-]+ = )", "", example, flags=re.MULTILINE))
-    shown = config.read(file)
-    offered = {str(setting.name) for setting in config.SETTINGS} - {"take_over", "superseded"}
-    assert shown.keys() == offered
-    assert (
-        shown.pop("metrics") == "127.0.0.1:9478"
-    )  # the example's only setting that is no default
-    with click.Command("run", params=[*config.SETTINGS]).make_context("run", []) as context:
-        defaults = {name: context.params[name] for name in shown}
-    assert {**shown, "port": tuple(shown["port"])} == defaults
-
-
-def test_completion_is_for_bash(stage: Path) -> None:
-    script = stage / "usr/local/share/bash-completion/completions/csumfix"
-    assert "complete -o nosort -F _csumfix_completion csumfix" in script.read_text()
+def test_shells_complete(stage: Path) -> None:
+    share = stage / "usr/local/share"
+    bash = (share / "bash-completion/completions/csumfix").read_text()
+    assert "complete -o nosort -F _csumfix_completion csumfix" in bash
+    assert (share / "zsh/site-functions/_csumfix").read_text().startswith("#compdef csumfix\n")
+    fish = (share / "fish/vendor_completions.d/csumfix.fish").read_text()
+    assert "complete --no-files --command csumfix" in fish
 
 
 def test_unit_exposes_little(stage: Path) -> None:
@@ -121,7 +115,8 @@ def test_unit_exposes_little(stage: Path) -> None:
 def test_uninstall_leaves_nothing(copy: Path) -> None:
     make("uninstall", f"DESTDIR={copy}")
     assert files(copy) == set()
-    kept = ["etc", "usr", "usr/local", "usr/local/bin", "usr/local/lib", "usr/local/share"]
+    local = ("bin", "lib", "share", "share/man")  # Debian's base-files owns the last one, too
+    kept = ["etc", "usr", "usr/local", *(f"usr/local/{name}" for name in local)]
     assert sorted(str(path.relative_to(copy)) for path in copy.rglob("*")) == kept
 
 

@@ -13,10 +13,10 @@ import pytest
 
 from csumfix.errors import Exit
 from csumfix_lab import Lab
-from csumfix_lab.plan import RECEIVER, SENDER
+from csumfix_lab.spec import RECEIVER, SENDER
 from tests.install.machine import Machine
 from tests.install.tree import PYTHON, ROOT
-from tests.lab.shim import Load, assert_no_rules, checksum_errors, rules_text, send, until
+from tests.lab.harness import Load, assert_no_rules, checksum_errors, rules_text, send, until
 
 CONFIG = "/etc/csumfix.toml"
 DROP_INS = "/etc/systemd/system/csumfix.service.d"

@@ -11,7 +11,7 @@ import pytest
 
 from bench import cures, loads, measure, programs, tcp, udp
 from bench.clock import Window
-from bench.plan import FIXED, HEALTHY, station
+from bench.matrix import FIXED, HEALTHY, lab_key
 from bench.stats import Key, Sample
 from csumfix_lab import Lab
 
@@ -90,6 +90,6 @@ def test_late_and_wrong_datagrams_are_told_apart(lab: Lab) -> None:
 def test_every_lane_of_the_benchmark_cures(cause: str, cure: str) -> None:
     loads.prepare()
     key = Key(cause, FIXED, cure)
-    with measure.Stations([key], lambda _: None) as stations:
-        lab = stations[station(key)].lab
+    with measure.PreparedLabs([key], lambda _: None) as labs:
+        lab = labs[lab_key(key)].lab
         assert_in_order(udp.load(600, 1, 10_000)(lab, SECONDS))

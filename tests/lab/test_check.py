@@ -18,11 +18,11 @@ import pytest
 from scapy.utils import RawPcapReader
 
 from csumfix.core import checksum
-from csumfix_lab import Lab, plan
+from csumfix_lab import Lab, spec
 from csumfix_lab.causes import BY_NAME
 from csumfix_lab.node import Node
 from csumfix_lab.process import Process
-from tests.lab.shim import CSUMFIX, send, tcp_arrives, until
+from tests.lab.harness import CSUMFIX, send, tcp_arrives, until
 
 CAPTURE = [sys.executable, "-m", "csumfix_lab.capture", "eth0"]
 PCAP_HEADER = 24
@@ -88,8 +88,8 @@ def traffic(lab: Lab) -> None:
     lab.query(lab.pod_ip, tcp=True)
 
 
-def address(lab: Lab, end: plan.Dual) -> str:
-    return str(end.ip(lab.plan.ipv6))
+def address(lab: Lab, end: spec.Dual) -> str:
+    return str(end.ip(lab.spec.ipv6))
 
 
 def causes(document: dict[str, Any]) -> dict[str, str]:
@@ -147,13 +147,13 @@ def test_a_lying_nic_is_seen_at_the_receiver(cause: str, ipv6: bool, tmp_path: P
         live = start_live(lab, 4, "--json")
         with arrivals(lab, path):
             traffic(lab)
-        sender = address(lab, plan.SENDER)
+        sender = address(lab, spec.SENDER)
         out, _ = live.communicate(timeout=20)
         documents = [
             check(lab.receiver, "--receiver", str(path)),
             (live.returncode, json.loads(out)),
         ]
-        local = check(lab.receiver, "--local", address(lab, plan.RECEIVER), str(path))
+        local = check(lab.receiver, "--local", address(lab, spec.RECEIVER), str(path))
         undecided = check(lab.receiver, str(path))
     for code, document in [*documents, local]:
         assert (code, causes(document)) == (1, {"not_finished": "nic"})
@@ -175,7 +175,7 @@ def twice_the_address_difference(lab: Lab) -> int:
     """What the kernel adds, where it should subtract half of it."""
     new, old = (
         checksum(ip_address(address(lab, end)).packed)
-        for end in (plan.RECEIVER, plan.VIRTUAL_VTEP)
+        for end in (spec.RECEIVER, spec.VIRTUAL_VTEP)
     )
     return 2 * (new - old) % 0xFFFF
 
@@ -243,7 +243,7 @@ def test_a_healthy_sender_is_healthy_however_it_is_captured(ipv6: bool, tmp_path
         for process in running:
             process.send_signal(signal.SIGINT)
             process.wait(5)
-        local = ("--local", address(lab, plan.SENDER))
+        local = ("--local", address(lab, spec.SENDER))
         answers = [
             check(lab.sender, str(paths["any"])),
             check(lab.sender, *local, str(paths["eth0"])),
@@ -298,4 +298,4 @@ def test_live_knows_the_ports_of_the_tunnels() -> None:
 def test_a_device_that_does_not_exist(lab: Lab) -> None:
     result = lab.receiver.run([*CSUMFIX, "check", "--live", "nope\x1b[1m"], check=False)
     assert result.returncode == 2
-    assert result.stderr == "csumfix: --live: there is no device nope\\x1b[1m: see 'ip link'\n"
+    assert result.stderr == "csumfix: --live: there is no device nope\\x1b[1m; see 'ip link'\n"

@@ -9,7 +9,7 @@ from csumfix.errors import Exit
 from csumfix.service import control
 from csumfix_lab import Lab
 from csumfix_lab.process import Process
-from tests.lab.shim import CSUMFIX, Service, send, service, until
+from tests.lab.harness import CSUMFIX, Service, send, service, until
 
 NOBODY = ("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups")
 
@@ -42,11 +42,11 @@ def say(lab: Lab, line: str, *prefix: str) -> str:
 
 
 def test_strangers_may_look_but_not_touch(lab: Lab) -> None:
-    with service(lab.sender) as shim:
+    with service(lab.sender) as daemon:
         assert '"queues"' in say(lab, '{"request": "status"}\n', *NOBODY)
         for request in ("restart", "take-over"):
             assert "permission denied" in say(lab, f'{{"request": "{request}"}}\n', *NOBODY)
-        assert shim.process.poll() is None
+        assert daemon.process.poll() is None
 
 
 @pytest.mark.parametrize(
@@ -62,23 +62,23 @@ def test_strangers_may_look_but_not_touch(lab: Lab) -> None:
     ],
 )
 def test_nonsense_is_survived(lab: Lab, line: str) -> None:
-    with service(lab.sender) as shim:
+    with service(lab.sender) as daemon:
         say(lab, line)
-        assert shim.status()["service"]
-        assert len(shim.lines()) == 1, "anybody could fill the log"
+        assert daemon.status()["service"]
+        assert len(daemon.lines()) == 1, "anybody could fill the log"
 
 
 def test_silent_peers_do_not_lock_others_out(lab: Lab) -> None:
     many = "import socket, time\npeers = [socket.socket(socket.AF_UNIX) for _ in range(200)]\n"
     many += "for peer in peers: peer.connect('\\0csumfix')\n"
     many += "print('connected', flush=True); time.sleep(60)"
-    with service(lab.sender) as shim:
+    with service(lab.sender) as daemon:
         silent = lab.sender.popen(["/usr/bin/python3", "-c", many], stdout=-1)
         assert silent.stdout
         assert silent.stdout.readline() == "connected\n"
         silent.kill()
         silent.wait(5)
-        assert shim.status()["service"]
+        assert daemon.status()["service"]
         assert send(lab, 20, 512).whole
 
 
@@ -91,22 +91,22 @@ def test_strangers_do_not_lock_the_operator_out(lab: Lab) -> None:
         "    len(peers) != 30 or print('connected', flush=True)\n"
         "    time.sleep(0.01)\n"
     )
-    with service(lab.sender) as shim:
+    with service(lab.sender) as daemon:
         strangers = lab.sender.popen([*NOBODY, "/usr/bin/python3", "-c", stubborn], stdout=-1)
         assert strangers.stdout
         assert strangers.stdout.readline() == "connected\n"
-        assert shim.status()["service"]
+        assert daemon.status()["service"]
         strangers.kill()
         strangers.wait(5)
 
 
 @pytest.mark.parametrize("command", ["top", "restart"])
 def test_who_is_frozen_is_not_said_to_be_gone(lab: Lab, command: str) -> None:
-    with service(lab.sender) as shim:
-        shim.process.send_signal(signal.SIGSTOP)
+    with service(lab.sender) as daemon:
+        daemon.process.send_signal(signal.SIGSTOP)
         refused = lab.sender.run([*CSUMFIX, command], check=False)
         status = lab.sender.run([*CSUMFIX, "status"], check=False)
-        shim.process.send_signal(signal.SIGCONT)
+        daemon.process.send_signal(signal.SIGCONT)
         assert refused.returncode == Exit.BROKEN
         assert "does not answer" in refused.stderr
         assert status.returncode == Exit.NEGATIVE
@@ -133,7 +133,7 @@ def test_a_taken_name_is_told_with_its_owner(lab: Lab) -> None:
         assert len(refused.stderr.splitlines()) == 1
     squatter.kill()
     squatter.wait(5)
-    assert control.ask() is None
+    assert control.status() is None
 
 
 FAKE_PREDECESSOR = """
@@ -162,16 +162,16 @@ def fake_predecessor(lab: Lab, behaviour: str) -> Process:
 
 def test_a_predecessor_that_falls_silent_does_not_hold_up_its_successor(lab: Lab) -> None:
     fake = fake_predecessor(lab, "falls silent")
-    with service(lab.sender, "--take-over", ready=20) as shim:
-        assert "does not answer" in shim.lines()[0]
+    with service(lab.sender, "--take-over", ready=20) as daemon:
+        assert "does not answer" in daemon.lines()[0]
         assert send(lab, 20, 512).whole
         fake.kill()
         fake.wait(5)
-        until(lambda: known_status(shim), 10, lambda: str(shim.lines()))
+        until(lambda: known_status(daemon), 10, lambda: str(daemon.lines()))
 
 
-def known_status(shim: Service) -> bool | None:
-    return shim.status()["service"] is not None or None
+def known_status(daemon: Service) -> bool | None:
+    return daemon.status()["service"] is not None or None
 
 
 def test_a_successor_withdraws_before_a_predecessor_that_has_gone_on(lab: Lab) -> None:

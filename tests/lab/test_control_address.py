@@ -11,7 +11,7 @@ from csumfix.errors import Exit
 from csumfix_lab import Lab
 from csumfix_lab.node import Node
 from csumfix_lab.process import Process
-from tests.lab.shim import (
+from tests.lab.harness import (
     CSUMFIX,
     HEALTHY,
     Load,
@@ -83,14 +83,14 @@ def background(node: Node, code: str, *arguments: str) -> Iterator[Process]:
         process.communicate()
 
 
-def pid_of(shim: Service) -> int:
-    return int(shim.status()["service"]["pid"])
+def pid_of(daemon: Service) -> int:
+    return int(daemon.status()["service"]["pid"])
 
 
-def stop(lab: Lab, shim: Service) -> None:
+def stop(lab: Lab, daemon: Service) -> None:
     """Stop the successor, which is no child of ours."""
-    lab.sender.run(["kill", str(pid_of(shim))])
-    until(lambda: shim.status()["service"] is None or None, 10, lambda: str(shim.lines()))
+    lab.sender.run(["kill", str(pid_of(daemon))])
+    until(lambda: daemon.status()["service"] is None or None, 10, lambda: str(daemon.lines()))
     assert_no_rules(lab.sender)
 
 
@@ -104,45 +104,45 @@ def name_owner(node: Node) -> str:
 def test_a_thief_of_the_name_does_not_end_the_repair_during_a_restart(
     lab: Lab, attempt: int
 ) -> None:
-    with service(lab.sender) as shim:
-        old = pid_of(shim)
+    with service(lab.sender) as daemon:
+        old = pid_of(daemon)
         with background(lab.sender, THIEF):
             said = lab.sender.run([*CSUMFIX, "restart"]).stdout
-            assert shim.process.wait(10) == 0
-            new = pid_of(shim)
+            assert daemon.process.wait(10) == 0
+            new = pid_of(daemon)
             assert new != old
             assert said.startswith(f"process {new}, version ")
             assert send(lab, 20, 512).whole
-            taken = [line for line in shim.lines() if "has the name" in line]
+            taken = [line for line in daemon.lines() if "has the name" in line]
             assert len(taken) <= 1, taken  # now and then the successor is quicker
             if taken:
                 assert " of user 65534 " in taken[0]
                 status = lab.sender.run([*CSUMFIX, "status"]).stdout
                 assert " of user 65534 has the name" in status
-        until(lambda: name_owner(lab.sender) == str(new) or None, 10, lambda: str(shim.lines()))
-        stop(lab, shim)
+        until(lambda: name_owner(lab.sender) == str(new) or None, 10, lambda: str(daemon.lines()))
+        stop(lab, daemon)
 
 
 def test_without_a_path_the_name_is_taken_back_and_the_repair_goes_on(lab: Lab) -> None:
     lab.sender.run(["install", "-d", "-o", "65534", DIRECTORY])  # not ours: cannot be used
-    with service(lab.sender) as shim:
+    with service(lab.sender) as daemon:
         with background(lab.sender, THIEF):
             restart = lab.sender.popen([*CSUMFIX, "restart"], stdout=-1, stderr=-1)
-            shim.wait_for("ready", count=2)
-            assert shim.process.wait(10) == 0
+            daemon.wait_for("ready", count=2)
+            assert daemon.process.wait(10) == 0
             assert send(lab, 20, 512).whole
             status = lab.sender.run([*CSUMFIX, "status"], check=False).stdout
             assert "of user 65534 has the name of csumfix's socket, and is not believed" in status
         out, err = restart.communicate(timeout=30)
         assert (restart.returncode, err) == (0, "")
-        assert out.startswith(f"process {pid_of(shim)}, version ")
-        stop(lab, shim)
+        assert out.startswith(f"process {pid_of(daemon)}, version ")
+        stop(lab, daemon)
 
 
 def test_a_stranger_with_the_name_cannot_keep_the_service_from_starting(lab: Lab) -> None:
-    with background(lab.sender, THIEF), service(lab.sender) as shim:
+    with background(lab.sender, THIEF), service(lab.sender) as daemon:
         assert send(lab, 20, 512).whole
-        assert pid_of(shim)
+        assert pid_of(daemon)
         second = lab.sender.run([*CSUMFIX, "run"], check=False, timeout=20)
         assert second.returncode == Exit.IN_USE
         assert "runs already" in second.stderr
@@ -174,22 +174,22 @@ def test_each_network_namespace_has_a_service_of_its_own(lab: Lab) -> None:
 
 
 def test_one_service_is_enough_even_if_the_second_has_a_run_of_its_own(lab: Lab) -> None:
-    with service(lab.sender) as shim:
+    with service(lab.sender) as daemon:
         refused = lab.sender.run([*OWN_RUN, *CSUMFIX, "run"], check=False, timeout=20)
         assert refused.returncode == Exit.IN_USE
         assert "runs already" in refused.stderr
         with service(lab.sender, "--take-over", prefix=OWN_RUN) as new:
-            assert shim.process.wait(10) == 0
+            assert daemon.process.wait(10) == 0
             assert pid_of(new) != 0
 
 
 def test_a_socket_left_behind_by_a_killed_service_is_replaced(lab: Lab) -> None:
-    with service(lab.sender) as shim:
-        shim.process.kill()
-        shim.process.wait(5)
+    with service(lab.sender) as daemon:
+        daemon.process.kill()
+        daemon.process.wait(5)
         assert lab.sender.run([*CSUMFIX, "status"], check=False).returncode == Exit.NEGATIVE
-    with service(lab.sender) as shim:
-        assert pid_of(shim)
+    with service(lab.sender) as daemon:
+        assert pid_of(daemon)
         assert len(lab.sender.run(["ls", DIRECTORY]).stdout.split()) == 1
 
 
@@ -207,15 +207,15 @@ def all_ticks(lab: Lab, pid: int) -> int:
 
 def test_a_storm_of_connections_costs_a_bounded_share_and_locks_nobody_out(lab: Lab) -> None:
     """Without a bound the main thread used 86 % of a CPU."""
-    with service(lab.sender) as shim:
-        pid = pid_of(shim)
+    with service(lab.sender) as daemon:
+        pid = pid_of(daemon)
         load = Load(lab)
         with background(lab.sender, STORM, "control"):
             before = main_thread_ticks(lab, pid)
             time.sleep(SECONDS)
             used = main_thread_ticks(lab, pid) - before
             began = time.monotonic()
-            assert shim.status()["service"]["pid"] == pid
+            assert daemon.status()["service"]["pid"] == pid
             took = time.monotonic() - began
         load.assert_whole()
         print(f"{used} ticks in {SECONDS} s, status took {took:.2f} s")
@@ -226,8 +226,8 @@ def test_a_storm_of_connections_costs_a_bounded_share_and_locks_nobody_out(lab: 
 @pytest.mark.parametrize("kind", ["hurried", "patient"])
 def test_a_storm_at_the_metrics_costs_a_bounded_share(lab: Lab, kind: str) -> None:
     """Without a bound it cost 40 % of a CPU."""
-    with service(lab.sender, "--metrics=127.0.0.1:9478") as shim:
-        pid = pid_of(shim)
+    with service(lab.sender, "--metrics=127.0.0.1:9478") as daemon:
+        pid = pid_of(daemon)
         with background(lab.sender, STORM, kind):
             before = all_ticks(lab, pid)
             time.sleep(SECONDS)

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import pytest
 
 from csumfix_lab import CAUSES, Lab
-from tests.lab.shim import (
+from tests.lab.harness import (
     QUEUE,
     SIZES,
     Service,
@@ -48,8 +48,8 @@ def assert_bug(lab: Lab, cause: str) -> None:
     assert (checksum_errors(lab) > errors) is broken
 
 
-def lane(shim: Service) -> str:
-    (port,) = shim.status()["service"]["lanes"]
+def lane(daemon: Service) -> str:
+    (port,) = daemon.status()["service"]["lanes"]
     return str(port["lane"])
 
 
@@ -60,10 +60,10 @@ def test_no_cause_is_forgotten() -> None:
 @pytest.mark.parametrize("cause", ["none", *NAT])
 def test_the_default_cures_what_nat_does_without_a_queue(lab: Lab, cause: str) -> None:
     assert_bug(lab, cause)
-    with service(lab.sender) as shim:
+    with service(lab.sender) as daemon:
         assert_all_arrives(lab)
-        assert lane(shim) == "kernel"
-        assert sum(shim.reasons().values()) == 0
+        assert lane(daemon) == "kernel"
+        assert sum(daemon.reasons().values()) == 0
     # The service, and nothing else, was the cure.
     assert_bug(lab, cause)
 
@@ -71,29 +71,29 @@ def test_the_default_cures_what_nat_does_without_a_queue(lab: Lab, cause: str) -
 @pytest.mark.parametrize("cause", SEEN_LEAVING)
 def test_the_default_cures_what_it_sees_leaving(lab: Lab, cause: str) -> None:
     assert_bug(lab, cause)
-    with service(lab.sender, *OPTIONS.get(cause, ())) as shim:
+    with service(lab.sender, *OPTIONS.get(cause, ())) as daemon:
         send(lab, 1, 64)  # the first packet is the evidence
-        shim.wait_for("warning: port 8472: now in the queue lane")
+        daemon.wait_for("warning: port 8472: now in the queue lane")
         assert_all_arrives(lab)
-        assert lane(shim) == "queue"
-        assert shim.reasons()["recomputed"] >= 50 * len(SIZES)
+        assert lane(daemon) == "queue"
+        assert daemon.reasons()["recomputed"] >= 50 * len(SIZES)
     assert_bug(lab, cause)
 
 
 @pytest.mark.parametrize("cause", CAUSES)
 def test_the_queue_lane_cures_everything_by_itself(lab: Lab, cause: str) -> None:
     assert_bug(lab, cause)
-    with service(lab.sender, QUEUE, *OPTIONS.get(cause, ())) as shim:
+    with service(lab.sender, QUEUE, *OPTIONS.get(cause, ())) as daemon:
         assert_all_arrives(lab)
-        reasons = shim.reasons()
+        reasons = daemon.reasons()
     assert (reasons["recomputed"] >= 50 * len(SIZES)) is (cause in ("dnat", *SEEN_LEAVING))
     assert_bug(lab, cause)
 
 
 @pytest.mark.parametrize("cause", ["dnat"])
 def test_several_queues(lab: Lab) -> None:
-    with service(lab.sender, QUEUE, "--queues", "3", "--queue-base", "40") as shim:
+    with service(lab.sender, QUEUE, "--queues", "3", "--queue-base", "40") as daemon:
         assert send(lab, 600, 1400, flows=30).whole
-        queues = shim.status()["service"]["queues"]
+        queues = daemon.status()["service"]["queues"]
     assert set(queues) == {"40", "41", "42"}
     assert all(queue["packets"] for queue in queues.values())

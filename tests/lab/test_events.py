@@ -11,7 +11,7 @@ import pytest
 
 from csumfix_lab import Lab
 from csumfix_lab.process import Process
-from tests.lab.shim import (
+from tests.lab.harness import (
     CSUMFIX,
     HEALTHY,
     LANES,
@@ -67,11 +67,11 @@ def running(lab: Lab, command: list[str]) -> Iterator[Process]:
         process.wait(5)
 
 
-def cpu_share(shim: Service, seconds: float) -> float:
+def cpu_share(daemon: Service, seconds: float) -> float:
     """Return which share of a CPU the service and the programs that it runs take."""
 
     def ticks() -> int:
-        stat = Path(f"/proc/{shim.process.command_pid()}/stat").read_text()
+        stat = Path(f"/proc/{daemon.process.command_pid()}/stat").read_text()
         return sum(map(int, stat.rpartition(")")[2].split()[11:15]))
 
     before = ticks()
@@ -90,10 +90,10 @@ LITTLE = 0.25
 def test_events_about_other_devices_cost_little(lab: Lab, count: int, rate: int) -> None:
     add_tunnels(lab, count)
     link(lab, "add other0 type bridge")
-    with service(lab.sender, ready=60) as shim:
-        until_settled(shim)
+    with service(lab.sender, ready=60) as daemon:
+        until_settled(daemon)
         with running(lab, [sys.executable, "-c", TOGGLE, "other0", str(rate)]):
-            assert cpu_share(shim, 4) < LITTLE
+            assert cpu_share(daemon, 4) < LITTLE
             link(lab, "add late0 type vxlan id 9 dstport 4789")
             wait_for_rules(lab.sender, "4789", timeout=20)
 
@@ -101,20 +101,20 @@ def test_events_about_other_devices_cost_little(lab: Lab, count: int, rate: int)
 @HEALTHY
 def test_a_tunnel_that_goes_up_and_down_costs_little(lab: Lab) -> None:
     add_tunnels(lab, 600)
-    with service(lab.sender, ready=60) as shim:
-        until_settled(shim)
+    with service(lab.sender, ready=60) as daemon:
+        until_settled(daemon)
         with running(lab, [sys.executable, "-c", TOGGLE, "vx7", "2000"]):
-            assert cpu_share(shim, 4) < LITTLE
+            assert cpu_share(daemon, 4) < LITTLE
 
 
 @HEALTHY
 def test_tunnels_that_come_and_go_all_the_time_cost_a_bounded_share(lab: Lab) -> None:
     add_tunnels(lab, 600)
     add = "ip link add vxn type vxlan id 5 dstport 4444"
-    with service(lab.sender, ready=60) as shim:
-        until_settled(shim)
+    with service(lab.sender, ready=60) as daemon:
+        until_settled(daemon)
         with running(lab, ["sh", "-c", f"while :; do {add}; sleep 0.02; ip link del vxn; done"]):
-            assert cpu_share(shim, 8) < 0.4
+            assert cpu_share(daemon, 8) < 0.4
         link(lab, "add late0 type vxlan id 9 dstport 4789")
         wait_for_rules(lab.sender, "4789", timeout=30)
 
@@ -129,10 +129,10 @@ def test_tunnels_that_come_and_go_all_the_time_cost_a_bounded_share(lab: Lab) ->
     ids=["table nat", "table mangle"],
 )
 def test_rules_of_others_that_change_all_the_time_cost_little(lab: Lab, change: str) -> None:
-    with service(lab.sender) as shim:
-        until_settled(shim)
+    with service(lab.sender) as daemon:
+        until_settled(daemon)
         with running(lab, ["sh", "-c", f"while :; do {change}; done"]):
-            assert cpu_share(shim, 5) < LITTLE
+            assert cpu_share(daemon, 5) < LITTLE
             rules = rules_text(lab.sender).count("CSUMFIX")
             lab.sender.run(["iptables", "-w", "-t", "mangle", "-F", "OUTPUT"])
             until(
@@ -142,9 +142,9 @@ def test_rules_of_others_that_change_all_the_time_cost_little(lab: Lab, change: 
             )
 
 
-def until_settled(shim: Service) -> None:
+def until_settled(daemon: Service) -> None:
     """Wait until the service has done what a start leaves to do."""
-    until(lambda: cpu_share(shim, 0.5) == 0 or None, 30, lambda: "it is always busy")
+    until(lambda: cpu_share(daemon, 0.5) == 0 or None, 30, lambda: "it is always busy")
 
 
 # Nothing is missed
@@ -153,21 +153,21 @@ def until_settled(shim: Service) -> None:
 @HEALTHY
 def test_a_change_is_seen_though_its_event_is_lost(lab: Lab) -> None:
     link(lab, "add other0 type bridge")
-    with service(lab.sender) as shim:
-        until_settled(shim)
-        shim.process.send_signal(signal.SIGSTOP)
+    with service(lab.sender) as daemon:
+        until_settled(daemon)
+        daemon.process.send_signal(signal.SIGSTOP)
         with running(lab, [sys.executable, "-c", TOGGLE, "other0", "1e9"]) as toggle:
-            until(lambda: netlink_drops(lab, shim) or None, 20, lambda: "no event is lost")
+            until(lambda: netlink_drops(lab, daemon) or None, 20, lambda: "no event is lost")
             toggle.kill()
             toggle.wait()
         link(lab, "add late0 type vxlan id 9 dstport 4789")
-        shim.process.send_signal(signal.SIGCONT)
+        daemon.process.send_signal(signal.SIGCONT)
         wait_for_rules(lab.sender, "4789", timeout=5)
 
 
-def netlink_drops(lab: Lab, shim: Service) -> int:
+def netlink_drops(lab: Lab, daemon: Service) -> int:
     """Return how many netlink events the service has lost."""
-    (pid,) = {shim.process.command_pid()}
+    (pid,) = {daemon.process.command_pid()}
     lines = Path(f"/proc/{pid}/net/netlink").read_text().splitlines()[1:]
     return sum(int(line.split()[8]) for line in lines)
 
@@ -175,12 +175,12 @@ def netlink_drops(lab: Lab, shim: Service) -> int:
 @pytest.mark.parametrize("lab", ["stateless"], indirect=True)
 def test_an_underlay_is_found_when_the_remote_end_becomes_known(lab: Lab) -> None:
     rebuild(lab, UNBOUND, forwarding=False)
-    with service(lab.sender) as shim:
-        until_settled(shim)
+    with service(lab.sender) as daemon:
+        until_settled(daemon)
         forward(lab)
         time.sleep(1.5)
         assert not send(lab, 10, 64).whole
-        shim.wait_for("warning: port 8472: now in the queue lane", 5)
+        daemon.wait_for("warning: port 8472: now in the queue lane", 5)
         assert send(lab, 20, 512).whole
 
 
@@ -189,13 +189,13 @@ def test_an_underlay_is_followed_when_the_route_changes(lab: Lab) -> None:
     rebuild(lab, UNBOUND)
     link(lab, "add under0 link eth0 type macvlan mode bridge")
     link(lab, "set under0 up")
-    with service(lab.sender) as shim:
-        until_settled(shim)
+    with service(lab.sender) as daemon:
+        until_settled(daemon)
         route = "ip route add 192.0.2.200/32 dev under0 src 192.0.2.1"
         lab.sender.run(route.split())
         time.sleep(1.5)
         assert not send(lab, 10, 64).whole
-        assert "under0" in shim.wait_for("warning: port 8472: now in the queue lane", 5)
+        assert "under0" in daemon.wait_for("warning: port 8472: now in the queue lane", 5)
         assert send(lab, 20, 512).whole
 
 
@@ -206,15 +206,15 @@ def test_an_underlay_is_followed_when_the_route_changes(lab: Lab) -> None:
 @pytest.mark.parametrize("count", [125, 600, 1000])
 def test_many_tunnels(lab: Lab, count: int) -> None:
     add_tunnels(lab, count)
-    with service(lab.sender, ready=60) as shim:
-        (ready,) = [line for line in shim.lines() if line.startswith("ready")]
+    with service(lab.sender, ready=60) as daemon:
+        (ready,) = [line for line in daemon.lines() if line.startswith("ready")]
         assert len(ready) < 1000
         errors = checksum_errors(lab)
         assert send(lab, 50, 512).whole
         assert checksum_errors(lab) == errors
         status = lab.sender.run([*CSUMFIX, "status"]).stdout
         top = lab.sender.run([*CSUMFIX, "top", "--once"]).stdout
-        assert len(shim.status()["tunnels"]) == count + 1
+        assert len(daemon.status()["tunnels"]) == count + 1
     assert status.startswith(f"all is well: {count + 1} tunnel ports")
     assert f"and {count - 39} more; for all: csumfix status --json" in status
     assert len(status.splitlines()) < 160
@@ -246,12 +246,12 @@ def test_a_device_changes_under_load(
     lab: Lab, lane: str, changes: list[str], there: str | None
 ) -> None:
     lab.sender.run(["ip", "netns", "add", "elsewhere"])
-    with service(lab.sender, lane) as shim:
+    with service(lab.sender, lane) as daemon:
         load = Load(lab)
         batch = "\n".join(f"link {change}" for change in changes)
         lab.sender.run(["ip", "-batch", "-"], input=batch)
         wanted = {lab.device, *filter(None, [there])}
-        until(lambda: tunnels(shim) == wanted or None, 5, lambda: str(tunnels(shim)))
+        until(lambda: tunnels(daemon) == wanted or None, 5, lambda: str(tunnels(daemon)))
         wait_for_rules(lab.sender, "4789", present=bool(there), timeout=5)
         load.assert_whole()
 
@@ -267,16 +267,16 @@ def test_the_devices_of_a_change_go_in_the_middle_of_it(
     prefix = ["env", f"CSUMFIX_IPTABLES={tmp_path}/iptables"]
     for name in ("iptables", "iptables-save", "ip6tables-save", "ip6tables-restore"):
         (tmp_path / name).symlink_to(f"/usr/sbin/{name}")
-    with service(lab.sender, lane, prefix=prefix) as shim:
+    with service(lab.sender, lane, prefix=prefix) as daemon:
         load = Load(lab)
         link(lab, OTHER)
         time.sleep(0.5)  # the rules are being loaded
         link(lab, "del other0")
         wait_for_rules(lab.sender, "4789", timeout=5)
         wait_for_rules(lab.sender, "4789", present=False, timeout=10)
-        assert not [line for line in shim.lines() if line.startswith("error")]
+        assert not [line for line in daemon.lines() if line.startswith("error")]
         load.assert_whole()
 
 
-def tunnels(shim: Service) -> set[str]:
-    return {tunnel["name"] for tunnel in shim.status()["service"]["tunnels"]}
+def tunnels(daemon: Service) -> set[str]:
+    return {tunnel["name"] for tunnel in daemon.status()["service"]["tunnels"]}

@@ -10,7 +10,7 @@ import pytest
 
 from csumfix.text import LINE
 from csumfix_lab import Lab
-from tests.lab.shim import CSUMFIX, HEALTHY, send, service
+from tests.lab.harness import CSUMFIX, HEALTHY, send, service
 
 HOSTILE = (b"vx\xff0", b"[red]vx", b"vx\x1b[31m", "vx\u202e".encode(), b"vx\x9b2J")
 METRICS = "127.0.0.1:9478"
@@ -34,13 +34,13 @@ def add_devices(lab: Lab, names: Sequence[bytes], folder: Path) -> None:
 @HEALTHY
 def test_no_name_of_a_device_breaks_or_steers_what_is_shown(lab: Lab, tmp_path: Path) -> None:
     add_devices(lab, HOSTILE, tmp_path)
-    with service(lab.sender, f"--metrics={METRICS}") as shim:
+    with service(lab.sender, f"--metrics={METRICS}") as daemon:
         shown = {
             " ".join(command): lab.sender.run([*CSUMFIX, *command], check=False).stdout
             for command in (["status"], ["status", "--json"], ["top", "--once", "--interval=0.1"])
         }
         shown["metrics"] = lab.sender.run([sys.executable, "-c", SCRAPE]).stdout
-        shown["log"] = "\n".join(shim.lines())
+        shown["log"] = "\n".join(daemon.lines())
         json.loads(shown["status --json"])
         for where, text in shown.items():
             assert "[red]vx" in text, where
@@ -58,15 +58,15 @@ def test_readiness_does_not_depend_on_how_many_devices_there_are(
     manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     manager.bind(str(tmp_path / "notify"))
     monkeypatch.setenv("NOTIFY_SOCKET", str(tmp_path / "notify"))
-    with service(lab.sender, f"--metrics={METRICS}", ready=30) as shim:
+    with service(lab.sender, f"--metrics={METRICS}", ready=30) as daemon:
         manager.settimeout(5)
         messages = [manager.recv(1 << 20) for _ in range(3)]
         messages.remove(b"WATCHDOG=1")
         assert messages[0] == b"READY=1"
         assert messages[1].startswith(b"STATUS=")
         assert len(messages[1]) < PIPE_BUF
-        assert max(map(len, shim.lines())) <= LINE
-        status = shim.status()
+        assert max(map(len, daemon.lines())) <= LINE
+        status = daemon.status()
         assert len(status["tunnels"]) == status["service"]["tunnels_count"] == 1101
         assert len(status["service"]["tunnels"]) == len(status["service"]["lanes"]) == 1000
         scraped = lab.sender.run([sys.executable, "-c", SCRAPE]).stdout

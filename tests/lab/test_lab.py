@@ -15,8 +15,8 @@ import pytest
 from csumfix.errors import CsumfixError, Exit
 from csumfix_lab import CAUSES, Lab, Node
 from csumfix_lab.demo import main as demo
-from csumfix_lab.plan import CLIENT_POD_IP, CLIENT_POD_IP6
 from csumfix_lab.session import run_session
+from csumfix_lab.spec import CLIENT_POD_IP, CLIENT_POD_IP6
 
 ROOT = Path(__file__).resolve().parents[2]
 SYSTEM_PYTHON = (
@@ -494,7 +494,7 @@ def test_refused_namespaces_are_explained() -> None:
     assert result.stdout.count("\n") == 1
 
 
-# A root directory that is no mount point, with all of the machine below it.
+# A root directory that is not a mount point, with all of the machine below it.
 CHROOT = """
 mount -t tmpfs tmpfs "$1"
 mkdir "$1/root"
@@ -508,7 +508,7 @@ exec chroot . "$@"
 """
 
 
-def test_a_root_that_is_no_mount_point_is_explained(tmp_path: Path) -> None:
+def test_a_root_that_is_not_a_mount_point_is_explained(tmp_path: Path) -> None:
     """In a chroot nothing lacks CAP_SYS_ADMIN."""
     chroot = ["unshare", "--user", "--map-root-user", "--mount", "sh", "-euc", CHROOT, "sh"]
     result = subprocess.run(
@@ -520,7 +520,7 @@ def test_a_root_that_is_no_mount_point_is_explained(tmp_path: Path) -> None:
     )
     assert result.stdout.startswith("KERNEL: cannot create namespaces (unshare:")
     assert "Invalid argument" in result.stdout
-    assert "no mount point" in result.stdout
+    assert "not a mount point" in result.stdout
     assert "CAP_SYS_ADMIN" not in result.stdout
     assert result.stdout.count("\n") == 1
 

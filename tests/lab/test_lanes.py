@@ -19,14 +19,15 @@ import pytest
 from csumfix.errors import Exit
 from csumfix.host.rules import SCRIPT
 from csumfix_lab import Lab
-from csumfix_lab.plan import RECEIVER, VIRTUAL_VTEP
-from tests.lab.shim import (
+from csumfix_lab.spec import RECEIVER, VIRTUAL_VTEP
+from tests.lab.harness import (
     CSUMFIX,
     HEALTHY,
     QUEUE,
     Load,
     Order,
     Service,
+    on_other_kernel,
     pipeline,
     rules_text,
     send,
@@ -44,24 +45,24 @@ ROUNDS = 3
 NOISE = 50  # segments out of order or retransmitted; see test_order.py
 
 
-def lanes(shim: Service) -> dict[int, dict[str, Any]]:
-    return {one["port"]: one for one in shim.status()["service"]["lanes"]}
+def lanes(daemon: Service) -> dict[int, dict[str, Any]]:
+    return {one["port"]: one for one in daemon.status()["service"]["lanes"]}
 
 
-def lane(shim: Service) -> str:
-    (one,) = lanes(shim).values()
+def lane(daemon: Service) -> str:
+    (one,) = lanes(daemon).values()
     return str(one["lane"])
 
 
-def wait_for_lane(shim: Service, wanted: str, timeout: float = 5.0) -> None:
-    until(lambda: lane(shim) == wanted or None, timeout, lambda: str(shim.lines()))
+def wait_for_lane(daemon: Service, wanted: str, timeout: float = 5.0) -> None:
+    until(lambda: lane(daemon) == wanted or None, timeout, lambda: str(daemon.lines()))
 
 
 def sets(lab: Lab) -> str:
     return lab.sender.run(["ipset", "list", "-n"]).stdout
 
 
-def assert_left_when_idle(lab: Lab, shim: Service) -> None:
+def assert_left_when_idle(lab: Lab, daemon: Service) -> None:
     """Nothing of the queue lane is left soon after the flows have fallen idle."""
     until(
         lambda: "CSUMFIX-LEAVE" not in rules_text(lab.sender) or None,
@@ -70,7 +71,7 @@ def assert_left_when_idle(lab: Lab, shim: Service) -> None:
     )
     assert "CSUMFIX-QUEUE" not in rules_text(lab.sender)
     until(lambda: "csumfix" not in sets(lab) or None, 1, lambda: sets(lab))
-    assert not any(one["leaving_queue"] for one in lanes(shim).values())
+    assert not any(one["leaving_queue"] for one in lanes(daemon).values())
 
 
 # Evidence
@@ -87,12 +88,12 @@ def test_what_leaves_wrong_is_in_the_queue_lane_within_half_a_second(lab: Lab) -
     took, allowed = [], []
     for _ in range(ROUNDS):
         allowed.append(max(0.5, 3 * seconds_to_load_rules(lab)))
-        with service(lab.sender, *options) as shim:
+        with service(lab.sender, *options) as daemon:
             time.sleep(0.8)  # it looks once more at what may have changed while it started
             delivery = send(lab, 100, 64, rate=100)
             took.append((delivery.sent - delivery.intact) / 100)
-            wait_for_lane(shim, "queue", 0.5)
-            assert "off by" in lanes(shim)[8472]["why"]
+            wait_for_lane(daemon, "queue", 0.5)
+            assert "off by" in lanes(daemon)[8472]["why"]
     assert min(took) > 0, "nothing was wrong"
     assert median(took) < median(allowed), (took, allowed)
 
@@ -118,28 +119,28 @@ def test_of_two_tunnels_only_the_sick_one_changes_its_lane(lab: Lab) -> None:
         node.run(["ip", "addr", "add", f"10.9.0.{here[-1]}/24", "dev", "vx2"])
         node.run(["ip", "link", "set", "vx2", "up"])
     ping = ["ping", "-q", "-c20", "-i0.02", "-W1", "10.9.0.2"]
-    with service(lab.sender) as shim:
+    with service(lab.sender) as daemon:
         assert "20 received" in lab.sender.run(ping).stdout
         send(lab, 5, 64)
-        shim.wait_for("warning: port 8472: now in the queue lane")
+        daemon.wait_for("warning: port 8472: now in the queue lane")
         assert "20 received" in lab.sender.run(ping).stdout
         assert send(lab, 20, 64).whole
-        found = lanes(shim)
+        found = lanes(daemon)
         assert (found[4789]["lane"], found[8472]["lane"]) == ("kernel", "queue")
         assert found[4789]["departures"]["right"] >= 40
         assert "wrong" not in found[4789]["departures"]
-        assert sum("now in the" in line for line in shim.lines()) == 1
-        assert shim.status()["service"]["lane_changes"] == 1
+        assert sum("now in the" in line for line in daemon.lines()) == 1
+        assert daemon.status()["service"]["lane_changes"] == 1
 
 
 # Changes under load
 
 
-def set_lane(shim: Service, file: Path, wanted: str) -> None:
+def set_lane(daemon: Service, file: Path, wanted: str) -> None:
     """Have the service read a file in which the lane is another."""
     file.write_text(f'lane = "{wanted}"')
-    shim.process.send_signal(signal.SIGHUP)
-    wait_for_lane(shim, wanted)
+    daemon.process.send_signal(signal.SIGHUP)
+    wait_for_lane(daemon, wanted)
 
 
 @HEALTHY
@@ -147,16 +148,16 @@ def test_the_operator_changes_lanes_under_load(lab: Lab, tmp_path: Path) -> None
     """Both directions twice, without a packet lost, doubled or late."""
     file = tmp_path / "csumfix.toml"
     file.write_text('lane = "kernel"')
-    with service(lab.sender, f"--config={file}") as shim:
+    with service(lab.sender, f"--config={file}") as daemon:
         load = Load(lab)
         for wanted in ("queue", "kernel", "queue", "kernel"):
-            set_lane(shim, file, wanted)
+            set_lane(daemon, file, wanted)
             time.sleep(1.8)  # longer than flows are recorded before they leave
         assert "CSUMFIX-LEAVE" in rules_text(lab.sender), "the flows are not idle yet"
         load.assert_whole_and_in_order()
-        assert_left_when_idle(lab, shim)
-        assert shim.status()["service"]["lane_changes"] == 4
-        assert sum(shim.reasons().values()) > 20_000
+        assert_left_when_idle(lab, daemon)
+        assert daemon.status()["service"]["lane_changes"] == 4
+        assert sum(daemon.reasons().values()) > 20_000
 
 
 @HEALTHY
@@ -182,18 +183,18 @@ def test_a_successor_may_come_while_flows_leave_the_queue_lane(lab: Lab, tmp_pat
 @CAUSE
 def test_evidence_changes_lanes_under_load(lab: Lab) -> None:
     """What is lost was dropped for its checksum before the change; nothing else, nothing late."""
-    with service(lab.sender, "--hold=1") as shim:
+    with service(lab.sender, "--hold=1") as daemon:
         move_tunnel(lab, RECEIVER.ip(False))
         load = Load(lab)
         assert load.dropped() == 0
-        assert lane(shim) == "kernel"
+        assert lane(daemon) == "kernel"
         move_tunnel(lab, VIRTUAL_VTEP.ip(False))
-        wait_for_lane(shim, "queue")
+        wait_for_lane(daemon, "queue")
         time.sleep(0.5)
         dropped = load.dropped()
         time.sleep(0.5)
         move_tunnel(lab, RECEIVER.ip(False))
-        wait_for_lane(shim, "kernel")
+        wait_for_lane(daemon, "kernel")
         time.sleep(1.8)
         assert "CSUMFIX-LEAVE" in rules_text(lab.sender), "the flows are not idle yet"
         delivery = load.delivery()
@@ -201,13 +202,13 @@ def test_evidence_changes_lanes_under_load(lab: Lab) -> None:
         assert delivery.sent - delivery.arrived == dropped
         assert delivery.intact == delivery.different == delivery.arrived
         assert delivery.late == 0
-        assert lanes(shim)[8472]["why"] == "nothing was wrong for 1 s"
-        assert_left_when_idle(lab, shim)
+        assert lanes(daemon)[8472]["why"] == "nothing was wrong for 1 s"
+        assert_left_when_idle(lab, daemon)
 
 
 def move_tunnel(lab: Lab, remote: str) -> None:
     """Have the tunnel send to another address of the receiver: a bug that comes and goes."""
-    entry = [lab.plan.receiver.mac, "dev", lab.device, "dst", remote, "self", "permanent"]
+    entry = [lab.spec.receiver.mac, "dev", lab.device, "dst", remote, "self", "permanent"]
     lab.sender.run(["bridge", "fdb", "replace", *entry])
 
 
@@ -221,20 +222,20 @@ def test_lanes_change_under_a_bulk_transfer(lab: Lab, tmp_path: Path) -> None:
     """
     file = tmp_path / "csumfix.toml"
     file.write_text('lane = "kernel"')
-    with service(lab.sender, f"--config={file}") as shim:
+    with service(lab.sender, f"--config={file}") as daemon:
 
         def change() -> None:
             for wanted in ("queue", "kernel"):
                 time.sleep(0.2)
-                set_lane(shim, file, wanted)
+                set_lane(daemon, file, wanted)
 
         changed, still = [], []
         for _ in range(ROUNDS):
             still.append(pipeline(lab, 2.5))
             with beside(change):
                 changed.append(pipeline(lab, 2.5))
-            assert_left_when_idle(lab, shim)
-        assert shim.status()["service"]["lane_changes"] == 2 * ROUNDS
+            assert_left_when_idle(lab, daemon)
+        assert daemon.status()["service"]["lane_changes"] == 2 * ROUNDS
         assert all(order.intact for order in (*changed, *still))
         for what in ("out_of_order", "retransmitted"):
             assert of(what, changed) <= of(what, still) + NOISE, (changed, still)
@@ -284,9 +285,9 @@ def test_a_lane_and_its_reason_survive_successors_and_reloads(lab: Lab) -> None:
         load.wait(5)
 
 
-def assert_same(before: dict[str, Any], shim: Service) -> None:
+def assert_same(before: dict[str, Any], daemon: Service) -> None:
     """The port is in its lane for the same reason since the same time."""
-    now = lanes(shim)[8472]
+    now = lanes(daemon)[8472]
     assert (now["lane"], now["why"]) == (before["lane"], before["why"])
     assert now["seconds"] > before["seconds"]
 
@@ -304,12 +305,12 @@ def met_in_kernel(lab: Lab, command: list[str], packets: int) -> str | None:
 
 @CAUSE
 def test_status_top_and_metrics_show_lanes(lab: Lab) -> None:
-    with service(lab.sender, "--metrics=127.0.0.1:9478") as shim:
+    with service(lab.sender, "--metrics=127.0.0.1:9478") as daemon:
         move_tunnel(lab, RECEIVER.ip(False))
         assert send(lab, 20, 64).whole
         move_tunnel(lab, VIRTUAL_VTEP.ip(False))
         send(lab, 5, 64)
-        wait_for_lane(shim, "queue")
+        wait_for_lane(daemon, "queue")
         assert send(lab, 30, 64).whole
         for command in (["status"], ["top", "--once", "--interval=0.1"]):
             # The rules' counters are read when they are some seconds old.
@@ -350,7 +351,7 @@ def tracked(lab: Lab) -> int:
 
 @HEALTHY
 def test_conntrack_stays_off_until_there_is_nat(lab: Lab) -> None:
-    with service(lab.sender) as shim:
+    with service(lab.sender) as daemon:
         load = Load(lab)
         time.sleep(1)
         assert tracked(lab) == 0
@@ -364,8 +365,8 @@ def test_conntrack_stays_off_until_there_is_nat(lab: Lab) -> None:
         )
         assert tracked(lab) > 0
         load.assert_whole()
-        assert len(shim.lines()) == 1, shim.lines()
-        assert shim.status()["service"]["rule_repairs"] == 0
+        assert len(daemon.lines()) == 1, daemon.lines()
+        assert daemon.status()["service"]["rules_restored"] == 0
 
 
 # Kernels that lack something
@@ -389,14 +390,14 @@ def test_without_the_checksum_target_the_queue_lane_does_it_all(
         wrapper.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
     assert not send(lab, 10, 64).whole
-    with service(lab.sender) as shim:
+    with service(lab.sender) as daemon:
         assert send(lab, 50, 64).whole
         assert send(lab, 50, 1400).whole
-        assert lane(shim) == "queue"
+        assert lane(daemon) == "queue"
         lab.sender.run(["ip", "link", "add", "vx2", *VXLAN.split()])
-        until(lambda: len(lanes(shim)) == 2 or None, 5, lambda: str(shim.lines()))
-        assert {one["lane"] for one in lanes(shim).values()} == {"queue"}
-        said = [line for line in shim.lines() if "kernel lane" in line]
+        until(lambda: len(lanes(daemon)) == 2 or None, 5, lambda: str(daemon.lines()))
+        assert {one["lane"] for one in lanes(daemon).values()} == {"queue"}
+        said = [line for line in daemon.lines() if "kernel lane" in line]
         assert len(said) == 1, said
         assert said[0].startswith("warning: the kernel lane cannot be used here"), said
         assert "no kernel lane: " in lab.sender.run([*CSUMFIX, "status"]).stdout
@@ -404,23 +405,13 @@ def test_without_the_checksum_target_the_queue_lane_does_it_all(
 
 @pytest.mark.parametrize("lab", ["snat", "dnat"], indirect=True)
 def test_without_nfqueue_the_kernel_lane_does_what_it_can(lab: Lab) -> None:
-    code = (
-        "import sys; from pathlib import Path; from csumfix import cli, errors\n"
-        "from csumfix.host import queues\n"
-        "from csumfix.service import pool\n"
-        "queues.PROC_QUEUES = pool.PROC_QUEUES = Path('/proc/net/netfilter/none')\n"
-        "def refuse(*_):\n"
-        "    raise errors.CsumfixError('this kernel has no NFQUEUE', errors.Exit.KERNEL)\n"
-        "pool.Queue = refuse; del sys.argv[1:4]; cli.main()"
-    )
-    with service(lab.sender, prefix=[sys.executable, "-c", code]) as shim:
+    prefix = on_other_kernel("no-queues")
+    with service(lab.sender, prefix=prefix) as daemon:
         assert send(lab, 50, 64).whole
-        assert lane(shim) == "kernel"
-        assert shim.status()["service"]["queues"] == {}
-        said = [line for line in shim.lines() if "there is no queue lane" in line]
-        assert len(said) == 1, shim.lines()
-    refused = lab.sender.run(
-        [sys.executable, "-c", code, "", "", "", "run", QUEUE], check=False, timeout=20
-    )
+        assert lane(daemon) == "kernel"
+        assert daemon.status()["service"]["queues"] == {}
+        said = [line for line in daemon.lines() if "there is no queue lane" in line]
+        assert len(said) == 1, daemon.lines()
+    refused = lab.sender.run([*prefix, "run", QUEUE], check=False, timeout=20)
     assert refused.returncode == Exit.KERNEL
     assert "no NFQUEUE" in refused.stderr.splitlines()[-1]

@@ -15,7 +15,7 @@ import pytest
 from csumfix.errors import Exit
 from csumfix_lab import Lab
 from csumfix_lab.node import Node
-from tests.lab.shim import QUEUE, Sink, assert_no_rules, send, sender, service, until
+from tests.lab.harness import QUEUE, Sink, assert_no_rules, send, sender, service, until
 from tests.prometheus import PROMETHEUS, dashboard_expressions, promtool
 
 METRICS = "--metrics=127.0.0.1:9478"
@@ -125,7 +125,7 @@ def prometheus(node: Node, directory: Path) -> Iterator[Prometheus]:
 
 def test_prometheus_sees_what_was_sent(lab: Lab, tmp_path: Path) -> None:
     with (
-        service(lab.sender, QUEUE, "--queues=2", METRICS) as shim,
+        service(lab.sender, QUEUE, "--queues=2", METRICS) as daemon,
         prometheus(lab.sender, tmp_path) as server,
     ):
         assert send(lab, 300, 512, flows=20).whole
@@ -137,7 +137,7 @@ def test_prometheus_sees_what_was_sent(lab: Lab, tmp_path: Path) -> None:
         assert server.value("csumfix_rules_loaded") == 1
         info = f'csumfix_tunnel_info{{device="{lab.device}",vni="1",port="8472",family="4"}}'
         assert server.value(info) == 1
-        state = shim.status()["service"]
+        state = daemon.status()["service"]
         total = sum(queue["bytes"] for queue in state["queues"].values())
         assert server.value("sum(csumfix_bytes_total)") == total
         assert server.value(f'csumfix_build_info{{version="{state["version"]}"}}') == 1
@@ -201,16 +201,16 @@ def test_the_port_of_another_program_is_refused(lab: Lab) -> None:
 def test_a_reload_moves_the_metrics(lab: Lab, tmp_path: Path) -> None:
     file = tmp_path / "csumfix.toml"
     file.write_text("")
-    with service(lab.sender, f"--config={file}") as shim, foreign_server(lab.sender):
+    with service(lab.sender, f"--config={file}") as daemon, foreign_server(lab.sender):
         for count, address in enumerate(("127.0.0.1:9479", "[::1]:9479"), start=1):
             file.write_text(f'metrics = "{address}"')
-            shim.process.send_signal(signal.SIGHUP)
-            shim.wait_for("reloaded", count=count)
+            daemon.process.send_signal(signal.SIGHUP)
+            daemon.wait_for("reloaded", count=count)
             text = get(lab.sender, f"http://{address}/metrics").stdout
             assert "csumfix_config_last_reload_successful 1.0" in text
         file.write_text('metrics = "127.0.0.1:9478"')
-        shim.process.send_signal(signal.SIGHUP)
-        shim.wait_for("error: reload failed")
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.wait_for("error: reload failed")
         text = get(lab.sender, "http://[::1]:9479/metrics").stdout
         assert "csumfix_config_last_reload_successful 0.0" in text
         assert send(lab, 10, 64).whole
@@ -236,14 +236,14 @@ def test_a_successor_serves_the_metrics(lab: Lab) -> None:
 def test_scraping_at_full_load_loses_nothing(lab: Lab) -> None:
     """Scraped without a pause, by two at a time, while packets come as fast as they can."""
     packets = 60_000
-    with service(lab.sender, QUEUE, METRICS) as shim:
+    with service(lab.sender, QUEUE, METRICS) as daemon:
         sink = Sink(lab, packets)
         load = sender(lab, packets, 512, flows=16)
         scrapers = [lab.sender.popen(SCRAPER, stdin=PIPE, stdout=PIPE) for _ in range(2)]
         assert load.wait(60) == 0
         scrapes = [int(scraper.communicate(timeout=10)[0]) for scraper in scrapers]
         assert sink.delivery().whole
-        (queue,) = shim.status()["service"]["queues"].values()
+        (queue,) = daemon.status()["service"]["queues"].values()
         assert queue["packets"] + queue["overruns"] == packets
         assert queue["kernel"]["queue_dropped"] == queue["kernel"]["user_dropped"] == 0
         assert min(scrapes) > 0
@@ -253,12 +253,12 @@ def test_scraping_at_full_load_loses_nothing(lab: Lab) -> None:
 def test_probes_do_not_blur_the_count_of_overruns(lab: Lab) -> None:
     """A full buffer loses probes, too, which the kernel counts together with the packets."""
     packets = 20_000
-    with service(lab.sender, QUEUE, METRICS) as shim:
+    with service(lab.sender, QUEUE, METRICS) as daemon:
         sink = Sink(lab, packets)
-        shim.process.send_signal(signal.SIGSTOP)
+        daemon.process.send_signal(signal.SIGSTOP)
         assert sender(lab, packets, 1400, flows=400, rate=packets).wait(30) == 0
-        shim.process.send_signal(signal.SIGCONT)
+        daemon.process.send_signal(signal.SIGCONT)
         assert sink.delivery().whole
-        (queue,) = shim.status()["service"]["queues"].values()
+        (queue,) = daemon.status()["service"]["queues"].values()
         assert queue["overruns"] > 0
         assert queue["packets"] + queue["overruns"] == packets

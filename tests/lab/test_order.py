@@ -24,7 +24,7 @@ from statistics import median
 import pytest
 
 from csumfix_lab import Lab
-from tests.lab.shim import gso, pipeline, service
+from tests.lab.harness import gso, pipeline, service
 
 ROUNDS = 3
 PAIRS = 2_000

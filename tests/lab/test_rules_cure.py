@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from csumfix_lab import Lab
-from tests.lab.shim import Load, assert_all_arrives, send
+from tests.lab.harness import Load, assert_all_arrives, send
 from tests.lab.test_rules_script import OLD_RULES
 
 SCRIPT = Path(__file__).parents[2] / "iptables" / "csumfix-rules"
@@ -55,7 +55,7 @@ def test_kernel_lane_cures(lab: Lab, cause: str, iptables: str, gate: str) -> No
     assert send(lab, 10, 64).whole is not broken
     rules(lab, iptables, "apply", "--port=8472", f"--gate={gate}")
     if broken and gate == "auto":
-        family = 6 if lab.plan.ipv6 else 4
+        family = 6 if lab.spec.ipv6 else 4
         assert f"family={family} lane=kernel state=present ports=8472 gate=conntrack" in rules(
             lab, iptables, "status"
         )
@@ -89,7 +89,7 @@ def listener(lab: Lab) -> Iterator[None]:
 def test_upgrade_loses_no_packet_and_leaves_none_uncured(
     lab: Lab, iptables: str, lane: str
 ) -> None:
-    family = "ip6tables" if lab.plan.ipv6 else "iptables"
+    family = "ip6tables" if lab.spec.ipv6 else "iptables"
     restore = iptables.replace("iptables", family) + "-restore"
     # Not those of "csumfix trace": packets of a queue without listener leave uncured.
     old_rules = [line for line in OLD_RULES.splitlines(True) if "TRACE" not in line]

@@ -401,7 +401,7 @@ def test_jumps_stay_where_they_are(node: Node) -> None:
     assert targets(node, "POSTROUTING") == ["CSUMFIX-QUEUE", "RETURN"]
 
 
-def test_flush_is_noticed_and_mended(node: Node) -> None:
+def test_flush_is_noticed_and_restored(node: Node) -> None:
     node.apply(*LANES)
     node.must(node.iptables, "-t", "mangle", "-F")
     found = node.check(*LANES)
@@ -457,7 +457,7 @@ ALL_CHAINS = ("--gate=conntrack", "--kernel-port=8472", "--kernel-port=4789", *L
     ],
     ids=str,
 )
-def test_edited_rules_are_noticed_and_mended(
+def test_edited_rules_are_noticed_and_restored(
     node: Node, change: list[str], lane: str, found: str
 ) -> None:
     node.add_set()

@@ -8,7 +8,7 @@ import pytest
 
 from csumfix.errors import Exit
 from csumfix_lab import Lab
-from tests.lab.shim import (
+from tests.lab.harness import (
     CSUMFIX,
     HEALTHY,
     LANES,
@@ -30,16 +30,16 @@ from tests.lab.shim import (
 
 
 def test_a_device_that_comes_later_is_repaired_within_a_second(lab: Lab) -> None:
-    with service(lab.sender) as shim:
+    with service(lab.sender) as daemon:
         link(lab, "add late0 type vxlan id 9 dstport 4789 local 192.0.2.1")
         wait_for_rules(lab.sender, "4789,8472")
-        shim.wait_for("changed")
+        daemon.wait_for("changed")
 
 
 def test_waits_when_there_is_no_device(lab: Lab) -> None:
     link(lab, f"del {lab.device}")
-    with service(lab.sender) as shim:
-        assert shim.lines() == ["ready: no vxlan device yet; waiting for one"]
+    with service(lab.sender) as daemon:
+        assert daemon.lines() == ["ready: no vxlan device yet; waiting for one"]
         assert_no_rules(lab.sender)
         link(lab, "add new0 type vxlan id 9 dstport 4789 local 192.0.2.1")
         wait_for_rules(lab.sender, "4789")
@@ -54,10 +54,10 @@ def test_a_deleted_device_takes_its_rules_along(lab: Lab) -> None:
 
 @pytest.mark.parametrize("mtu", [1400, 65_478, 65_535])
 def test_no_mtu_changes_the_rules(lab: Lab, mtu: int) -> None:
-    with service(lab.sender) as shim:
+    with service(lab.sender) as daemon:
         rules = rules_text(lab.sender)
         link(lab, f"add wide0 mtu {mtu} type vxlan id 9 dstport 8472 local 192.0.2.1")
-        shim.wait_for("ready")
+        daemon.wait_for("ready")
         time.sleep(1)
         assert rules_text(lab.sender) == rules
         link(lab, "add late0 type vxlan id 10 dstport 4789 local 192.0.2.1")
@@ -78,18 +78,18 @@ def test_a_collect_metadata_device_counts_for_both_families(lab: Lab) -> None:
 @LANES
 @pytest.mark.parametrize("sig", [signal.SIGTERM, signal.SIGINT])
 def test_stopping_under_load_loses_nothing(lab: Lab, lane: str, sig: signal.Signals) -> None:
-    with service(lab.sender, lane) as shim:
+    with service(lab.sender, lane) as daemon:
         load = Load(lab)
-        assert shim.stop(sig) == 0
+        assert daemon.stop(sig) == 0
         assert_no_rules(lab.sender)
         load.assert_whole()
 
 
 @HEALTHY
 def test_traffic_goes_on_after_kill_9(lab: Lab) -> None:
-    with service(lab.sender, QUEUE) as shim:
+    with service(lab.sender, QUEUE) as daemon:
         load = Load(lab)
-        shim.stop(signal.SIGKILL)
+        daemon.stop(signal.SIGKILL)
         delivery = load.delivery()
         # What the kernel had queued is lost with its owner; design.md measured 28.
         assert delivery.sent - delivery.arrived < 4096
@@ -102,9 +102,9 @@ def test_traffic_goes_on_after_kill_9(lab: Lab) -> None:
 
 @HEALTHY
 def test_a_frozen_service_lets_through_what_its_socket_cannot_hold(lab: Lab) -> None:
-    with service(lab.sender, QUEUE) as shim:
-        assert send_while_stopped(lab, shim.process, 20_000, 1400, 20_000).whole
-        (queue,) = shim.status()["service"]["queues"].values()
+    with service(lab.sender, QUEUE) as daemon:
+        assert send_while_stopped(lab, daemon.process, 20_000, 1400, 20_000).whole
+        (queue,) = daemon.status()["service"]["queues"].values()
         assert queue["overruns"] + queue["packets"] == 20_000
 
 
@@ -189,9 +189,9 @@ def test_wrong_arguments(lab: Lab) -> None:
 
 
 def test_status_shows_everything(lab: Lab) -> None:
-    with service(lab.sender, QUEUE, "--queues", "2") as shim:
+    with service(lab.sender, QUEUE, "--queues", "2") as daemon:
         assert send(lab, 20, 64, flows=20).whole
-        state = shim.status()
+        state = daemon.status()
         text = lab.sender.run([*CSUMFIX, "status"]).stdout
     (tunnel,) = state["tunnels"]
     assert (tunnel["name"], tunnel["port"], tunnel["family"]) == (lab.device, 8472, "4")
@@ -199,7 +199,7 @@ def test_status_shows_everything(lab: Lab) -> None:
     assert all(queue["copy_range"] >= 65531 for queue in state["queues"])
     assert {"jump", "queue-0", "queue-1"} <= {rule["role"] for rule in state["rules"]}
     assert sum(q["packets"] for q in state["service"]["queues"].values()) == 20
-    assert text.startswith("all is well: 1 port looked after, 1 in the queue lane")
+    assert text.startswith("all is well: 1 port, 0 in the kernel lane, 1 in the queue lane")
     for word in (lab.device, "recomputed", "queue-0"):
         assert word in text
     stopped = lab.sender.run([*CSUMFIX, "status", "--json"], check=False)
@@ -208,15 +208,15 @@ def test_status_shows_everything(lab: Lab) -> None:
 
 def test_an_idle_service_uses_hardly_any_cpu(lab: Lab) -> None:
     """The egress tap looks once per second whether its device has become busy."""
-    with service(lab.sender) as shim:
+    with service(lab.sender) as daemon:
         time.sleep(0.3)
-        before = cpu_ticks(shim)
+        before = cpu_ticks(daemon)
         time.sleep(5)
-        assert cpu_ticks(shim) - before <= 1  # 0.2 %
+        assert cpu_ticks(daemon) - before <= 1  # 0.2 %
 
 
-def cpu_ticks(shim: Service) -> int:
+def cpu_ticks(daemon: Service) -> int:
     """User and system time of the service in clock ticks."""
-    stat = Path(f"/proc/{shim.process.command_pid()}/stat").read_text()
+    stat = Path(f"/proc/{daemon.process.command_pid()}/stat").read_text()
     fields = stat.rpartition(")")[2].split()
     return int(fields[11]) + int(fields[12])

@@ -5,28 +5,37 @@ import time
 import pytest
 
 from csumfix_lab import Lab
-from tests.lab.shim import CSUMFIX, HEALTHY, Service, checksum_errors, link, send, service, until
+from tests.lab.harness import (
+    CSUMFIX,
+    HEALTHY,
+    Service,
+    checksum_errors,
+    link,
+    send,
+    service,
+    until,
+)
 from tests.lab.tunnel import UNBOUND, rebuild
 
 WITHOUT_NET_RAW = ("setpriv", "--bounding-set=-net_raw", "--inh-caps=-net_raw")
 
 
-def looked_at(shim: Service) -> int:
-    (lane,) = shim.status()["service"]["lanes"]
+def looked_at(daemon: Service) -> int:
+    (lane,) = daemon.status()["service"]["lanes"]
     return int(sum(lane["departures"].values()))
 
 
 @pytest.mark.parametrize("lab", ["snat"], indirect=True)
 def test_without_permission_it_says_so_once_and_the_kernel_lane_works(lab: Lab) -> None:
-    with service(lab.sender, prefix=WITHOUT_NET_RAW) as shim:
-        shim.wait_for("warning: the egress tap sees nothing")
+    with service(lab.sender, prefix=WITHOUT_NET_RAW) as daemon:
+        daemon.wait_for("warning: the egress tap sees nothing")
         errors = checksum_errors(lab)
         assert send(lab, 50, 512).whole
         assert checksum_errors(lab) == errors
-        assert looked_at(shim) == 0
+        assert looked_at(daemon) == 0
         shown = lab.sender.run([*CSUMFIX, "status"]).stdout
         assert "no egress tap: no permission to open packet sockets (CAP_NET_RAW)" in shown
-        assert len([line for line in shim.lines() if "egress tap" in line]) == 1
+        assert len([line for line in daemon.lines() if "egress tap" in line]) == 1
 
 
 @HEALTHY
@@ -41,18 +50,18 @@ def test_without_permission_it_says_so_once_and_the_kernel_lane_works(lab: Lab) 
 def test_it_goes_on_looking_when_the_underlay_comes_back(
     lab: Lab, changes: tuple[str, ...]
 ) -> None:
-    with service(lab.sender) as shim:
+    with service(lab.sender) as daemon:
         assert send(lab, 20, 512).whole
-        until(lambda: looked_at(shim) >= 20 or None, 5, lambda: str(shim.status()))
+        until(lambda: looked_at(daemon) >= 20 or None, 5, lambda: str(daemon.status()))
         for change in changes:
             link(lab, change)
-        before = looked_at(shim)
+        before = looked_at(daemon)
 
         def sees_more() -> bool | None:
             send(lab, 5, 512)
-            return looked_at(shim) > before or None
+            return looked_at(daemon) > before or None
 
-        until(sees_more, 15, lambda: str(shim.status()))
+        until(sees_more, 15, lambda: str(daemon.status()))
 
 
 BRIDGE = """
@@ -72,9 +81,9 @@ def test_it_sees_a_bridge_that_carries_the_tunnel(ipv6: bool, bound: bool) -> No
         lab.sender.run(["sh", "-eu"], input=BRIDGE)
         checksum = "noudp6zerocsumtx" if ipv6 else UNBOUND
         rebuild(lab, f"{checksum} dev under0" if bound else checksum)
-        with service(lab.sender) as shim:
+        with service(lab.sender) as daemon:
             send(lab, 5, 64)
-            assert " left under0 " in shim.wait_for("warning: port 8472: now in the queue lane")
+            assert " left under0 " in daemon.wait_for("warning: port 8472: now in the queue lane")
             assert send(lab, 20, 512).whole
 
 
@@ -85,17 +94,17 @@ def test_an_underlay_may_go_while_it_is_watched(lab: Lab) -> None:
     link(lab, "set under0 up")
     route = "ip route add 192.0.2.200/32 dev under0 src 192.0.2.1"
     lab.sender.run(route.split())
-    with service(lab.sender) as shim:
+    with service(lab.sender) as daemon:
         time.sleep(1.5)
         link(lab, "del under0")  # and its route; that by eth0 remains
         time.sleep(1.5)
         send(lab, 5, 64)
-        assert " left eth0 " in shim.wait_for("warning: port 8472: now in the queue lane")
+        assert " left eth0 " in daemon.wait_for("warning: port 8472: now in the queue lane")
         assert send(lab, 20, 512).whole
 
 
 @HEALTHY
 def test_it_can_be_turned_off(lab: Lab) -> None:
-    with service(lab.sender, "--tap-pause=0") as shim:
+    with service(lab.sender, "--tap-pause=0") as daemon:
         assert send(lab, 20, 512).whole
-        assert looked_at(shim) == 0
+        assert looked_at(daemon) == 0

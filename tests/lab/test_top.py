@@ -15,7 +15,7 @@ import pytest
 
 from csumfix.errors import Exit
 from csumfix_lab import Lab
-from tests.lab.shim import QUEUE, sender, service
+from tests.lab.harness import QUEUE, sender, service
 
 TOP = [sys.executable, "-m", "csumfix", "top"]
 ESCAPE = "\x1b"

@@ -16,7 +16,7 @@ from scapy.layers.inet import IP
 from csumfix.errors import Exit
 from csumfix_lab import Lab
 from csumfix_lab.node import Node
-from tests.lab.shim import (
+from tests.lab.harness import (
     CSUMFIX,
     HEALTHY,
     QUEUE,
@@ -210,7 +210,7 @@ def test_devices_may_have_odd_names(lab: Lab, tmp_path: Path, name: str) -> None
     lab.sender.run(["ip", "link", "set", "eth0", "name", name])
     lab.sender.run(["ip", "link", "set", name, "up"])
     with tracer(lab, tmp_path, "--bad-only") as trace:
-        assert trace.lines()[0].endswith(f"port 8472 on {name}; Ctrl-C ends it")
+        assert trace.lines()[0].endswith(f"port 8472 on {name}; stop with Ctrl-C")
         send(lab, 2, 64)
         assert f"bytes by {name}\n" in trace.wait_for_blocks(1)[0]
 
@@ -275,7 +275,7 @@ def test_an_output_that_nobody_reads_costs_sight_only(lab: Lab, tmp_path: Path) 
     with tracer(lab, tmp_path, stdout=subprocess.PIPE) as trace:
         assert send(lab, 20_000, 1400, flows=8, rate=9_000).whole
         trace.stop()
-    assert trace.number(r"(\d+) more were not looked at") > 1000
+    assert trace.number(r"(\d+) more were missed") > 1000
 
 
 # Refusals: one line, the documented exit code, and nothing changed

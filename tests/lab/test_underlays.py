@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import pytest
 
 from csumfix_lab import Lab
-from tests.lab.shim import LANES, checksum_errors, send, service, tcp_arrives
+from tests.lab.harness import LANES, checksum_errors, send, service, tcp_arrives
 from tests.lab.tunnel import rebuild
 
 COUNT = 30
@@ -84,7 +84,7 @@ def lab(underlay: str, bug: str) -> Iterator[Lab]:
         rebuild(lab, what.options)
         if bug == "snat":
             iptables = "ip6tables" if what.ipv6 else "iptables"
-            rule = f"-A POSTROUTING -p udp --dport {lab.plan.port} -j MASQUERADE --random-fully"
+            rule = f"-A POSTROUTING -p udp --dport {lab.spec.port} -j MASQUERADE --random-fully"
             lab.sender.run([iptables, "-t", "nat", *rule.split()])
         yield lab
 

@@ -12,13 +12,13 @@ def rebuild(lab: Lab, options: str, *, forwarding: bool = True) -> None:
     options: of the new device, besides its number, its port and its MAC address.
     forwarding: whether to make the FDB entry of the other end, too; see forward().
     """
-    here, there = lab.plan.client, lab.plan.receiver
-    family = "-6" if lab.plan.ipv6 else "-4"
+    here, there = lab.spec.client, lab.spec.receiver
+    family = "-6" if lab.spec.ipv6 else "-4"
     vtep, vtep6 = there.vtep.ip(False), there.vtep.ip(True)
     script = f"""
 ip link del {lab.device}
-ip {family} link add {lab.device} mtu {lab.plan.tunnel_mtu} address {here.mac} \
-    type vxlan id 1 dstport {lab.plan.port} nolearning {options}
+ip {family} link add {lab.device} mtu {lab.spec.tunnel_mtu} address {here.mac} \
+    type vxlan id 1 dstport {lab.spec.port} nolearning {options}
 ip link set {lab.device} up
 ip addr add {here.vtep.v4} dev {lab.device}
 ip addr add {here.vtep.v6} dev {lab.device} nodad
@@ -34,5 +34,5 @@ ip route add {there.pod_net.v6} via {vtep6} dev {lab.device} onlink
 
 def forward(lab: Lab) -> None:
     """Make the FDB entry of the tunnel's other end."""
-    entry = f"fdb append {lab.plan.receiver.mac} dev {lab.device} dst {lab.plan.remote_vtep} self"
+    entry = f"fdb append {lab.spec.receiver.mac} dev {lab.device} dst {lab.spec.remote_vtep} self"
     lab.sender.run(["bridge", *entry.split(), "permanent"])

@@ -3,47 +3,49 @@
 from typing import Any
 
 from csumfix import core
-from csumfix.service.control import Snapshot
+from csumfix.host.rules import RuleSet
+from csumfix.host.tunnels import Tunnel
+from csumfix.service.snapshot import (
+    KernelCounters,
+    PortSnapshot,
+    QueueSnapshot,
+    ReloadSnapshot,
+    Snapshot,
+)
 
 STARTED = 1_700_000_000.0
+RULES = RuleSet((8472,), (), 0, 1, "4", (32768, 60999))
 
 
-def tunnel(name: str = "flannel.1", **changes: Any) -> dict[str, Any]:
-    return {
-        "name": name,
+def tunnel(name: str = "flannel.1", **changes: Any) -> Tunnel:
+    own: dict[str, Any] = {
         "port": 8472,
         "family": "4",
         "mtu": 1450,
         "vni": 1,
-        "checksum": True,
-        "checksum6": True,
-        "metadata": False,
-        "source_ports": [32768, 60999],
+        "source_ports": (32768, 60999),
         "index": 3,
         "underlay": 2,
-        "remote": "",
-        **changes,
     }
+    return Tunnel(name, **{**own, **changes})
 
 
-def lane(**changes: Any) -> dict[str, Any]:
-    return {
+def lane(**changes: Any) -> PortSnapshot:
+    own: dict[str, Any] = {
         "port": 8472,
-        "lane": "kernel",
         "why": "default",
         "seconds": 125.0,
-        "leaving_queue": False,
         "kernel_packets": 71,
         "repaired": 72,
         "departures": {"right": 73, "partial": 74, "wrong": 75},
-        **changes,
     }
+    return PortSnapshot(**{**own, **changes})
 
 
-def queue(**changes: Any) -> dict[str, Any]:
+def queue(**changes: Any) -> QueueSnapshot:
     """A queue; `reasons` may name some of them only."""
     reasons = changes.pop("reasons", {"right": 90, "recomputed": 7, "inner_corrupt": 3})
-    return {
+    own: dict[str, Any] = {
         "packets": sum(reasons.values()),
         "bytes": 123_456,
         "batches": 41,
@@ -55,32 +57,27 @@ def queue(**changes: Any) -> dict[str, Any]:
         "malformed": 47,
         "unexpected": 48,
         "wait_us": 2_500_000,
-        "reasons": dict.fromkeys(core.REASONS, 0) | reasons,
-        "batch_sizes": [1, 0, 0, 2, 0, 0, 1, 0],
-        "waits": [5, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1],
-        "kernel": {"waiting": 51, "queue_dropped": 52, "user_dropped": 53},
-        **changes,
+        "reasons": {str(reason): 0 for reason in core.REASONS} | reasons,
+        "batch_sizes": (1, 0, 0, 2, 0, 0, 1, 0),
+        "waits": (5, 0, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 1),
+        "kernel": KernelCounters(51, 52, 53),
     }
+    return QueueSnapshot(**{**own, **changes})
 
 
 def snapshot(**changes: Any) -> Snapshot:
-    return {
+    own: dict[str, Any] = {
         "version": "9.8.7",
         "pid": 4711,
         "started": STARTED,
-        "config": {},
-        "reload": {"ok": True, "time": STARTED + 60, "succeeded": 61, "failed": 62},
-        "tunnels": [tunnel()],
-        "lanes": [lane()],
+        "reload": ReloadSnapshot(True, STARTED + 60, 61, 62),
+        "tunnels": (tunnel(),),
+        "lanes": (lane(),),
         "lane_changes": 65,
-        "kernel_fault": None,
         "nat_packets": 66,
-        "tap_fault": None,
-        "complaint": None,
-        "successor": None,
-        "rules": {"kernel_ports": [8472]},
-        "rule_repairs": 63,
+        "rules": RULES,
+        "rules_restored": 63,
         "rule_failures": 64,
-        "queues": {"0": queue()},
-        **changes,
+        "queues": {0: queue()},
     }
+    return Snapshot(**{**own, **changes}).counted()

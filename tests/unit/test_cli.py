@@ -1,12 +1,14 @@
 """The command line as a user meets it: help, one-line errors, exit codes, JSON."""
 
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from csumfix import cli
 from csumfix.errors import Exit
 
 COMMANDS = ("run", "status", "top", "check", "trace", "lab")
@@ -28,6 +30,22 @@ def test_help_has_an_example(command: str) -> None:
     assert result.returncode == Exit.OK
     assert "Example: " in result.stdout
     assert "\\b" not in result.stdout  # click's mark for lines that stay as they are
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        *((name,) for name in cli.cli.commands),
+        *(("config", name) for name in ("check", "show")),
+        (),
+    ],
+    ids=" ".join,
+)
+def test_help_fits_80_columns_and_cuts_nothing(command: tuple[str, ...]) -> None:
+    lines = csumfix(*command, "--help").stdout.splitlines()[1:]  # the first ends in [ARGS]...
+    assert lines
+    assert not [line for line in lines if len(line) > 80]
+    assert not [line for line in lines if re.search(r"\w\.\.\.$", line)]
 
 
 def test_help_lists_the_commands_and_exit_codes() -> None:

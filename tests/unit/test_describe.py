@@ -60,7 +60,7 @@ def test_corrupt() -> None:
 def test_partial() -> None:
     good = build(Shape())
     partial = good.with_check(outer_partial_check(good))
-    assert lines(partial, complete=False)[0].endswith("partial, the device completes it")
+    assert lines(partial, complete=False)[0].endswith("partial, the device computes it")
     assert "WRONG" in lines(partial, complete=True)[0]
 
 

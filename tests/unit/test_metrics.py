@@ -11,7 +11,7 @@ from prometheus_client.metrics_core import Metric
 from csumfix import core
 from csumfix.evidence.departures import Departure
 from csumfix.service import metrics
-from csumfix.service.control import Snapshot
+from csumfix.service.snapshot import ReloadSnapshot, Snapshot
 from tests.prometheus import promtool
 from tests.unit.snapshots import STARTED, queue, snapshot, tunnel
 
@@ -83,14 +83,14 @@ def test_every_reason_has_one_outcome() -> None:
     assert outcomes["zero_kept"] == "not_judged"
     for reason, what in outcomes.items():
         labels = {"queue": "0", "outcome": what, "reason": reason}
-        count = queue()["reasons"][reason]
+        count = queue().reasons[reason]
         assert registry(snapshot()).get_sample_value("csumfix_packets_total", labels) == count
 
 
 def test_queues_and_tunnels_have_samples_of_their_own() -> None:
     shown = snapshot(
-        queues={"3": queue(overruns=1), "4": queue(overruns=2)},
-        tunnels=[tunnel(), tunnel("meta0", vni=0, metadata=True, family="both", mtu=1500)],
+        queues={3: queue(overruns=1), 4: queue(overruns=2)},
+        tunnels=(tunnel(), tunnel("meta0", vni=0, metadata=True, family="both", mtu=1500)),
     )
     get = registry(shown).get_sample_value
     overruns = [get("csumfix_overrun_packets_total", {"queue": number}) for number in "34"]
@@ -103,9 +103,9 @@ def test_queues_and_tunnels_have_samples_of_their_own() -> None:
 
 def test_nothing_is_made_up() -> None:
     shown = snapshot(
-        queues={"0": queue(kernel=None)},
+        queues={0: queue(kernel=None)},
         rules=None,
-        reload={"ok": False, "time": 1.0, "succeeded": 0, "failed": 1},
+        reload=ReloadSnapshot(ok=False, time=1.0, failed=1),
     )
     get = registry(shown).get_sample_value
     for name in (

@@ -1,5 +1,6 @@
 """Rates between two snapshots, and how they look."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -8,39 +9,39 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from csumfix import core
-from csumfix.service.control import Snapshot
+from csumfix.service.snapshot import KernelCounters, QueueSnapshot
 from csumfix.views import top
 from csumfix.views.top import Sample, quantile, rates
 from tests.unit.snapshots import STARTED, queue, snapshot, tunnel
 
-KERNEL = {"waiting": 4, "queue_dropped": 10, "user_dropped": 20}
+KERNEL = KernelCounters(waiting=4, queue_dropped=10, user_dropped=20)
 
 BEFORE = queue(
     reasons={"right": 1000, "recomputed": 500, "recomputed_unproven": 5, "inner_corrupt": 7},
     bytes=1_000_000,
     overruns=3,
-    batch_sizes=[10, 0, 0, 0, 0, 0, 0, 0],
-    waits=[100] + [0] * 16,
+    batch_sizes=(10, 0, 0, 0, 0, 0, 0, 0),
+    waits=(100, *[0] * 16),
     kernel=KERNEL,
 )
 AFTER = queue(
     reasons={"right": 1400, "recomputed": 600, "recomputed_unproven": 7, "inner_corrupt": 9},
     bytes=1_250_000,
     overruns=5,
-    batch_sizes=[10, 0, 0, 0, 42, 0, 0, 0],
-    waits=[100, 0, 20] + [0] * 14,
-    kernel={"waiting": 6, "queue_dropped": 12, "user_dropped": 24},
+    batch_sizes=(10, 0, 0, 0, 42, 0, 0, 0),
+    waits=(100, 0, 20, *[0] * 14),
+    kernel=KernelCounters(6, 12, 24),
 )
 
 
-def sample(time: float, *queues: dict[str, Any], **changes: Any) -> Sample:
-    return Sample(time, snapshot(queues={str(n): q for n, q in enumerate(queues)}, **changes))
+def sample(time: float, *queues: QueueSnapshot, **changes: Any) -> Sample:
+    return Sample(time, snapshot(queues=dict(enumerate(queues)), **changes))
 
 
 def test_rates_of_a_queue() -> None:
     (rate,) = rates(sample(10.0, BEFORE), sample(12.0, AFTER))
     assert rate == top.Rates(
-        queue="0",
+        queue=0,
         packets=252.0,
         bits=1_000_000.0,
         repaired=51.0,
@@ -73,8 +74,8 @@ def test_a_queue_that_appears_began_with_0() -> None:
 
 
 @pytest.mark.parametrize(("old", "new"), [(None, KERNEL), (KERNEL, None), (None, None)])
-def test_unknown_drops_are_none(old: dict[str, int] | None, new: dict[str, int] | None) -> None:
-    before, after = {**BEFORE, "kernel": old}, {**BEFORE, "kernel": new}
+def test_unknown_drops_are_none(old: KernelCounters | None, new: KernelCounters | None) -> None:
+    before, after = replace(BEFORE, kernel=old), replace(BEFORE, kernel=new)
     (rate,) = rates(sample(10.0, before), sample(11.0, after))
     assert rate.lost == 0.0
     assert rate.waiting == (4 if new else None)
@@ -89,15 +90,15 @@ QUEUES = st.builds(
         waits=waits,
     ),
     st.tuples(NUMBERS, NUMBERS, NUMBERS),
-    st.lists(NUMBERS, min_size=8, max_size=8),
-    st.lists(NUMBERS, min_size=17, max_size=17),
-    st.fixed_dictionaries(dict.fromkeys(core.REASONS, NUMBERS)),
+    st.tuples(*[NUMBERS] * 8),
+    st.tuples(*[NUMBERS] * 17),
+    st.fixed_dictionaries(dict.fromkeys(map(str, core.REASONS), NUMBERS)),
 )
 
 
 @given(QUEUES, QUEUES)
 def test_rates_are_never_negative_though_the_service_is_restarted(
-    old: dict[str, Any], new: dict[str, Any]
+    old: QueueSnapshot, new: QueueSnapshot
 ) -> None:
     (rate,) = rates(sample(1.0, old), sample(1.5, new, started=STARTED + 1))
     numbers = (rate.packets, rate.bits, rate.repaired, rate.left_wrong, rate.missed, rate.lost)
@@ -127,19 +128,19 @@ def drawn(before: Sample | None, after: Sample | None) -> list[str]:
     return capture.get().splitlines()
 
 
-def big(factor: int) -> Snapshot:
+def big(factor: int) -> QueueSnapshot:
     return queue(
         reasons={"right": 350_000 * factor, "inner_corrupt": 350_000 * factor},
         bytes=12_500_000_000 * factor,
         overruns=350_000 * factor,
-        batch_sizes=[0, 0, 0, 0, 0, 0, 11_000 * factor, 0],
-        waits=[0] * 16 + [factor],
-        kernel={"waiting": 65536, "queue_dropped": 350_000 * factor, "user_dropped": 0},
+        batch_sizes=(0, 0, 0, 0, 0, 0, 11_000 * factor, 0),
+        waits=(*[0] * 16, factor),
+        kernel=KernelCounters(65536, 350_000 * factor),
     )
 
 
 def test_large_numbers_fit_into_80_columns() -> None:
-    tunnels = [tunnel("fifteen-letters", vni=2**24 - 1, port=65535, mtu=65535)]
+    tunnels = (tunnel("fifteen-letters", vni=2**24 - 1, port=65535, mtu=65535),)
     lines = drawn(
         sample(1.0, big(1), tunnels=tunnels, pid=4_194_304),
         sample(2.0, big(2), tunnels=tunnels, pid=4_194_304),

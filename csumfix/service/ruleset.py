@@ -15,7 +15,7 @@ def tunnel_ports(options: Options, found: Sequence[Tunnel]) -> frozenset[int]:
     return frozenset({*options.ports, *(tunnel.port for tunnel in found)})
 
 
-def plan(  # noqa: PLR0913 - everything that the rules depend on
+def rule_set(  # noqa: PLR0913 - everything that the rules depend on
     options: Options,
     numbers: range,
     found: Sequence[Tunnel],

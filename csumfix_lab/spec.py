@@ -1,7 +1,7 @@
-"""The address plan: every name and number of a lab, and nothing that acts.
+"""What a lab consists of: its names, addresses, MTU and port, as data.
 
-The *client* is the tunnel's end on the side with the bug. That is the sender node itself, except
-where a guest behind the sender starts the traffic.
+The *client* is the tunnel's end on the side with the bug. It is the sender node itself, unless a
+guest behind the sender starts the traffic.
 """
 
 from dataclasses import dataclass
@@ -40,17 +40,17 @@ class Dual:
 
 SENDER = Dual("192.0.2.1/24", "2001:db8::1/64")
 RECEIVER = Dual("192.0.2.2/24", "2001:db8::2/64")
-GATEWAY = Dual("192.0.2.254/24", "2001:db8::fe/64")  # nobody: no packet gets that far
-# An address of no node: rules rewrite it, or the relay has it.
+GATEWAY = Dual("192.0.2.254/24", "2001:db8::fe/64")  # no node has it; no packet is sent to it
+# No node has it: rules rewrite it, or the relay uses it.
 VIRTUAL_VTEP = Dual("192.0.2.200/24", "2001:db8::c8/64")
 GUEST = Dual("198.51.100.2/24", "2001:db8:1::2/64")
-GUEST_GATEWAY = Dual("198.51.100.1/24", "2001:db8:1::1/64")  # the sender's other leg
+GUEST_GATEWAY = Dual("198.51.100.1/24", "2001:db8:1::1/64")  # the sender's second interface
 GUEST_NET = Dual("198.51.100.0/24", "2001:db8:1::/64")
 
 
 @dataclass(frozen=True)
 class End:
-    """One end of the tunnel, with the values flannel would have chosen."""
+    """One end of the tunnel, with the values that flannel would choose."""
 
     underlay: Dual
     mac: str  # of the vxlan device
@@ -73,16 +73,16 @@ def _end(number: int, underlay: Dual, pod: str, pod6: str) -> End:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """What one lab looks like. `mtu` is the underlay's, in bytes; `port` the tunnel's UDP port."""
+class LabSpec:
+    """What to build. `mtu` is the underlay's, in bytes; `port` is the tunnel's UDP port."""
 
     ipv6: bool = False
     mtu: int = 1500
     port: int = 8472
     guest: bool = False  # the client is a guest behind the sender, not the sender itself
     virtual_vtep: bool = False  # the client sends to VIRTUAL_VTEP
-    relay: bool = False  # so does the receiver: a relay in the wire has that address
-    outer_checksum: bool = True  # over IPv4; over IPv6 it is always on, as RFC 8200 wants it
+    relay: bool = False  # the receiver sends to it, too; a relay in the wire has that address
+    outer_checksum: bool = True  # over IPv4; over IPv6 it is always on (RFC 8200, 8.1)
 
     def __post_init__(self) -> None:
         if not _MTU_MIN <= self.mtu <= _MTU_MAX:
@@ -92,7 +92,7 @@ class Plan:
 
     @property
     def tunnel_mtu(self) -> int:
-        """The vxlan device's MTU: the underlay's less outer IP, UDP, VXLAN and inner Ethernet."""
+        """The vxlan device's MTU: the underlay's minus outer IP, UDP, VXLAN and inner Ethernet."""
         return self.mtu - (70 if self.ipv6 else 50)
 
     @property

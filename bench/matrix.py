@@ -10,8 +10,8 @@ from bench.stats import CEILING, Key
 
 HEALTHY, UNTRACKED = "healthy", "untracked"
 CAUSES = {"snat": "snat", "dnat": "dnat", HEALTHY: "none", UNTRACKED: "none"}
-"""Causes as they are reported, and what the lab calls them. `healthy` is a tunnel without the bug
-on a node that follows connections, `untracked` one on a node that does not."""
+"""Causes by their names in the report, with their names in the lab. `healthy` is a tunnel without
+the bug on a node that tracks connections, `untracked` one on a node that does not."""
 
 FIXED = f"udp-fixed-{loads.FIXED_SIZE}-1"
 ONE_FLOW = [f"udp-saturating-{size}-1" for size in loads.SIZES]
@@ -33,8 +33,8 @@ class Block:
 
 
 @dataclass(frozen=True)
-class Plan:
-    """A run: rounds, seconds counted in each cell, and the cells."""
+class Matrix:
+    """What a run measures: rounds, counted seconds per cell, and blocks of cells."""
 
     rounds: int
     seconds: float
@@ -46,7 +46,7 @@ class Plan:
         only_loads: Collection[str] = (),
         only_cures: Collection[str] = (),
     ) -> list[Key]:
-        """Return the cells in the order of the report; an empty filter lets everything pass."""
+        """Return the cells in the order of the report; an empty filter selects everything."""
         wanted = {
             Key(block.cause, load, cure)
             for block in self.blocks
@@ -67,16 +67,16 @@ def _rank(key: Key) -> tuple[int, int, int]:
     )
 
 
-def station(key: Key) -> tuple[str, str, int]:
+def lab_key(key: Key) -> tuple[str, str, int]:
     """Return the lab in which a cell is measured: its cause, cure and MTU.
 
-    A tunnel without the bug is the same under every cause, and is measured once for all.
+    A tunnel without the bug is the same under every cause, so all causes share its measurement.
     """
     shared = key.cure == CEILING and key.cause != UNTRACKED
     return HEALTHY if shared else key.cause, key.cure, loads.BY_NAME[key.load].mtu
 
 
-FULL = Plan(
+FULL = Matrix(
     rounds=5,
     seconds=0.55,
     blocks=(
@@ -88,7 +88,7 @@ FULL = Plan(
         Block("snat", ["tcp-bulk-9000", "latency-spaced"], [*_QUEUES, "checksum-target"]),
         Block("snat", ["latency-spaced"], ["scapy"]),
         Block("dnat", [FIXED, ONE_FLOW[1], SIXTEEN, "tcp-messages", "tcp-bulk"], _QUEUES),
-        # They do not cure dnat: tried once.
+        # These do not cure dnat, so they are tried in one round only.
         Block("dnat", [FIXED, ONE_FLOW[1]], ["checksum-target", "accept-only"]),
         Block(HEALTHY, [FIXED, *ONE_FLOW, "tcp-messages", "tcp-bulk"], _CSUMFIX),
         Block(HEALTHY, ["latency-spaced"], _KERNEL),
@@ -98,7 +98,7 @@ FULL = Plan(
 
 _QUICK = ["none", "ethtool-off", "csumfix", "csumfix-queue"]
 
-QUICK = Plan(
+QUICK = Matrix(
     rounds=2,
     seconds=0.5,
     blocks=(
@@ -110,4 +110,4 @@ QUICK = Plan(
 )
 
 EVERYTHING = tuple(Block(cause, loads.NAMES, cures.NAMES) for cause in CAUSES)
-"""What the filters choose from when they name what the plan leaves out."""
+"""The cells from which filters choose; they include combinations that a full run leaves out."""

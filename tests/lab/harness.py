@@ -81,15 +81,16 @@ class Service:
         return self.process.wait(10)
 
 
-def failing(function: str) -> list[str]:
-    """Return a prefix that has a function of ours fail, as if descriptors had run out."""
-    module = function.split(".", maxsplit=1)[0]
-    code = (
-        f"import errno, sys\nfrom csumfix import cli\nfrom csumfix.service import {module}\n"
-        "def fail(*_): raise OSError(errno.EMFILE, 'Too many open files')\n"
-        f"{function} = fail; del sys.argv[1:4]; cli.main()"
-    )
-    return [sys.executable, "-c", code]
+def on_other_kernel(queues: str) -> list[str]:
+    """Return a prefix that runs the service on a kernel with other queues; see other_kernel.py."""
+    return [sys.executable, str(Path(__file__).with_name("other_kernel.py")), queues]
+
+
+def leave_descriptors(daemon: Service, count: int) -> None:
+    """Let the service open so many more files, and then no more."""
+    pid = daemon.process.command_pid()
+    used = len(list(Path(f"/proc/{pid}/fd").iterdir()))
+    subprocess.run(["prlimit", f"--pid={pid}", f"--nofile={used + count}:4096"], check=True)
 
 
 @contextmanager
@@ -101,16 +102,16 @@ def service(
     prefix: a command that executes it.
     ready: seconds that it may take to become so.
     """
-    shim = Service(node, *options, prefix=prefix)
+    daemon = Service(node, *options, prefix=prefix)
     try:
-        shim.wait_for("ready", ready)
-        yield shim
-        if shim.process.poll() is None:
-            assert shim.stop() == 0, shim.lines()
+        daemon.wait_for("ready", ready)
+        yield daemon
+        if daemon.process.poll() is None:
+            assert daemon.stop() == 0, daemon.lines()
             assert_no_rules(node)
     finally:
-        shim.process.kill()
-        shim.log.unlink()
+        daemon.process.kill()
+        daemon.log.unlink()
 
 
 def assert_no_rules(node: Node) -> None:

@@ -4,7 +4,7 @@ from csumfix.host.rules import RuleSet
 from csumfix.host.tunnels import Tunnel, local_port_range
 from csumfix.options import LaneSetting, Options
 from csumfix.service.lanes import Lane, PortLane
-from csumfix.service.plan import plan, tunnel_ports
+from csumfix.service.ruleset import rule_set, tunnel_ports
 
 QUEUE_0 = range(1)
 FLANNEL = Tunnel("flannel.1", 8472, "4", 1450, source_ports=(32768, 60999))
@@ -17,18 +17,18 @@ QUEUE = PortLane(Lane.QUEUE, 0.0, "evidence")
 def rules_for(
     lanes: dict[int, PortLane], *found: Tunnel, options: Options | None = None
 ) -> RuleSet:
-    rules = plan(options or Options(), QUEUE_0, found, lanes, ())
+    rules = rule_set(options or Options(), QUEUE_0, found, lanes, ())
     assert rules is not None
     return rules
 
 
 def test_no_tunnel_needs_no_rule() -> None:
-    assert plan(Options(), QUEUE_0, [], {}, ()) is None
+    assert rule_set(Options(), QUEUE_0, [], {}, ()) is None
 
 
 def test_one_tunnel() -> None:
     lanes = {8472: KERNEL}
-    assert plan(Options(), range(7, 9), [FLANNEL], lanes, ()) == RuleSet(
+    assert rule_set(Options(), range(7, 9), [FLANNEL], lanes, ()) == RuleSet(
         kernel_ports=(8472,),
         queue_ports=(),
         queue_base=7,
@@ -52,13 +52,13 @@ def test_the_setting_queue_does_without_the_kernel_lane() -> None:
 
 
 def test_a_kernel_that_cannot_finish_checksums_gets_no_rules_for_that() -> None:
-    rules = plan(Options(), QUEUE_0, [FLANNEL], {8472: QUEUE}, (), kernel_works=False)
+    rules = rule_set(Options(), QUEUE_0, [FLANNEL], {8472: QUEUE}, (), kernel_works=False)
     assert rules is not None
     assert (rules.kernel_ports, rules.queue_ports) == ((), (8472,))
 
 
 def test_a_port_that_leaves_the_queue_is_in_the_kernel_lane_already() -> None:
-    rules = plan(Options(), QUEUE_0, [FLANNEL], {8472: KERNEL}, (8472,), recording=True)
+    rules = rule_set(Options(), QUEUE_0, [FLANNEL], {8472: KERNEL}, (8472,), recording=True)
     assert rules is not None
     assert (rules.kernel_ports, rules.queue_ports, rules.leaving_ports) == ((8472,), (), (8472,))
     assert rules.queued_ports == (8472,)

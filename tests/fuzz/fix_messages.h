@@ -1,8 +1,8 @@
 /* SPDX-License-Identifier: MIT */
-#ifndef MEND_MESSAGES_H
-#define MEND_MESSAGES_H
+#ifndef FIX_MESSAGES_H
+#define FIX_MESSAGES_H
 
-/* Mends the lengths of netlink messages and attributes, which blind mutation nearly always breaks.
+/* Fixes the lengths of netlink messages and attributes, which random mutation nearly always breaks.
  */
 
 #include "messages.h"
@@ -14,8 +14,9 @@ static inline size_t aligned(size_t len)
 	return (len + 3) & ~(size_t)3;
 }
 
-/* Attributes that reach beyond the message, or are shorter than their header, get what is left. */
-static inline void mend_attributes(uint8_t *message, size_t len)
+/* Attributes that reach beyond the message, or are shorter than their header, get the rest of it.
+ */
+static inline void fix_attribute_lengths(uint8_t *message, size_t len)
 {
 	struct nlattr attr;
 
@@ -29,8 +30,8 @@ static inline void mend_attributes(uint8_t *message, size_t len)
 	}
 }
 
-/** mend_messages() - mend some of the datagram @bytes; the bits of @choice say what */
-static inline void mend_messages(uint8_t *bytes, size_t len, unsigned int choice)
+/** fix_messages() - fix parts of the datagram @bytes, chosen by the bits of @choice */
+static inline void fix_messages(uint8_t *bytes, size_t len, unsigned int choice)
 {
 	struct nlmsghdr header;
 
@@ -43,7 +44,7 @@ static inline void mend_messages(uint8_t *bytes, size_t len, unsigned int choice
 			header.nlmsg_type = PACKET_TYPE;
 		memcpy(bytes + at, &header, sizeof(header));
 		if (choice & 4)
-			mend_attributes(bytes + at, header.nlmsg_len);
+			fix_attribute_lengths(bytes + at, header.nlmsg_len);
 	}
 }
 

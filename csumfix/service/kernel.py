@@ -1,0 +1,264 @@
+"""What the service needs of its node's kernel, as protocols, and the thin real implementations.
+
+The modules of csumfix/host do the work. What takes long runs in a thread, so that the event loop
+goes on. Tests hand in fakes that note what was done, and in which order.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable, Collection, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from csumfix.core import Policy, Stats
+from csumfix.evidence.tap import Tap, Traffic
+from csumfix.host import flows, queues, rules, tunnels, underlays
+from csumfix.host.changes import Changes
+from csumfix.host.queues import KernelQueue
+from csumfix.host.rules import RuleSet
+from csumfix.host.tunnels import Tunnel
+from csumfix.service.netlink import listening
+
+
+class Rules(Protocol):
+    """The iptables rules; see host/rules.py."""
+
+    async def apply(self, wanted: RuleSet) -> None:
+        """Make exactly these rules be loaded."""
+
+    async def remove(self) -> None:
+        """Remove our rules; nothing happens if there are none."""
+
+    async def differences(self, wanted: RuleSet) -> tuple[str, ...]:
+        """Return how the loaded rules differ from these."""
+
+    async def packets(self) -> Counter[str]:
+        """Count the packets that met our rules, by the rule's role."""
+
+    async def changes_are_announced(self) -> bool:
+        """Tell whether changes of rules make netlink events."""
+
+    def conntrack_is_on(self) -> bool:
+        """Tell whether conntrack follows any connection."""
+
+
+class Links(Protocol):
+    """The network devices; see host/tunnels.py and host/underlays.py."""
+
+    async def tunnels(self) -> list[Tunnel]:
+        """Return the vxlan devices."""
+
+    async def underlays(self, found: Collection[Tunnel], *, named: bool) -> frozenset[int]:
+        """Return the numbers of the devices that carry these tunnels."""
+
+
+class Flows(Protocol):
+    """The flows that are still in the queue lane while their port leaves it; host/flows.py."""
+
+    async def create(self) -> None:
+        """Make an empty set of flows, or take the one that rules still use."""
+
+    async def destroy(self) -> None:
+        """Remove the set, if it is there and no rule uses it."""
+
+    async def are_left(self) -> bool:
+        """Tell whether any flow is in the set."""
+
+
+class Queue(Protocol):
+    """One bound queue; see host/queues.py."""
+
+    number: int
+    error: OSError | None
+
+    def start(self, on_failure: Callable[[], None]) -> None:
+        """Begin to answer packets; on_failure is called in the queue's thread if that fails."""
+
+    def stop(self) -> None:
+        """Stop answering packets and unbind the queue; what it holds is lost."""
+
+    def probe(self) -> None:
+        """Measure how long a packet that is queued now waits."""
+
+    def set_policy(self, policy: Policy) -> None:
+        """Repair by another policy from now on."""
+
+    def stats(self) -> Stats:
+        """Return what has been done so far."""
+
+
+class Queues(Protocol):
+    """The netfilter queues of this network namespace."""
+
+    def bind(self, number: int, policy: Policy) -> Queue:
+        """Bind a queue. What arrives waits in it until it is started."""
+
+    def bound(self) -> dict[int, KernelQueue]:
+        """Return the bound queues, other programs' included, by number."""
+
+    def require_free(self, numbers: Sequence[int]) -> None:
+        """Raise CsumfixError if one of these queues is bound."""
+
+    def exist(self) -> bool:
+        """Tell whether the kernel has loaded NFQUEUE."""
+
+
+class EgressTap(Protocol):
+    """Looks at packets that leave; see evidence/tap.py."""
+
+    def start(self) -> None:
+        """Begin to watch."""
+
+    async def stop(self) -> None:
+        """Stop watching; nothing happens if that has been done."""
+
+    def watch(self, devices: frozenset[int], ports: frozenset[int], pause: float) -> None:
+        """Watch these devices for packets to these ports from now on."""
+
+    def traffic(self) -> Traffic:
+        """Return what has been seen so far."""
+
+
+Listen = Callable[[tuple[int, int], Changes, Callable[[], None]], AbstractContextManager[None]]
+"""Has a function called after each event of a kind that changes something for us."""
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """Everything that the service needs of the kernel.
+
+    make_tap: takes the pause between two looks, and what to call when a packet leaves wrong.
+    """
+
+    rules: Rules
+    links: Links
+    flows: Flows
+    queues: Queues
+    make_tap: Callable[[float, Callable[[], None]], EgressTap]
+    listen: Listen
+
+
+# The real ones
+
+
+class ScriptRules:
+    """The rules, by csumfix-rules."""
+
+    async def apply(self, wanted: RuleSet) -> None:
+        """Make exactly these rules be loaded."""
+        await asyncio.to_thread(rules.apply, wanted)
+
+    async def remove(self) -> None:
+        """Remove our rules; nothing happens if there are none."""
+        await asyncio.to_thread(rules.remove)
+
+    async def differences(self, wanted: RuleSet) -> tuple[str, ...]:
+        """Return how the loaded rules differ from these."""
+        return await asyncio.to_thread(rules.differences, wanted)
+
+    async def packets(self) -> Counter[str]:
+        """Count the packets that met our rules, by the rule's role."""
+        return await asyncio.to_thread(rules.packets)
+
+    async def changes_are_announced(self) -> bool:
+        """Tell whether changes of rules make netlink events."""
+        return await asyncio.to_thread(rules.changes_are_announced)
+
+    def conntrack_is_on(self) -> bool:
+        """Tell whether conntrack follows any connection."""
+        return rules.conntrack_is_on()
+
+
+class NetlinkLinks:
+    """The devices, by rtnetlink."""
+
+    async def tunnels(self) -> list[Tunnel]:
+        """Return the vxlan devices."""
+        return await tunnels.discover()
+
+    async def underlays(self, found: Collection[Tunnel], *, named: bool) -> frozenset[int]:
+        """Return the numbers of the devices that carry these tunnels."""
+        return await underlays.find(found, named=named)
+
+
+class IpsetFlows:
+    """The flows, in an ipset."""
+
+    async def create(self) -> None:
+        """Make an empty set of flows, or take the one that rules still use."""
+        await asyncio.to_thread(flows.create)
+
+    async def destroy(self) -> None:
+        """Remove the set, if it is there and no rule uses it."""
+        await asyncio.to_thread(flows.destroy)
+
+    async def are_left(self) -> bool:
+        """Tell whether any flow is in the set."""
+        return await asyncio.to_thread(flows.are_left)
+
+
+class NetfilterQueues:
+    """The queues, by NetfilterQueue and the drain.
+
+    max_length: packets that each may hold.
+    """
+
+    def __init__(self, max_length: int = queues.MAX_LENGTH) -> None:
+        self._max_length = max_length
+
+    def bind(self, number: int, policy: Policy) -> Queue:
+        """Bind a queue. What arrives waits in it until it is started."""
+        return queues.Queue(number, policy, max_length=self._max_length)
+
+    def bound(self) -> dict[int, KernelQueue]:
+        """Return the bound queues, other programs' included, by number."""
+        return queues.kernel_queues()
+
+    def require_free(self, numbers: Sequence[int]) -> None:
+        """Raise CsumfixError if one of these queues is bound."""
+        queues.require_free(numbers)
+
+    def exist(self) -> bool:
+        """Tell whether the kernel has loaded NFQUEUE."""
+        return queues.PROC_QUEUES.exists()
+
+
+class ThreadTap:
+    """The egress tap, in a thread of its own."""
+
+    def __init__(self, pause: float, on_wrong: Callable[[], None]) -> None:
+        self._tap = Tap(pause, on_wrong)
+
+    def start(self) -> None:
+        """Begin to watch."""
+        self._tap.start()
+
+    async def stop(self) -> None:
+        """Stop watching; nothing happens if that has been done."""
+        await asyncio.to_thread(self._tap.stop)
+
+    def watch(self, devices: frozenset[int], ports: frozenset[int], pause: float) -> None:
+        """Watch these devices for packets to these ports from now on."""
+        self._tap.watch(devices, ports, pause)
+
+    def traffic(self) -> Traffic:
+        """Return what has been seen so far."""
+        return self._tap.traffic()
+
+
+def real_kernel(queues: Queues | None = None) -> Kernel:
+    """Return the kernel that this process runs on.
+
+    queues: other queues than the usual ones.
+    """
+    return Kernel(
+        rules=ScriptRules(),
+        links=NetlinkLinks(),
+        flows=IpsetFlows(),
+        queues=queues or NetfilterQueues(),
+        make_tap=ThreadTap,
+        listen=listening,
+    )

@@ -1,0 +1,236 @@
+"""``csumfix doctor --receiver``: who sends this host wrong packets, and what is wrong with them.
+
+It watches the tunnel packets that arrive, as ``csumfix check --live`` does, and meanwhile the
+checksum errors that the kernel counts: in this network namespace, and in those of pods.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import enum
+import json
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import click
+
+from csumfix.errors import Exit
+from csumfix.evidence import drops
+from csumfix.evidence.arrivals import WRONG, Diagnosis
+from csumfix.evidence.captures import Examiner, address_text
+from csumfix.evidence.causes import Tally
+from csumfix.evidence.drops import Drops
+from csumfix.evidence.live import LiveSource
+from csumfix.evidence.tapsocket import Direction
+from csumfix.host import namespaces, tunnels
+from csumfix.host.namespaces import Found
+from csumfix.text import listing, printable
+from csumfix.views import findings, taps
+
+OWNERS = 8
+"""How many owners of network namespaces are named."""
+
+
+class State(enum.StrEnum):
+    """What is known in the end."""
+
+    HEALTHY = "healthy"
+    FOUND = "found"
+    UNDECIDED = "undecided"
+
+
+EXITS = {State.HEALTHY: Exit.OK, State.FOUND: Exit.NEGATIVE, State.UNDECIDED: Exit.BROKEN}
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was seen.
+
+    seconds: for which packets were watched.
+    devices, ports: that were watched; Geneve's port always is.
+    frames: packets to those ports.
+    counted: the kernel's counters, this namespace's first.
+    other_ports: a line for each port whose packets look like VXLAN.
+    """
+
+    seconds: float
+    devices: tuple[str, ...]
+    ports: tuple[int, ...]
+    frames: int
+    tally: Tally
+    counted: Sequence[Drops]
+    other_ports: tuple[str, ...] = ()
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def state(self) -> State:
+        """Whether packets arrive wrong. Packets that were dropped and not seen leave it open."""
+        if self.tally.is_wrong:
+            return State.FOUND
+        if self.dropped or not self.judged:
+            return State.UNDECIDED
+        return State.HEALTHY
+
+    @property
+    def judged(self) -> int:
+        """Tunnel packets that could be judged."""
+        return self.tally.diagnoses.total() - self.tally.diagnoses[Diagnosis.UNJUDGED]
+
+    @property
+    def wrong(self) -> int:
+        """Tunnel packets that are surely wrong."""
+        return sum(self.tally.diagnoses[diagnosis] for diagnosis in WRONG)
+
+    @property
+    def dropped(self) -> int:
+        """Packets that the kernel dropped for their checksum, of any kind."""
+        return drops.of_host(self.counted) + drops.of_pods(self.counted)
+
+    def verdict(self) -> str:
+        """Say in one sentence what is the matter; in a second one what to do, if it is open."""
+        where = f"in {self.seconds:g} s on {listing(self.devices)}"
+        if self.state is State.FOUND:
+            return (
+                f"{self._who()} this host wrong packets: "
+                f"{self.wrong} of {self.judged} tunnel packets {where}."
+            )
+        if self.state is State.HEALTHY:
+            packets = findings.counted(self.judged, "tunnel packet")
+            return f"All is well: {packets} arrived {where}, none of them wrong."
+        if self.dropped:
+            packets = findings.counted(self.dropped, "packet")
+            return (
+                f"Undecided: the kernel dropped {packets} for a wrong checksum {where}, but no "
+                "tunnel packet that was seen is wrong. They came by another device or port, or "
+                "from no tunnel: see the counters, and 'ip -s link'."
+            )
+        return (
+            f"Undecided: no tunnel packet arrived {where}. Repeat it while another node sends "
+            "(--seconds 60). If one does, something on the way drops its packets: look at "
+            "firewalls, security groups and routes, and run 'csumfix doctor' on that node."
+        )
+
+    def _who(self) -> str:
+        senders = {
+            address
+            for finding in self.tally.findings()
+            if finding.diagnosis in WRONG
+            for address in finding.senders
+        }
+        if len(senders) == 1:
+            return f"{address_text(senders.pop())} sends"
+        return f"{len(senders)} hosts send"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {
+            "state": self.state,
+            "verdict": self.verdict(),
+            "seconds": self.seconds,
+            "devices": [printable(device) for device in self.devices],
+            "ports": list(self.ports),
+            "frames": self.frames,
+            "judged": self.judged,
+            "wrong": self.wrong,
+            "summary": dict(self.tally.diagnoses),
+            "findings": [findings.finding_as_json(one) for one in self.tally.findings()],
+            "not_judged": {one.name.lower(): n for one, n in self.tally.reasons.items()},
+            "counters": [one.as_json() for one in self.counted],
+            "notes": [*self.other_ports, *self.notes],
+        }
+
+    def lines(self) -> Iterator[str]:
+        """Yield lines for people: the verdict, the senders with remedies, the counters."""
+        yield self.verdict()
+        yield from findings.summary(self.tally)
+        yield from counter_lines(self.counted)
+        yield from self.other_ports
+        yield from self.notes
+
+
+def counter_lines(counted: Sequence[Drops]) -> Iterator[str]:
+    """Say what was dropped for its checksum meanwhile, and where."""
+    pods = sum(not one.is_host for one in counted)
+    number = f"{drops.of_pods(counted)} in {findings.counted(pods, 'other network namespace')}"
+    yield (
+        f"Dropped for a wrong checksum meanwhile: {drops.of_host(counted)} by this host"
+        f"{f', {number}' if pods else ''}."
+    )
+    risen = sorted((one for one in counted if one.risen), key=lambda one: -one.number)
+    for one in risen[:OWNERS]:
+        numbers = ", ".join(f"{name} +{number}" for name, number in one.risen.items())
+        yield printable(f"  {one.owner}: {numbers}")
+    if len(risen) > OWNERS:
+        yield f"  and {len(risen) - OWNERS} more; --json has all"
+
+
+def observe(seconds: float, ports: Collection[int]) -> Report:
+    """Watch what arrives for so many seconds, or until Ctrl-C.
+
+    ports: of VXLAN, besides those of this namespace's devices.
+    """
+    found = asyncio.run(tunnels.discover())
+    wanted = tuple(sorted({*ports, *(tunnel.port for tunnel in found)}))
+    examiner = Examiner(wanted, forced=Direction.IN)
+    tally = Tally()
+    # Counters first: what is seen to arrive must have been counted meanwhile.
+    with namespaces.opened() as seen, taps.arrivals(None, wanted, found) as sockets:
+        click.echo(f"csumfix: watching {listing(sockets)} for {seconds:g} s", err=True)
+        before = [one.errors() for one in seen.namespaces]
+        source = LiveSource(sockets, seconds)
+        notes = _hidden(seen)
+        with _until_interrupted(notes):
+            for captured in source:
+                judged = examiner.examine(captured)
+                if judged:
+                    tally.add(judged)
+        notes += source.notes()
+        counted = [
+            Drops(printable(one.owner), one.is_host, start, one.errors())
+            for one, start in zip(seen.namespaces, before, strict=True)
+        ]
+        return Report(
+            seconds,
+            tuple(sockets),
+            wanted,
+            source.frames,
+            tally,
+            counted,
+            tuple(findings.other_ports(examiner.other_ports)),
+            notes,
+        )
+
+
+@contextlib.contextmanager
+def _until_interrupted(notes: list[str]) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        notes.append("interrupted: it watched for less time than that")
+
+
+def _hidden(seen: Found) -> list[str]:
+    """Say which counters could not be read."""
+    notes = []
+    if len(seen.namespaces) == 1:
+        notes.append(
+            "Counters of pods were not read: no process of another network namespace is visible. "
+            "Run it on the host itself, or in a pod with hostPID, to see them."
+        )
+    if seen.hidden:
+        notes.append(f"Processes that only root may look at: {seen.hidden}.")
+    if seen.passed_over:
+        notes.append(f"Network namespaces that were not looked at: {seen.passed_over}.")
+    return notes
+
+
+def run(
+    seconds: float, ports: Collection[int] = (), *, as_json: bool = False
+) -> tuple[Exit, dict[str, Any]]:
+    """Watch, and print what was found; return the exit code, and the report as plain data."""
+    report = observe(seconds, ports)
+    document = report.as_json()
+    click.echo(json.dumps(document, indent=2) if as_json else "\n".join(report.lines()))
+    return EXITS[report.state], document

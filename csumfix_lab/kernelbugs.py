@@ -1,0 +1,153 @@
+"""The kernel's bugs that the self-test looks for, and what a trial says about one. Pure.
+
+Each bug is one way to rewrite the outer header of a packet whose inner checksum is partial. See
+csumfix_lab.causes for the causes, and the design of the kernel's checksum code there.
+"""
+
+import enum
+from dataclasses import dataclass
+from typing import Any
+
+KERNEL_LANE, QUEUE_LANE = "kernel lane", "queue lane"
+IPVS = "ipvs"
+
+
+@dataclass(frozen=True)
+class Bug:
+    """One bug.
+
+    name: what the operator calls it.
+    cause: of csumfix_lab.causes, whose rules provoke it; or IPVS, which has none.
+    outer_checksum: whether the vxlan device computes outer checksums, over IPv4.
+    tracked: conntrack rewrites the header, which then must be seen by its rules.
+    ipv6: whether there is one over IPv6, too.
+    """
+
+    name: str
+    cause: str
+    outer_checksum: bool = True
+    tracked: bool = True
+    ipv6: bool = True
+
+
+# IPVS comes before nft: its virtual server stays, and the nft rule is ahead of it (table raw).
+BUGS = (
+    Bug("kube-proxy's mark (up to 1.18.5)", "kube-proxy"),
+    Bug("kube-proxy's mark, CNI masquerades", "cni"),
+    Bug("source NAT", "snat"),
+    Bug("destination NAT", "dnat"),
+    Bug("source NAT, outer checksum 0", "snat", outer_checksum=False, ipv6=False),
+    Bug("destination NAT, outer checksum 0", "dnat", outer_checksum=False, ipv6=False),
+    Bug("IPVS", IPVS, tracked=False, ipv6=False),
+    Bug("IPVS, outer checksum 0", IPVS, outer_checksum=False, tracked=False, ipv6=False),
+    Bug("stateless nft rules", "stateless", tracked=False),
+)
+
+
+@dataclass(frozen=True)
+class Case:
+    """A bug over one family of underlay."""
+
+    bug: Bug
+    ipv6: bool = False
+
+
+CASES = tuple(Case(bug, ipv6) for ipv6 in (False, True) for bug in BUGS if bug.ipv6 or not ipv6)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What became of some datagrams that were sent through the tunnel.
+
+    errors: by how much the receiver's UdpInCsumErrors and Udp6InCsumErrors rose.
+    rewritten: packets that conntrack NAT is seen to have rewritten.
+    """
+
+    sent: int
+    answered: int
+    errors: int
+    rewritten: int = 0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether all arrived."""
+        return self.answered == self.sent and not self.errors
+
+
+class State(enum.StrEnum):
+    """Whether this kernel has a bug."""
+
+    LIVE = "live"
+    FIXED = "fixed"
+    NOT_TESTABLE = "not testable"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What is known about one case.
+
+    reason: why it could not be tested.
+    trial: None if there was none.
+    cured: the same with the kernel lane's rules loaded; None if that was not tried.
+    """
+
+    case: Case
+    state: State
+    reason: str = ""
+    trial: Trial | None = None
+    cured: Trial | None = None
+
+    @property
+    def cure(self) -> str:
+        """The lane that cures it; empty if there is nothing to cure."""
+        if self.state is not State.LIVE:
+            return ""
+        return KERNEL_LANE if self.cured and self.cured.is_whole else QUEUE_LANE
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {
+            "bug": self.case.bug.name,
+            "cause": self.case.bug.cause,
+            "underlay": "IPv6" if self.case.ipv6 else "IPv4",
+            "outer_checksum": self.case.bug.outer_checksum,
+            "state": self.state,
+            "reason": self.reason or None,
+            "cure": self.cure or None,
+            "datagrams": _numbers(self.trial),
+            "with_kernel_lane": _numbers(self.cured),
+        }
+
+
+def _numbers(trial: Trial | None) -> dict[str, int] | None:
+    if trial is None:
+        return None
+    return {
+        "sent": trial.sent,
+        "answered": trial.answered,
+        "checksum_errors": trial.errors,
+    }
+
+
+def not_testable(case: Case, reason: str) -> Outcome:
+    """Return the outcome of a case that could not be tried."""
+    return Outcome(case, State.NOT_TESTABLE, reason)
+
+
+def judge(case: Case, trial: Trial, cured: Trial | None) -> Outcome:
+    """Say what a trial means; cured: the same with the kernel lane, if that was tried.
+
+    A checksum error at the receiver proves the bug. That the kernel is right is proven only if
+    every datagram was answered and the outer headers really were rewritten. Where the tunnel's
+    remote end is a virtual address, the answers prove that, too.
+    """
+    if trial.errors:
+        return Outcome(case, State.LIVE, trial=trial, cured=cured)
+    if not trial.is_whole:
+        lost = f"{trial.sent - trial.answered} of {trial.sent} datagrams"
+        reason = f"{lost} were lost, and no checksum error says why"
+    elif case.bug.tracked and not trial.rewritten:
+        reason = "NAT rewrote no outer header"
+    else:
+        return Outcome(case, State.FIXED, trial=trial)
+    return Outcome(case, State.NOT_TESTABLE, reason, trial)
