@@ -169,8 +169,8 @@ lint: $(DEV) ## Check style, types and compiler warnings
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	shellcheck iptables/csumfix-rules tools/install-packages tools/install-service \
-		tools/unpack-package .ci/run deploy/container/iptables-host
+	shellcheck iptables/csumfix-rules tools/fresh-root tools/install-packages \
+		tools/install-service tools/unpack-package tools/wheels .ci/run deploy/container/iptables-host
 	$(MAKE) -C csrc lint
 	$(MAKE) -C tests/fuzz lint
 
@@ -183,6 +183,18 @@ format: $(DEV) ## Lay out the code
 .PHONY: manual
 manual: $(DEV) ## Write man pages, sample settings and tables of docs/ from the code
 	$(BIN)/python -m manual
+
+# For every Python from 3.11 on and every machine. What builds is as constrained as what runs:
+# netfilterqueue comes as source, for which setuptools, wheel and cython are necessary.
+CONSTRAIN := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+	--generate-hashes --custom-compile-command 'make constraints'
+BUILD_REQUIRES := import tomllib; \
+	print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
+.PHONY: constraints
+constraints: $(DEV) ## Renew the versions and hashes that image, install and deb are made of
+	$(CONSTRAIN) pyproject.toml --output-file constraints/service.txt
+	{ $(BIN)/python -c '$(BUILD_REQUIRES)'; echo wheel cython | tr ' ' '\n'; } | \
+		$(CONSTRAIN) --constraint constraints/service.txt - --output-file constraints/build.txt
 
 .PHONY: bench
 bench: $(BENCH) ## Measure what every cure costs, in some 22 minutes
