@@ -39,6 +39,8 @@ ROOT_PACKAGES := git mmdebstrap debian-archive-keyring $(if $(filter 0,$(shell i
 EMULATED := aarch64 s390x
 EMULATED_PACKAGES = make qemu-user gcc-$(MACHINE)-linux-gnu libc6-dev-$(MACHINE:aarch64=arm64)-cross
 
+DEB_PACKAGES := $(INSTALL_PACKAGES) debhelper dpkg-dev
+
 # What measuring needs on top of building.
 BENCH_PACKAGES := $(PACKAGES) iperf3 sockperf
 CORE_PACKAGES := $(BENCH_PACKAGES) libdpdk-dev pkg-config valgrind
@@ -146,6 +148,17 @@ $(EMULATED:%=test-%):
 		RUN='env EMULATED=1 qemu-$(MACHINE) -L /usr/$(MACHINE)-linux-gnu' \
 		SANITIZE='-fsanitize=undefined -fsanitize-undefined-trap-on-error'
 
+# What is explained in debian/README.source.
+LINTIAN := lintian --fail-on error,warning --suppress-tags bogus-mail-host --allow-root
+.PHONY: test-deb test-deb-bookworm test-deb-trixie
+test-deb: test-deb-bookworm test-deb-trixie ## The package in fresh roots: build, lint, cure, purge
+test-deb-bookworm test-deb-trixie: test-deb-%:
+	@tools/install-packages $(ROOT_PACKAGES)
+	rm -rf build/test-deb-$*
+	@tools/fresh-root $* 'tools/install-packages lintian; make deb; $(LINTIAN) build/deb/*.changes; \
+		cp build/deb/csumfix_*.deb /root/exchange' build/test-deb-$*
+	@tools/fresh-root $* 'tests/deb/installed /root/exchange/*.deb' build/test-deb-$*
+
 .PHONY: fuzz
 fuzz: $(DEV) ## Fuzz the C core, each target FUZZ_SECONDS (3600)
 	$(MAKE) -C tests/fuzz run
@@ -169,7 +182,7 @@ lint: $(DEV) ## Check style, types and compiler warnings
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	shellcheck iptables/csumfix-rules tools/fresh-root tools/install-packages \
+	shellcheck iptables/csumfix-rules tests/deb/installed tools/build-deb tools/fresh-root tools/install-packages \
 		tools/install-service tools/unpack-package tools/wheels .ci/run deploy/container/iptables-host
 	$(MAKE) -C csrc lint
 	$(MAKE) -C tests/fuzz lint
@@ -216,6 +229,11 @@ IMAGE ?= csumfix:$(VERSION)
 image: ## Build the container image
 	$(BUILDER) build --file Containerfile --tag $(IMAGE) $(if $(BASE),--build-arg BASE=$(BASE)) \
 		--build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) $(BUILD_FLAGS) .
+
+.PHONY: deb
+deb: ## Build a package for this release of Debian (12 or 13) in build/deb
+	@tools/install-packages $(DEB_PACKAGES)
+	@tools/build-deb build/deb
 
 .PHONY: clean
 clean: ## Remove everything that was built
