@@ -250,6 +250,85 @@ def check_command(
     sys.exit(Exit.NEGATIVE if check.run(options) else Exit.OK)
 
 
+@cli.command("doctor", short_help="Find out what is wrong, by experiment")
+@click.option(
+    "--to", metavar="ADDRESS", multiple=True, help="Address of a pod or node behind the tunnel."
+)
+@click.option("--tcp", metavar="HOST:PORT", help="Also send 1 MB there: for NICs that ruin GSO.")
+@click.option(
+    "--probe",
+    type=click.Choice(["on", "off"]),
+    default="on",
+    show_default=True,
+    help="Send probes.",
+)
+@click.option("--receiver", is_flag=True, help="Tell who sends wrong packets to this host.")
+@click.option(
+    "--seconds",
+    type=Number(0.1, DAY),
+    default=10.0,
+    show_default=True,
+    help="How long --receiver watches.",
+)
+@click.option("--kernel", is_flag=True, help="Test which of the bugs this kernel has.")
+@click.option(
+    "--bundle",
+    "bundle_file",
+    type=click.Path(path_type=Path, dir_okay=False),
+    help="Also write a support bundle (tar.gz) to this new file.",
+)
+@click.option(
+    "--replace-addresses",
+    is_flag=True,
+    help="Replace addresses and names in the bundle, each by the same one throughout.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def doctor_command(  # noqa: PLR0913 - one for each option
+    *,
+    to: tuple[str, ...],
+    tcp: str | None,
+    probe: str,
+    receiver: bool,
+    seconds: float,
+    kernel: bool,
+    bundle_file: Path | None,
+    replace_addresses: bool,
+    as_json: bool,
+) -> None:
+    """Find out what is wrong with this host's tunnels. Changes nothing.
+
+    Sends a few packets to the other ends of this host's tunnels, watches how they
+    leave, and reads rules and devices, in less than 10 s.
+
+    --receiver watches what arrives instead, and the counters of this host and its
+    pods. --kernel tries the bugs in throwaway namespaces, in some 10 s; that needs
+    no root where users may make namespaces.
+
+    Exits with 0 if all is well, 1 if something was found, 7 if it is undecided.
+
+    Example: csumfix doctor --to 10.244.1.10
+    """
+    from csumfix.views import bundle
+
+    if receiver and kernel:
+        raise click.UsageError("Only one of --receiver and --kernel makes sense")
+    with bundle.optional(bundle_file, replace=replace_addresses) as diagnosed:
+        if kernel:
+            from csumfix_lab import doctor as laboratory
+
+            code, document = laboratory.run(as_json=as_json)
+        elif receiver:
+            from csumfix.views import receiver as arrivals
+
+            code, document = arrivals.run(seconds, DEFAULT_PORTS, as_json=as_json)
+        else:
+            from csumfix.views import doctor
+
+            code, document = doctor.run(doctor.options(to, tcp, probe == "on", as_json))
+        diagnosed(document)
+    sys.exit(code)
+
+
 @cli.command("trace", short_help="Show packets as they leave this host", epilog=TRACE_EXAMPLE)
 @click.option("--bad-only", is_flag=True, help="Show only packets whose outer checksum is wrong.")
 @click.option("--count", type=WholeNumber(1), help="Stop when that many have been shown.")
@@ -272,62 +351,6 @@ def trace_command(
     from csumfix.views import trace
 
     trace.run(trace.TraceOptions(bad_only, count or 0, pcap, ports))
-
-
-@cli.command("doctor", short_help="Find out what is wrong, by experiment")
-@click.option("--kernel", is_flag=True, help="Test which of the bugs this kernel has.")
-@click.option("--receiver", is_flag=True, help="Tell who sends wrong packets to this host.")
-@click.option(
-    "--seconds",
-    type=Number(0.1, DAY),
-    default=10.0,
-    show_default=True,
-    help="How long --receiver watches.",
-)
-@click.option(
-    "--bundle",
-    "bundle_file",
-    type=click.Path(path_type=Path, dir_okay=False),
-    help="Also write a support bundle (tar.gz) to this new file.",
-)
-@click.option(
-    "--replace-addresses",
-    is_flag=True,
-    help="Replace addresses and names in the bundle, each by the same one throughout.",
-)
-@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
-def doctor_command(
-    kernel: bool,
-    receiver: bool,
-    seconds: float,
-    bundle_file: Path | None,
-    replace_addresses: bool,
-    as_json: bool,
-) -> None:
-    """Find out what is wrong. It changes nothing on this host.
-
-    --kernel tries the bugs in throwaway namespaces, in some 10 s; that needs no root where users
-    may make namespaces. --receiver watches the packets that arrive, and the counters of this host
-    and of its pods.
-
-    Exits with 0 if all is well, 1 if something is wrong, and 7 if that cannot be told.
-
-    Example: csumfix doctor --receiver --seconds 60
-    """
-    from csumfix.views import bundle
-    from csumfix.views import receiver as arrivals
-
-    if kernel == receiver:
-        raise click.UsageError("Give one of --kernel and --receiver")
-    with bundle.optional(bundle_file, replace=replace_addresses) as diagnosed:
-        if kernel:
-            from csumfix_lab import doctor
-
-            code, document = doctor.run(as_json=as_json)
-        else:
-            code, document = arrivals.run(seconds, DEFAULT_PORTS, as_json=as_json)
-        diagnosed(document)
-    sys.exit(code)
 
 
 @cli.command("lab", short_help="Try it in a throwaway two-node lab")

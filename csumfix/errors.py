@@ -24,7 +24,7 @@ EXIT_MEANINGS = {
     Exit.PERMISSION: "no permission",
     Exit.KERNEL: "the kernel refused or lacks a feature",
     Exit.IN_USE: "in use by another program",
-    Exit.BROKEN: "failed while running",
+    Exit.BROKEN: "began and came to no result (failed while running, or undecided)",
 }
 """What help, man page and docs say of each."""
 

@@ -12,7 +12,7 @@ import enum
 import os
 import socket
 import struct
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 
 SOL_PACKET = 263  # linux/socket.h
@@ -56,16 +56,25 @@ class Packet:
 class TapSocket:
     """A packet socket on one device, with a filter for tunnel ports. Needs CAP_NET_RAW."""
 
-    def __init__(self, device: int, ports: Collection[int], direction: Direction) -> None:
-        """Open it on the device with this number; raises OSError if that fails."""
+    def __init__(
+        self,
+        device: int,
+        ports: Collection[int],
+        direction: Direction,
+        numbers: range | None = None,
+    ) -> None:
+        """Open it on the device with this number; raises OSError if that fails.
+
+        numbers: see only packets of probes with these numbers; None for all packets.
+        """
         self._buffer = memoryview(bytearray(LONGEST))
         # With protocol 0 it receives nothing until the filter is in place.
         self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0)
         try:
             self._socket.setblocking(False)
             self._socket.setsockopt(SOL_PACKET, PACKET_AUXDATA, 1)
-            _attach(self._socket, program(ports, direction))
-            _bind(self._socket, device)
+            attach(self._socket, program(ports, direction, numbers))
+            bind(self._socket, device)
         except BaseException:
             self._socket.close()
             raise
@@ -101,7 +110,7 @@ class TapSocket:
         self._socket.close()
 
 
-def _bind(sock: socket.socket, device: int) -> None:
+def bind(sock: socket.socket, device: int) -> None:
     """Bind to a device by its number; socket.bind() accepts only names, and only in UTF-8."""
     address = LINK_ADDRESS.pack(socket.AF_PACKET, socket.htons(ETH_P_ALL), device, 0, 0, 0)
     if LIBC.bind(sock.fileno(), address, len(address)) < 0:
@@ -120,8 +129,9 @@ def _is_not_ready(ancillary: list[tuple[int, int, bytes]]) -> bool:
 
 INSTRUCTION = struct.Struct("HBBI")  # struct sock_filter: code, jump if true, if false, k
 LOAD_BYTE, LOAD_HALF, LOAD_HALF_X = 0x30, 0x28, 0x48  # linux/bpf_common.h: LD|B|ABS and so on
-LOAD_X_HEADER_LENGTH = 0xB1  # LDX|B|MSH: 4 * (packet[k] & 0xf)
+LOAD_X, LOAD_X_HEADER_LENGTH = 0x01, 0xB1  # LDX|IMM; LDX|B|MSH: 4 * (packet[k] & 0xf)
 SHIFT_RIGHT, JUMP, JUMP_EQUAL, JUMP_SET, RETURN = 0x74, 0x05, 0x15, 0x45, 0x06
+JUMP_GREATER, JUMP_GREATER_EQUAL = 0x25, 0x35
 PACKET_TYPE = 0xFFFFF000 + 4  # SKF_AD_OFF + SKF_AD_PKTTYPE
 PACKET_OUTGOING = 4
 UDP = 17
@@ -129,9 +139,21 @@ IPV4_FRAGMENT = 0x3FFF  # more fragments follow, or it is not the first
 
 Instruction = tuple[int, int, int, int]
 
+ACCEPT: Instruction = (RETURN, 0, 0, 0xFFFFFFFF)
 
-def program(ports: Collection[int], direction: Direction) -> list[Instruction]:
-    """Return a filter for UDP packets to these ports, in one direction; any port if none."""
+INNER = 8 + 8 + 14  # bytes of the headers between the outer IP header and the inner one
+INNER_NUMBERS = (20, 22, 24, 40, 42, 44)
+"""Where in an inner packet the number of a probe may be: a TCP port or an ICMP identifier, behind
+an IPv4 header without options, which comes first because it may be the shorter packet, or IPv6."""
+
+
+def program(
+    ports: Collection[int], direction: Direction, numbers: range | None = None
+) -> list[Instruction]:
+    """Return a filter for UDP packets to these ports, in one direction; any port if none.
+
+    numbers: let only packets pass whose inner packet may be of a probe with such a number.
+    """
     wanted = sorted(ports) if len(ports) <= PORTS_IN_FILTER else []
     outgoing = (1, 0) if direction is Direction.OUT else (0, 1)
     return [
@@ -154,21 +176,49 @@ def program(ports: Collection[int], direction: Direction) -> list[Instruction]:
         (JUMP, 0, 0, 3),
         (RETURN, 0, 0, 0),
         (LOAD_HALF_X, 0, 0, 2),  # IPv4: destination port behind the header
-        (JUMP, 0, 0, 1),
-        (LOAD_HALF, 0, 0, 42),  # IPv6
+        (JUMP, 0, 0, 2),
+        (LOAD_X, 0, 0, 40),  # IPv6
+        (LOAD_HALF_X, 0, 0, 2),
         *_any_of(wanted),
+        *(number_in(numbers, [INNER + at for at in INNER_NUMBERS]) if numbers else [ACCEPT]),
     ]
 
 
 def _any_of(ports: list[int]) -> list[Instruction]:
-    accept = (RETURN, 0, 0, 0xFFFFFFFF)
-    if not ports:
-        return [accept]
+    """Go on behind these instructions if the port is one of these, or if there are none."""
     tests = [(JUMP_EQUAL, len(ports) - at, 0, port) for at, port in enumerate(ports)]
-    return [*tests, (RETURN, 0, 0, 0), accept]
+    return [*tests, (RETURN, 0, 0, 0)] if ports else []
 
 
-def _attach(sock: socket.socket, instructions: list[Instruction]) -> None:
+def number_in(numbers: range, offsets: Sequence[int]) -> list[Instruction]:
+    """Accept a packet with such a number at one of these offsets behind what register X says."""
+    size = 3 * len(offsets)
+    tests = []
+    for at, offset in enumerate(offsets):
+        left = size - 3 * at - 3
+        tests += [
+            (LOAD_HALF_X, 0, 0, offset),
+            (JUMP_GREATER_EQUAL, 0, 1, numbers.start),
+            (JUMP_GREATER, 0, left + 1, numbers.stop - 1),
+        ]
+    return [*tests, (RETURN, 0, 0, 0), ACCEPT]
+
+
+def answers_in(numbers: range) -> list[Instruction]:
+    """Return a filter for inner packets that may answer a probe, from their IP header on."""
+    return [
+        (LOAD_BYTE, 0, 0, 0),
+        (SHIFT_RIGHT, 0, 0, 4),
+        (JUMP_EQUAL, 0, 2, 4),
+        (LOAD_X_HEADER_LENGTH, 0, 0, 0),
+        (JUMP, 0, 0, 1),
+        (LOAD_X, 0, 0, 40),
+        *number_in(numbers, (0, 4)),
+    ]
+
+
+def attach(sock: socket.socket, instructions: list[Instruction]) -> None:
+    """Give a socket a filter."""
     code = b"".join(INSTRUCTION.pack(*one) for one in instructions)
     memory = ctypes.create_string_buffer(code, len(code))
     # struct sock_fprog: number of instructions, pointer to them.

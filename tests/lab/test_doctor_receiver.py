@@ -15,7 +15,7 @@ import pytest
 from csumfix.errors import Exit
 from csumfix_lab import Lab, spec
 from csumfix_lab.process import Process
-from tests.lab.shim import CSUMFIX, send
+from tests.lab.harness import CSUMFIX, send
 
 SECONDS = 3
 DATAGRAMS = 20

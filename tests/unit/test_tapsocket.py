@@ -9,6 +9,7 @@ from csumfix.evidence.tapsocket import (
     LOAD_BYTE,
     LOAD_HALF,
     LOAD_HALF_X,
+    LOAD_X,
     LOAD_X_HEADER_LENGTH,
     PACKET_OUTGOING,
     PACKET_TYPE,
@@ -20,7 +21,7 @@ from csumfix.evidence.tapsocket import (
     program,
 )
 
-JUMP, JUMP_EQUAL, JUMP_SET = 0x05, 0x15, 0x45
+JUMP, JUMP_EQUAL, JUMP_GREATER, JUMP_GREATER_EQUAL, JUMP_SET = 0x05, 0x15, 0x25, 0x35, 0x45
 PACKET_HOST = 0
 
 
@@ -39,6 +40,8 @@ def accepts(code: list[Instruction], packet: bytes, packet_type: int) -> bool:
             if start + size > len(packet):
                 return False
             a = int.from_bytes(packet[start : start + size], "big")
+        elif kind == LOAD_X:
+            x = k
         elif kind == LOAD_X_HEADER_LENGTH:
             x = 4 * (packet[k] & 0xF)
         elif kind == SHIFT_RIGHT:
@@ -46,8 +49,13 @@ def accepts(code: list[Instruction], packet: bytes, packet_type: int) -> bool:
         elif kind == JUMP:
             at += k
         else:
-            hit = a == k if kind == JUMP_EQUAL else bool(a & k)
-            at += if_true if hit else if_false
+            hits = {
+                JUMP_EQUAL: a == k,
+                JUMP_GREATER: a > k,
+                JUMP_GREATER_EQUAL: a >= k,
+                JUMP_SET: bool(a & k),
+            }
+            at += if_true if hits[kind] else if_false
 
 
 PORTS = (4789, 8472)

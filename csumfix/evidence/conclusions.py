@@ -1,0 +1,601 @@
+"""From what probes, rules and devices say to one cause, or to "not a checksum". Pure.
+
+Each remote end is judged by itself. The order of the questions:
+
+1. Did a probe leave with a wrong outer checksum? Then this host's NAT does it, whether or not
+   anything was answered. Which probes did, and by how much they are off, says which NAT.
+2. Which probes reached the other end? An answer that arrives damaged shows that its question did.
+   The same packet with and without offload tells a checksum from everything else.
+3. Did answers arrive with wrong checksums? Then the other end, or what is before it, is sick, too.
+
+A kind of probe counts as lost only if chance cannot have lost all of it, given how many of the
+others were answered.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+
+from csumfix.core import Inspection
+from csumfix.evidence import causes
+from csumfix.evidence.arrivals import WRONG
+from csumfix.evidence.bulk import Bulk
+from csumfix.evidence.causes import Cause, Flow
+from csumfix.evidence.departures import Departure
+from csumfix.evidence.probes import MARKS, Kind, Outcome, Probed
+from csumfix.host.natrules import NatRule, NatRules
+from csumfix.host.nics import Nic
+from csumfix.text import listing
+
+CHANCE = 1e-4
+"""Probability below which chance has not lost all packets of a kind."""
+
+NONE_AT_ALL = 20
+"""Packets of a kind that must have gone unanswered if nothing at all was answered."""
+
+LOSS, LOST = 0.05, 3
+"""Part, and number, of pings that must be missing before a path is said to lose packets."""
+
+FIXED_KERNELS = ((5, 7), (5, 4, 41), (4, 19, 123), (4, 14, 181))
+"""Kernels whose NAT leaves a checksum of 0 alone: "netfilter: nat: never update the UDP checksum
+when it's 0" (ea64d8d6c675 in Linux 5.7), and the stable series that have it."""
+
+
+class Verdict(enum.StrEnum):
+    """What is the matter with a tunnel, the worst first."""
+
+    KUBE_PROXY = "kube_proxy"
+    """kube-proxy's mark outlives encapsulation."""
+    CNI = "cni"
+    """The same, because the CNI masquerades before kube-proxy can clear the mark."""
+    SNAT = "snat"
+    DNAT = "dnat"
+    IPVS = "ipvs"
+    STATELESS = "stateless"
+    NAT = "nat"
+    """Something rewrites the outer header, and it is not known what."""
+    ZERO_NAT = "zero_nat"
+    """NAT makes something of a checksum of 0."""
+    NIC = "nic"
+    """Inner checksums are never computed."""
+    NIC_OUTER = "nic_outer"
+    """Outer checksums are not computed either."""
+    NIC_GSO = "nic_gso"
+    """GSO packets only."""
+    RELAY = "relay"
+    REMOTE = "remote"
+    """The other end sends wrong checksums."""
+    MTU = "mtu"
+    NOT_LEAVING = "not_leaving"
+    BLACK_HOLE = "black_hole"
+    LOSS = "loss"
+    UNDECIDED = "undecided"
+    CURED = "cured"
+    HEALTHY = "healthy"
+
+
+NO_RULES = NatRules()
+
+HEALTHY = frozenset({Verdict.HEALTHY, Verdict.CURED})
+CHECKSUMS = frozenset(list(Verdict)[: list(Verdict).index(Verdict.REMOTE) + 1])
+"""Those by which a checksum is the matter."""
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What is known of this host.
+
+    before, after: its rules before and after the probes.
+    lanes: the lanes of csumfix whose rules are loaded for the tunnel's port, such as "kernel".
+    blind: why neither frames could be sent nor departures seen; empty if they could.
+    """
+
+    before: NatRules = NO_RULES
+    after: NatRules = NO_RULES
+    nics: Sequence[Nic] = ()
+    kernel: tuple[int, ...] = ()
+    lanes: frozenset[str] = frozenset()
+    blind: str = ""
+    bulk: Bulk = Bulk.NOT_TRIED
+
+
+@dataclass(frozen=True)
+class Conclusion:
+    """What is the matter, and what that rests on.
+
+    evidence: for it. against: what does not fit, or was not seen.
+    experiment: what to do next, if it is not certain.
+    rules: those that rewrite.
+    """
+
+    verdict: Verdict
+    evidence: tuple[str, ...] = ()
+    against: tuple[str, ...] = ()
+    experiment: str = ""
+    rules: tuple[NatRule, ...] = ()
+
+
+@dataclass
+class _Case:
+    """One remote end, and questions about it."""
+
+    probed: Probed
+    facts: Facts
+    rate: float | None = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.rate = _rate(self.probed.outcomes.values())
+
+    def outcome(self, kind: Kind) -> Outcome:
+        return self.probed.outcomes.get(kind) or Outcome()
+
+    def is_reached(self, kind: Kind) -> bool | None:
+        """Tell whether packets of a kind reach the other end; None if that is not known."""
+        outcome = self.outcome(kind)
+        if outcome.answered or outcome.arrived:
+            return True
+        if not outcome.sent or outcome.fault:
+            return None
+        if self.rate is None:
+            return False if outcome.sent >= NONE_AT_ALL // 2 else None
+        return False if (1 - self.rate) ** outcome.sent < CHANCE else None
+
+    @property
+    def offloaded(self) -> bool | None:
+        """Whether ordinary packets reach the other end."""
+        if self.outcome(Kind.SYN_OFFLOADED).sent:
+            return self.is_reached(Kind.SYN_OFFLOADED)
+        return self.is_reached(Kind.CONNECT)
+
+    @property
+    def has_frames(self) -> bool:
+        """Whether frames of our own were sent."""
+        return bool(self.outcome(Kind.SYN).sent)
+
+    @property
+    def outer_checksum(self) -> bool:
+        """Whether the tunnel has outer checksums."""
+        tunnel = self.probed.remote.tunnel
+        return tunnel.checksum6 if ":" in self.probed.remote.vtep else tunnel.checksum
+
+    def wrong(self, *kinds: Kind) -> dict[Kind, Outcome]:
+        """Return the outcomes of those kinds of which some left wrong."""
+        found = {kind: self.outcome(kind) for kind in kinds or Kind}
+        return {kind: one for kind, one in found.items() if one.left[Departure.WRONG]}
+
+    def shown(self, kind: Kind) -> str:
+        """Say how many packets of a kind were answered."""
+        outcome = self.outcome(kind)
+        return f"{NAMES[kind]}: {outcome.answered} of {outcome.sent} answered"
+
+
+NAMES = {
+    Kind.PING: "pings",
+    Kind.PING_OFFLOADED: "pings left to offload",
+    Kind.PING_LARGE: "pings as long as the MTU",
+    Kind.SYN: "TCP SYN, checksum complete",
+    Kind.SYN_OFFLOADED: "TCP SYN, checksum left to offload",
+    Kind.WRAPPED: "VXLAN packets of our own, complete",
+    Kind.WRAPPED_OFFLOADED: "the same, outer checksum left to offload",
+    Kind.CONNECT: "ordinary connections",
+    Kind.MARKED: "connections with kube-proxy's mark",
+    Kind.MARKED_HOST: "the same from the host's main address",
+}
+
+
+def _rate(outcomes: Collection[Outcome]) -> float | None:
+    """Return which part of the packets of the best kind was answered, cautiously."""
+    rates = [(one.answered + 0.0) / (one.sent + 1) for one in outcomes if one.answered]
+    return max(rates) * 0.8 if rates else None
+
+
+def conclude(probed: Probed, facts: Facts) -> list[Conclusion]:
+    """Say what is the matter between this host and one remote end, the surest thing first."""
+    case = _Case(probed, facts)
+    own = _leaves_wrong(case) or _reaches(case)
+    remote = _remote(case)
+    if remote and own.verdict in HEALTHY | {Verdict.UNDECIDED, Verdict.LOSS}:
+        return [remote]
+    return [own, remote] if remote else [own]
+
+
+# ----------------------------------------------------------------------------- 1. what leaves
+
+
+def _leaves_wrong(case: _Case) -> Conclusion | None:
+    unmarked = case.wrong(*(kind for kind in Kind if kind not in MARKS))
+    if unmarked:
+        return _rewritten(case, unmarked)
+    marked = case.wrong(*MARKS)
+    return _marked(case, marked) if marked else None
+
+
+def _counts(wrong: dict[Kind, Outcome]) -> str:
+    number = sum(one.left[Departure.WRONG] for one in wrong.values())
+    return f"{number} probes left this host with a wrong outer checksum"
+
+
+def _marked(case: _Case, wrong: dict[Kind, Outcome]) -> Conclusion:
+    """Tell kube-proxy's own fault from that of a CNI before it."""
+    rules = case.facts.after
+    sent = sum(one.sent for one in wrong.values())
+    number = sum(one.left[Departure.WRONG] for one in wrong.values())
+    evidence = [
+        f"{number} of {sent} probes with kube-proxy's mark {_mark(rules)} left this host with a "
+        "wrong outer checksum",
+        f"without the mark: {case.shown(Kind.CONNECT)}, none left wrong",
+    ]
+    culprits = _culprits(case, "source", inner=True)
+    if not rules.clears_mark:
+        evidence.append("KUBE-POSTROUTING masquerades marked packets without clearing the mark")
+        return Conclusion(Verdict.KUBE_PROXY, tuple(evidence), (), "", culprits)
+    evidence.append("KUBE-POSTROUTING clears the mark, but a rule before it has ended table nat")
+    against: tuple[str, ...] = ()
+    if Kind.MARKED in wrong:
+        against = ("packets from the tunnel's own address are hit as well, which is unusual",)
+    firsts = tuple(rule for rule in culprits if rule.owner != "kube-proxy")
+    return Conclusion(Verdict.CNI, tuple(evidence), against, "", firsts or culprits)
+
+
+def _mark(rules: NatRules) -> str:
+    return f"{rules.mark:#x}" if rules.mark is not None else "0x4000"
+
+
+REWRITERS = {
+    Cause.NEW_PORT: Verdict.SNAT,
+    Cause.NEW_ADDRESS: Verdict.DNAT,
+    Cause.ZERO: Verdict.ZERO_NAT,
+}
+
+
+def _rewritten(case: _Case, wrong: dict[Kind, Outcome]) -> Conclusion:
+    """Say what rewrites the outer header of packets without any mark."""
+    evidence = [_counts(wrong)]
+    flows = {port: _flow(seen) for one in wrong.values() for port, seen in one.wrong.items()}
+    cause = causes.name(flows)
+    verdict = REWRITERS.get(cause, Verdict.NAT)
+    vtep, port = case.probed.remote.vtep, case.probed.remote.tunnel.port
+    dests = {dest for one in wrong.values() for dest in one.dests}
+    if dests and vtep and vtep not in dests:
+        evidence.append(f"they were to go to {vtep} and left for {listing(sorted(dests))}")
+        verdict = Verdict.DNAT if verdict is not Verdict.ZERO_NAT else verdict
+    evidence += _difference(cause, flows)
+    rules = case.facts.after
+    culprits = _culprits(case, "destination" if verdict is Verdict.DNAT else "source")
+    if verdict is Verdict.DNAT:
+        stateless = tuple(rule for rule in rules.rules if rule.rewrites == "stateless")
+        if (vtep, port) in rules.ipvs:
+            evidence.append(f"{vtep} port {port} is a virtual UDP service of IPVS")
+            return Conclusion(Verdict.IPVS, tuple(evidence))
+        if stateless and not culprits:
+            return Conclusion(Verdict.STATELESS, tuple(evidence), (), "", stateless)
+    against = () if culprits else (f"no rule was seen that does it{_unread(rules)}",)
+    if verdict is Verdict.ZERO_NAT:
+        evidence.append("the tunnel sends no outer checksum, and NAT made one of it")
+    return Conclusion(verdict, tuple(evidence), against, "", culprits)
+
+
+def _unread(rules: NatRules) -> str:
+    return f" (not all rules could be read: {rules.trouble})" if rules.trouble else ""
+
+
+def _flow(seen: Inspection) -> Flow:
+    complete = (seen.found - seen.difference) % causes.MODULUS
+    return Flow({seen.difference}, {seen.found}, {complete})
+
+
+def _difference(cause: Cause, flows: dict[int, Flow]) -> Iterator[str]:
+    port, flow = next(iter(flows.items()))
+    off = causes.difference(flow)
+    if cause is Cause.NEW_PORT:
+        old = (port - off) % causes.MODULUS
+        yield f"each flow is off by its new minus its old source port, as {old} -> {port}"
+    elif cause is Cause.NEW_ADDRESS:
+        yield f"every flow is off by {off}, which is twice the new minus the old address"
+
+
+def _culprits(case: _Case, rewrites: str, *, inner: bool = False) -> tuple[NatRule, ...]:
+    """Return the rules that may have rewritten the probes, the likeliest first.
+
+    Table nat sees the first packet of each flow, so their counters have risen.
+    inner: rules that speak of the tunnel's own device count, too.
+    """
+    before = {rule.key: rule.packets or 0 for rule in case.facts.before.rules}
+    remote = case.probed.remote
+    family = "6" if ":" in remote.vtep else "4"
+    families = {family, "both", *(str(remote.version) if inner else "")}
+    found = []
+    for rule in case.facts.after.rules:
+        rise = None if rule.packets is None else rule.packets - before.get(rule.key, 0)
+        if rule.rewrites != rewrites or rule.family not in families:
+            continue
+        if " tcp " in f" {rule.text} " or rise == 0:
+            continue
+        named = f"{remote.tunnel.port}" in rule.text or "mark" in rule.text
+        found.append((not named, -(rise or 0), rule))
+    return tuple(rule for *_, rule in sorted(found, key=lambda one: one[:2]))[:3]
+
+
+# ---------------------------------------------------------------------------- 2. what arrives
+
+
+def _reaches(case: _Case) -> Conclusion:
+    offloaded = case.offloaded
+    if not any(one.sent for one in case.probed.outcomes.values()):
+        return _unsent(case)
+    if offloaded:
+        return _works(case)
+    if _stays_here(case):
+        return Conclusion(
+            Verdict.NOT_LEAVING,
+            ("no probe was seen at the device that carries the tunnel",),
+            (),
+            "look for a rule that drops them, and at 'ip route get' for the VTEP",
+        )
+    if case.has_frames:
+        return _lost(case)
+    return _lost_without_frames(case)
+
+
+def _unsent(case: _Case) -> Conclusion:
+    faults = {one.fault for one in case.probed.outcomes.values()} - {""}
+    reason = listing(sorted(faults)) or "none was wanted"
+    return Conclusion(
+        Verdict.UNDECIDED, (), (f"no probe was sent: {reason}",), "run it as root, with probes"
+    )
+
+
+def _stays_here(case: _Case) -> bool:
+    outcomes = case.probed.outcomes.values()
+    seen = sum(one.left.total() for one in outcomes)
+    return not case.facts.blind and not seen and sum(one.sent for one in outcomes) > NONE_AT_ALL
+
+
+def _lost(case: _Case) -> Conclusion:
+    """Ordinary packets are lost, or seem to be: compare them with those of our own."""
+    syn, ping = case.is_reached(Kind.SYN), case.is_reached(Kind.PING)
+    if case.offloaded is None:
+        return _too_lossy(case)
+    if syn:
+        return _inner(case, (Kind.SYN, Kind.SYN_OFFLOADED))
+    if ping:
+        return _behind_firewall(case)
+    return _all_lost(case)
+
+
+def _inner(case: _Case, kinds: tuple[Kind, Kind]) -> Conclusion:
+    """The inner checksum makes the difference, and it left as it should."""
+    evidence = [case.shown(kind) for kind in kinds]
+    evidence.append(f"none of {_left(case)} probes left with a wrong outer checksum")
+    sources = {port for one in case.probed.outcomes.values() for port in one.sources}
+    flows = sum(bool(one.sources) for one in case.probed.outcomes.values())
+    if len(sources) == 1 and flows > 2:  # noqa: PLR2004 - pings and two kinds of TCP
+        port = next(iter(sources))
+        evidence.append(
+            f"all answers come from outer source port {port}, where a vxlan device "
+            "would choose one for each flow"
+        )
+        return Conclusion(Verdict.RELAY, tuple(evidence), _cured_in_vain(case))
+    evidence += _devices(case.facts.nics)
+    against = list(_cured_in_vain(case))
+    if case.outer_checksum:
+        against.append(
+            "outer checksums are computed; a program between the nodes that resends the "
+            "datagrams would look the same"
+        )
+    return Conclusion(Verdict.NIC, tuple(evidence), tuple(against))
+
+
+def _left(case: _Case) -> int:
+    return sum(one.left.total() for one in case.probed.outcomes.values())
+
+
+def _cured_in_vain(case: _Case) -> tuple[str, ...]:
+    if not case.facts.lanes:
+        return ()
+    lanes = listing(sorted(case.facts.lanes))
+    return (f"csumfix's rules are loaded ({lanes} lane) and do not cure it",)
+
+
+def _devices(nics: Sequence[Nic]) -> list[str]:
+    shown = [
+        f"{nic.name} (driver {nic.driver or 'unknown'}) offers "
+        f"{listing(sorted(nic.features)) or 'no checksum offload'}"
+        for nic in nics
+    ]
+    return shown[:3]
+
+
+def _behind_firewall(case: _Case) -> Conclusion:
+    """SYN packets are lost in either form, and pings are not."""
+    reached = case.is_reached(Kind.PING_OFFLOADED)
+    firewall = f"{case.shown(Kind.SYN)}, with pings answered: a firewall drops them"
+    if reached is False:
+        found = _inner(case, (Kind.PING, Kind.PING_OFFLOADED))
+        return Conclusion(found.verdict, (*found.evidence, firewall), found.against)
+    # A device without this feature leaves ICMP to the kernel, and is not tried by it.
+    generic = all("tx-checksum-ip-generic" in nic.features for nic in case.facts.nics[:1])
+    if reached and generic and case.facts.nics:
+        found = _works(case)
+        return Conclusion(
+            found.verdict, (case.shown(Kind.PING_OFFLOADED), firewall, *found.evidence)
+        )
+    return Conclusion(
+        Verdict.UNDECIDED,
+        (firewall,),
+        ("pings do not show whether the NIC computes TCP checksums",),
+        "give a port that is open: csumfix doctor --tcp POD-ADDRESS:PORT",
+    )
+
+
+def _all_lost(case: _Case) -> Conclusion:
+    """Nothing comes back of what the tunnel's device sends."""
+    evidence = [case.shown(kind) for kind in (Kind.PING, Kind.SYN, Kind.WRAPPED)]
+    wrapped = case.is_reached(Kind.WRAPPED)
+    if wrapped:
+        evidence += _devices(case.facts.nics)
+        plain = case.is_reached(Kind.WRAPPED_OFFLOADED)
+        if plain is not None:
+            works = "answered" if plain else "lost"
+            evidence.append(f"with the outer checksum left to offload the last ones are {works}")
+        return Conclusion(Verdict.NIC_OUTER, tuple(evidence), _cured_in_vain(case))
+    if wrapped is None:
+        return Conclusion(
+            Verdict.UNDECIDED,
+            tuple(evidence),
+            ("no VXLAN packets of our own could be sent",),
+            "run 'csumfix check --live' at the other end while this runs here",
+        )
+    evidence.append("the last ones left with both checksums complete and right")
+    return Conclusion(
+        Verdict.BLACK_HOLE,
+        tuple(evidence),
+        ("what damages every packet on the way would look the same from here",),
+        "run 'csumfix check --live' at the other end while this runs here",
+    )
+
+
+def _lost_without_frames(case: _Case) -> Conclusion:
+    evidence = [case.shown(kind) for kind in (Kind.CONNECT, Kind.PING)]
+    why = case.facts.blind or "packets cannot be put into this tunnel by hand"
+    return Conclusion(
+        Verdict.UNDECIDED,
+        tuple(evidence),
+        (f"only ordinary sockets could be used: {why}",),
+        "run it as root: a wrong checksum and a firewall look the same to an ordinary user",
+    )
+
+
+def _too_lossy(case: _Case) -> Conclusion:
+    shown = tuple(case.shown(kind) for kind in (Kind.PING, Kind.SYN, Kind.SYN_OFFLOADED))
+    return Conclusion(
+        Verdict.UNDECIDED,
+        shown,
+        ("so few packets are answered that chance may have lost the others",),
+        "look for what loses packets of every kind, then run it again",
+    )
+
+
+def _works(case: _Case) -> Conclusion:
+    """Ordinary packets arrive; see whether others do."""
+    marked = [kind for kind in MARKS if case.is_reached(kind) is False]
+    known = case.facts.after.mark is not None
+    if marked and known and case.is_reached(Kind.CONNECT):
+        return _marked_lost(case, marked)
+    bulk = case.facts.bulk is Bulk.STUCK
+    if case.is_reached(Kind.PING_LARGE) is False:
+        length = case.probed.remote.mtu
+        return Conclusion(
+            Verdict.MTU,
+            (f"{case.shown(Kind.PING)}, those of {length} bytes: none",),
+            ("what answers may be what is lost: try from the other end, too",),
+        )
+    if bulk:
+        return Conclusion(
+            Verdict.NIC_GSO,
+            ("1 MB over TCP got stuck, while single packets of every length arrive",),
+            ("a slow receiver would look the same",),
+            f"ethtool -K {_first(case.facts.nics)} tx-udp_tnl-segmentation off, then try again",
+        )
+    if _is_lossy(case):
+        shown = tuple(case.shown(kind) for kind in (Kind.PING, Kind.SYN, Kind.SYN_OFFLOADED))
+        return Conclusion(Verdict.LOSS, shown, ("packets of all kinds are lost alike",))
+    return _healthy(case)
+
+
+def _first(nics: Sequence[Nic]) -> str:
+    return nics[0].name if nics else "DEVICE"
+
+
+def _marked_lost(case: _Case, marked: list[Kind]) -> Conclusion:
+    """Marked packets are lost; if their departure was seen, it was not wrong."""
+    shown = (case.shown(Kind.CONNECT), *(case.shown(kind) for kind in marked))
+    if not case.facts.blind:
+        return Conclusion(
+            Verdict.UNDECIDED,
+            shown,
+            ("the marked ones left with right checksums: a rule or route may drop the mark",),
+            f"look for rules and routes that speak of mark {_mark(case.facts.after)}",
+        )
+    rules = case.facts.after
+    verdict = Verdict.CNI if rules.clears_mark else Verdict.KUBE_PROXY
+    return Conclusion(verdict, shown, (f"departures were not seen: {case.facts.blind}",))
+
+
+def _is_lossy(case: _Case) -> bool:
+    pings = case.outcome(Kind.PING)
+    lost = pings.sent - pings.answered
+    return lost >= LOST and lost > LOSS * pings.sent
+
+
+def _healthy(case: _Case) -> Conclusion:
+    kind = Kind.SYN_OFFLOADED if case.outcome(Kind.SYN_OFFLOADED).sent else Kind.CONNECT
+    evidence = [case.shown(one) for one in (Kind.PING, kind) if case.outcome(one).sent]
+    evidence += [case.shown(one) for one in sorted(MARKS) if case.outcome(one).sent]
+    if not case.facts.blind and _left(case):
+        evidence.append(f"none of {_left(case)} probes left with a wrong outer checksum")
+    rewritten = _rewrites(case)
+    lanes = listing(sorted(case.facts.lanes))
+    if rewritten and case.facts.lanes:
+        evidence.append(f"{rewritten}, and it is right: csumfix's {lanes} lane cures it")
+        return Conclusion(Verdict.CURED, tuple(evidence), (), "", _culprits(case, "source"))
+    if rewritten:
+        evidence.append(f"{rewritten}, and it is right all the same")
+    elif case.facts.lanes:
+        evidence.append(f"csumfix's rules are loaded ({lanes} lane)")
+    against = []
+    if case.facts.blind:
+        against.append(f"departures were not seen: {case.facts.blind}")
+    if not case.has_frames:
+        against.append("only the first packet of each flow was tried")
+    return Conclusion(Verdict.HEALTHY, tuple(evidence), tuple(against))
+
+
+def _rewrites(case: _Case) -> str:
+    """Say how NAT rewrites the outer header of probes; empty if it does not."""
+    remote = case.probed.remote
+    low, high = remote.tunnel.source_ports
+    # The ports of our own datagrams are not the device's.
+    outcomes = {k: v for k, v in case.probed.outcomes.items() if k not in OWN_PORTS}
+    ports = {port for one in outcomes.values() for port in one.ports}
+    dests = {dest for one in outcomes.values() for dest in one.dests}
+    others = sorted(port for port in ports if not low <= port <= high)
+    if remote.vtep and dests and remote.vtep not in dests:
+        return f"NAT sends to {listing(sorted(dests))} what is for {remote.vtep}"
+    if others:
+        return f"NAT gives flows new outer ports such as {others[0]}"
+    return ""
+
+
+OWN_PORTS = frozenset({Kind.WRAPPED, Kind.WRAPPED_OFFLOADED})
+
+
+# ------------------------------------------------------------------- 3. what comes from there
+
+
+def _remote(case: _Case) -> Conclusion | None:
+    wrong = {kind: one for kind, one in case.probed.outcomes.items() if WRONG & one.arrived.keys()}
+    if not wrong:
+        return None
+    number = sum(n for one in wrong.values() for what, n in one.arrived.items() if what in WRONG)
+    total = sum(one.arrived.total() for one in case.probed.outcomes.values())
+    kinds = sorted({str(what) for one in wrong.values() for what in one.arrived if what in WRONG})
+    return Conclusion(
+        Verdict.REMOTE,
+        (f"{number} of {total} answers arrived with wrong checksums ({listing(kinds)})",),
+        (),
+        f"run csumfix doctor at {case.probed.remote.vtep or 'the other end'}",
+    )
+
+
+# ------------------------------------------------------------------------------------ kernels
+
+
+def has_zero_checksum_bug(version: tuple[int, ...]) -> bool:
+    """Tell whether NAT of this kernel makes garbage of an outer checksum of 0."""
+    if version >= FIXED_KERNELS[0]:
+        return False
+    series = [fixed for fixed in FIXED_KERNELS[1:] if fixed[:2] == version[:2]]
+    return not any(version >= fixed for fixed in series)

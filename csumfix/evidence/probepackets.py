@@ -1,0 +1,190 @@
+"""The packets of probes, byte for byte, and how their answers are recognised. Pure.
+
+Every probe has a number of its own, 65301 to 65311. It is the destination port of a TCP probe and
+the identifier of an ICMP one, so a capture or a firewall's log shows which probe a packet belongs
+to. The packets are:
+
+- A TCP segment with the flag SYN and nothing else set: no options, no data, window 1024. The
+  sequence number is random. A closed port answers with RST, an open one with SYN and ACK; either
+  acknowledges the sequence number plus 1.
+- An ICMP or ICMPv6 echo request, with zeros as data. The sequence number tells probes apart.
+- Both in an IP header without options or extension headers: TTL or hop limit 64, DF set over
+  IPv4, identification 0, traffic class 0.
+
+A checksum is either complete, or left to offload: then the field holds the sum of the pseudo
+header, as the kernel's own packets have it (CHECKSUM_PARTIAL), and a virtio_net_hdr says where the
+checksum is to be computed.
+"""
+
+from __future__ import annotations
+
+import struct
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from csumfix.core import checksum
+
+NUMBERS = range(65301, 65312)
+"""Ports and identifiers of probes: behind the ports that NodePorts and most systems draw from."""
+
+TCP, UDP, ICMP, ICMPV6 = 6, 17, 1, 58  # protocol numbers
+ETHERTYPES = {4: 0x0800, 6: 0x86DD}  # by IP version
+ECHO_REQUESTS, ECHO_REPLIES = {4: 8, 6: 128}, {4: 0, 6: 129}
+SYN, RST = 0x02, 0x04
+TTL, WINDOW = 64, 1024
+
+ETHERNET = struct.Struct("!6s6sH")
+IPV4 = struct.Struct("!BBHHHBBH4s4s")
+IPV6 = struct.Struct("!IHBB16s16s")
+SEGMENT = struct.Struct("!HHIIBBHHH")  # a TCP header
+DATAGRAM = struct.Struct("!HHHH")  # a UDP header
+MESSAGE = struct.Struct("!BBHHH")  # an ICMP echo header
+VXLAN = struct.Struct("!B3xI")
+VNI_IS_VALID = 0x08
+
+VNET = struct.Struct("=BBHHHH")
+"""struct virtio_net_hdr of a packet socket: in the host's byte order."""
+NEEDS_CHECKSUM = 1  # linux/virtio_net.h: VIRTIO_NET_HDR_F_NEEDS_CSUM
+
+TCP_CHECKSUM, ICMP_CHECKSUM, UDP_CHECKSUM = 16, 2, 6  # offsets of the field
+
+
+@dataclass(frozen=True)
+class Ends:
+    """The inner ends of a probe: MAC and IP addresses as bytes, both IP addresses of a family."""
+
+    source_mac: bytes
+    dest_mac: bytes
+    source: bytes
+    dest: bytes
+
+    @property
+    def version(self) -> int:
+        """The version of IP: 4 or 6."""
+        return 4 if len(self.dest) == 4 else 6  # noqa: PLR2004 - bytes of an address
+
+
+def syn(ends: Ends, ports: tuple[int, int], sequence: int, *, complete: bool) -> bytes:
+    """Return a virtio_net_hdr and a frame with a SYN; ports: source, destination."""
+    segment = SEGMENT.pack(*ports, sequence, 0, SEGMENT.size // 4 << 4, SYN, WINDOW, 0, 0)
+    return _frame(ends, TCP, segment, TCP_CHECKSUM, complete=complete)
+
+
+def echo(ends: Ends, number: int, sequence: int, length: int, *, complete: bool) -> bytes:
+    """Return a virtio_net_hdr and a frame with an echo request and so many zeros of data."""
+    kind = ECHO_REQUESTS[ends.version]
+    message = MESSAGE.pack(kind, 0, 0, number, sequence & 0xFFFF) + bytes(length)
+    protocol = ICMP if ends.version == 4 else ICMPV6  # noqa: PLR2004
+    return _frame(ends, protocol, message, ICMP_CHECKSUM, complete=complete)
+
+
+def echo_data(version: int, mtu: int) -> int:
+    """Return how much data fills an echo request up to an MTU."""
+    ip = IPV4 if version == 4 else IPV6  # noqa: PLR2004
+    return max(0, mtu - ip.size - MESSAGE.size)
+
+
+def encapsulated(vni: int, frame: bytes) -> bytes:
+    """Return the payload of a VXLAN datagram around a frame of this module."""
+    return VXLAN.pack(VNI_IS_VALID, vni << 8) + frame[VNET.size :]
+
+
+def datagram(source: bytes, dest: bytes, ports: tuple[int, int], payload: bytes) -> bytes:
+    """Return a UDP header with its checksum, and the payload."""
+    length = DATAGRAM.size + len(payload)
+    plain = DATAGRAM.pack(*ports, length, 0) + payload
+    value = checksum(_pseudo(source, dest, UDP, length) + plain) ^ 0xFFFF
+    return _with(plain, UDP_CHECKSUM, value or 0xFFFF)
+
+
+def _frame(ends: Ends, protocol: int, payload: bytes, field: int, *, complete: bool) -> bytes:
+    pseudo = _pseudo(ends.source, ends.dest, protocol, len(payload))
+    if protocol == ICMP:  # has no pseudo header
+        pseudo = b""
+    if complete:
+        vnet = bytes(VNET.size)
+        payload = _with(payload, field, checksum(pseudo + payload) ^ 0xFFFF)
+    else:
+        start = ETHERNET.size + (IPV4.size if ends.version == 4 else IPV6.size)  # noqa: PLR2004
+        vnet = VNET.pack(NEEDS_CHECKSUM, 0, 0, 0, start, field)
+        payload = _with(payload, field, checksum(pseudo))
+    ethernet = ETHERNET.pack(ends.dest_mac, ends.source_mac, ETHERTYPES[ends.version])
+    return vnet + ethernet + _header(ends, protocol, len(payload)) + payload
+
+
+def _header(ends: Ends, protocol: int, length: int) -> bytes:
+    if ends.version == 6:  # noqa: PLR2004
+        return IPV6.pack(6 << 28, length, protocol, TTL, ends.source, ends.dest)
+    total = IPV4.size + length
+    plain = IPV4.pack(0x45, 0, total, 0, 0x4000, TTL, protocol, 0, ends.source, ends.dest)
+    return _with(plain, 10, checksum(plain) ^ 0xFFFF)
+
+
+def _pseudo(source: bytes, dest: bytes, protocol: int, length: int) -> bytes:
+    return source + dest + struct.pack("!II", length, protocol)
+
+
+def _with(data: bytes, at: int, value: int) -> bytes:
+    return data[:at] + value.to_bytes(2) + data[at + 2 :]
+
+
+# -------------------------------------------------------------------------------- recognition
+
+
+class Seen(NamedTuple):
+    """A packet that belongs to a probe.
+
+    number: see NUMBERS.
+    remote: the inner address at the other end.
+    token: the sequence number that was sent, or that is answered.
+    """
+
+    number: int
+    remote: bytes
+    token: int
+
+
+def question(packet: bytes) -> Seen | None:
+    """Recognise a probe by its inner packet, from the IP header on; None if it is none."""
+    return _seen(packet, answers=False)
+
+
+def answer(packet: bytes) -> Seen | None:
+    """Recognise the answer to a probe; None if it is none."""
+    return _seen(packet, answers=True)
+
+
+def inner(packet: bytes) -> bytes:
+    """Return the inner packet of a VXLAN packet, both from the IP header on."""
+    outer = (packet[0] & 15) * 4 if packet[0] >> 4 == 4 else IPV6.size  # noqa: PLR2004
+    return packet[outer + DATAGRAM.size + VXLAN.size + ETHERNET.size :]
+
+
+def _seen(packet: bytes, *, answers: bool) -> Seen | None:
+    try:
+        version = packet[0] >> 4
+        if version == 4:  # noqa: PLR2004
+            protocol, at = packet[9], (packet[0] & 15) * 4
+            remote = packet[12:16] if answers else packet[16:20]
+        else:
+            protocol, at = packet[6], IPV6.size
+            remote = packet[8:24] if answers else packet[24:40]
+        number, token = _identity(packet[at:], protocol, version, answers=answers)
+    except (IndexError, struct.error):
+        return None
+    return Seen(number, remote, token) if number in NUMBERS else None
+
+
+def _identity(payload: bytes, protocol: int, version: int, *, answers: bool) -> tuple[int, int]:
+    """Return the number and the sequence number of a probe; (0, 0) if it is none."""
+    if protocol == TCP:
+        source, dest, sequence, acknowledged = struct.unpack_from("!HHII", payload)
+        flags = payload[13]
+        if answers:
+            return (source, acknowledged - 1 & 0xFFFFFFFF) if flags & (SYN | RST) else (0, 0)
+        return (dest, sequence) if flags == SYN else (0, 0)
+    if protocol in (ICMP, ICMPV6):
+        kind, _, _, number, sequence = MESSAGE.unpack_from(payload)
+        wanted = ECHO_REPLIES if answers else ECHO_REQUESTS
+        return (number, sequence) if kind == wanted.get(version) else (0, 0)
+    return (0, 0)

@@ -1,0 +1,320 @@
+"""What an operator can choose between, with the price and the command of each. Pure.
+
+The prices in microseconds come from `make bench`, packets of 600 bytes; see the README.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from csumfix.evidence.conclusions import Conclusion, Verdict
+from csumfix.host.natrules import NatRules
+from csumfix.host.nics import Nic
+from csumfix.host.remotes import Remote
+
+VMXNET3_PORTS = frozenset({4789, 6081, 8472})
+"""Ports for which vmxnet3 offloads tunnels (drivers/net/vmxnet3/vmxnet3_ethtool.c,
+vmxnet3_features_check()); to others it offers nothing, and the kernel computes the checksums."""
+
+ANOTHER_PORT = 8473
+
+
+@dataclass(frozen=True)
+class Cure:
+    """One way out. commands: to be typed as they are."""
+
+    what: str
+    price: str
+    commands: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where the cures are to work.
+
+    nics: that carry the tunnel, the upper ones first.
+    """
+
+    remote: Remote
+    nics: tuple[Nic, ...]
+    rules: NatRules
+
+    @property
+    def tunnel(self) -> str:
+        """The tunnel's device."""
+        return self.remote.tunnel.name
+
+    @property
+    def port(self) -> int:
+        """The tunnel's port."""
+        return self.remote.tunnel.port
+
+    @property
+    def nic(self) -> str:
+        """The device that carries the tunnel."""
+        return self.nics[0].name if self.nics else "UNDERLAY-DEVICE"
+
+    @property
+    def vtep(self) -> str:
+        """The other end's outer address."""
+        return self.remote.vtep or "VTEP-ADDRESS"
+
+    @property
+    def has_outer_checksum(self) -> bool:
+        """Whether the tunnel computes outer checksums to this remote end."""
+        tunnel = self.remote.tunnel
+        return tunnel.checksum6 if ":" in self.remote.vtep else tunnel.checksum
+
+
+def cures(conclusion: Conclusion, place: Place) -> list[Cure]:
+    """Return the cures of what was found, the cheapest first."""
+    make = MAKERS.get(conclusion.verdict)
+    return make(conclusion, place) if make else []
+
+
+def _kernel_lane(place: Place) -> list[Cure]:
+    return [
+        Cure(
+            "csumfix's kernel lane: the kernel finishes the checksum before NAT",
+            "about 0.6 us of CPU for each packet; two rules, no service",
+            (f"csumfix-rules apply --lane kernel --port {place.port}",),
+        ),
+        Cure(
+            "the same by the service, which watches whether it works",
+            "the same, and a process that sleeps",
+            ("csumfix run",),
+        ),
+    ]
+
+
+def _queue_lane() -> Cure:
+    return Cure(
+        "csumfix's queue lane: every packet of the tunnel is recomputed",
+        "about 7 us of CPU for each packet",
+        ("csumfix run --lane queue",),
+    )
+
+
+def _inner_off(place: Place) -> Cure:
+    return Cure(
+        "no checksum offload on the tunnel's device",
+        "TCP through the tunnel loses its segmentation offload; gone when the device is made anew",
+        (
+            f"ethtool -K {place.tunnel} tx-checksum-ip-generic off",
+            "# to stay, in /etc/systemd/network/50-csumfix.link:",
+            f"#   [Match] OriginalName={place.tunnel}",
+            "#   [Link]  TransmitChecksumOffload=no",
+        ),
+    )
+
+
+def _outer_off(place: Place) -> Cure:
+    return Cure(
+        f"no checksum offload on {place.nic}",
+        "the CPU computes the checksums of all traffic of this host, and cuts its segments",
+        (
+            f"ethtool -K {place.nic} tx off",
+            "# to stay, in /etc/systemd/network/50-csumfix.link:",
+            f"#   [Match] OriginalName={place.nic}",
+            "#   [Link]  TransmitChecksumOffload=no",
+        ),
+    )
+
+
+def _tunnel_offload_off(place: Place) -> Cure:
+    return Cure(
+        f"no segmentation of tunnels by {place.nic}",
+        "the CPU cuts the tunnels' GSO packets; other traffic stays as it is",
+        (f"ethtool -K {place.nic} tx-udp_tnl-segmentation off tx-udp_tnl-csum-segmentation off",),
+    )
+
+
+def _kube_proxy(_: Conclusion, place: Place) -> list[Cure]:
+    upgrade = Cure(
+        "upgrade kube-proxy to 1.18.6 or later, which clears its mark",
+        "none, if nothing else forbids it",
+        ("kubectl -n kube-system get ds kube-proxy -o jsonpath='{..image}'",),
+    )
+    return [upgrade, *_kernel_lane(place), _inner_off(place)]
+
+
+def _cni(conclusion: Conclusion, place: Place) -> list[Cure]:
+    save = "ip6tables" if ":" in place.remote.address else "iptables"
+    commands = [f"{save} -t nat -S POSTROUTING   # its jump must come after KUBE-POSTROUTING"]
+    if any(rule.owner == "Calico" for rule in conclusion.rules):
+        commands.append(
+            "kubectl patch felixconfiguration default --type merge "
+            """-p '{"spec":{"chainInsertMode":"Append"}}'"""
+        )
+    move = Cure(
+        "have the CNI masquerade after kube-proxy: by an update, or its setting",
+        "the rules of other programs then come before the CNI's, too",
+        tuple(commands),
+    )
+    return [move, *_kernel_lane(place), _inner_off(place)]
+
+
+def _snat(_: Conclusion, place: Place) -> list[Cure]:
+    program = "ip6tables" if ":" in place.remote.vtep else "iptables"
+    exempt = Cure(
+        "exempt the tunnel from source NAT, if its VTEPs can do without",
+        "none; the rule must come first, and stay first",
+        (f"{program} -t nat -I POSTROUTING -p udp --dport {place.port} -j ACCEPT",),
+    )
+    return [exempt, *_kernel_lane(place), _inner_off(place)]
+
+
+def _real_address(place: Place) -> Cure:
+    return Cure(
+        "give the tunnel the real address of its other end",
+        "none, if the virtual address is there for nothing else",
+        (f"bridge fdb show dev {place.tunnel} | grep {place.vtep}",),
+    )
+
+
+def _dnat(_: Conclusion, place: Place) -> list[Cure]:
+    return [_real_address(place), *_kernel_lane(place), _inner_off(place)]
+
+
+def _stateless(_: Conclusion, place: Place) -> list[Cure]:
+    later = Cure(
+        "rewrite in a chain of priority -100 instead of raw, and load the kernel lane",
+        "about 0.6 us of CPU for each packet",
+        (
+            "nft -a list ruleset",
+            f"csumfix-rules apply --lane kernel --port {place.port}",
+        ),
+    )
+    return [_real_address(place), later, _queue_lane(), _inner_off(place)]
+
+
+def _zero(_: Conclusion, place: Place) -> list[Cure]:
+    upgrade = Cure(
+        "a kernel with the fix: 5.7, 5.4.41, 4.19.123, 4.14.181 or later",
+        "a reboot",
+        ("uname -r",),
+    )
+    return [upgrade, _queue_lane()]
+
+
+def _nic(_: Conclusion, place: Place) -> list[Cure]:
+    off = _outer_off(place) if place.has_outer_checksum else _inner_off(place)
+    return [*_by_driver(place), off, _queue_lane()]
+
+
+def _nic_outer(_: Conclusion, place: Place) -> list[Cure]:
+    return [*_by_driver(place), _outer_off(place), _queue_lane()]
+
+
+def _nic_gso(_: Conclusion, place: Place) -> list[Cure]:
+    return [*_by_driver(place), _tunnel_offload_off(place), _queue_lane()]
+
+
+def _by_driver(place: Place) -> list[Cure]:
+    """Return what helps with the drivers that are known for it."""
+    drivers = {nic.driver: nic for nic in place.nics}
+    if "vmxnet3" in drivers and place.port in VMXNET3_PORTS:
+        return [_other_port(place)]
+    if drivers.keys() & {"ice", "i40e", "ena", "hv_netvsc", "virtio_net"}:
+        update = Cure(
+            "newer firmware, driver or hypervisor",
+            "a reboot",
+            tuple(f"ethtool -i {nic.name}" for nic in drivers.values() if nic.driver),
+        )
+        tunnel = any("tx-udp_tnl-segmentation" in nic.features for nic in place.nics)
+        return [update, *([_tunnel_offload_off(place)] if tunnel else [])]
+    return []
+
+
+def _other_port(place: Place) -> Cure:
+    return Cure(
+        f"another port: vmxnet3 offloads {', '.join(map(str, sorted(VMXNET3_PORTS)))} only",
+        "all nodes must change at once; the kernel then computes the checksums",
+        (
+            "kubectl -n kube-flannel edit configmap kube-flannel-cfg   "
+            f'# "Backend": {{"Type": "vxlan", "Port": {ANOTHER_PORT}}}',
+        ),
+    )
+
+
+def _relay(_: Conclusion, place: Place) -> list[Cure]:
+    return [_inner_off(place), _queue_lane()]
+
+
+def _remote(_: Conclusion, place: Place) -> list[Cure]:
+    return [
+        Cure(
+            f"look at the other end, {place.vtep}: nothing here can cure it",
+            "none",
+            ("csumfix doctor   # there",),
+        )
+    ]
+
+
+def _mtu(_: Conclusion, place: Place) -> list[Cure]:
+    overhead = 70 if ":" in place.remote.vtep else 50
+    size = place.remote.mtu - (20 if place.remote.version == 4 else 40) - 8  # noqa: PLR2004
+    return [
+        Cure(
+            "not a checksum: find what passes, and give the tunnel that as MTU",
+            "some more packets",
+            (
+                f"ping -M do -s {size} {place.remote.address}   # smaller, until it is answered",
+                f"ip link set {place.tunnel} mtu N   # path MTU less {overhead}",
+            ),
+        )
+    ]
+
+
+def _black_hole(_: Conclusion, place: Place) -> list[Cure]:
+    return [
+        Cure(
+            f"not a checksum of this host: let UDP port {place.port} pass between the nodes",
+            "none; look at security groups, network policies, firewalls and the hypervisor",
+            (f"tcpdump -ni any udp port {place.port}   # at {place.vtep}: does anything arrive?",),
+        )
+    ]
+
+
+def _not_leaving(_: Conclusion, place: Place) -> list[Cure]:
+    return [
+        Cure(
+            "not a checksum: find what drops the tunnel's packets on this host",
+            "none",
+            (
+                f"ip route get {place.vtep}",
+                f"nft list ruleset | grep -e drop -e reject   # udp dport {place.port}",
+            ),
+        )
+    ]
+
+
+def _loss(_: Conclusion, place: Place) -> list[Cure]:
+    return [
+        Cure(
+            "not a checksum: look for a full link, a bad cable, a policer",
+            "none",
+            (f"ip -s link show {place.nic}", f"ping -f -c 1000 {place.vtep}"),
+        )
+    ]
+
+
+MAKERS = {
+    Verdict.KUBE_PROXY: _kube_proxy,
+    Verdict.CNI: _cni,
+    Verdict.SNAT: _snat,
+    Verdict.NAT: _snat,
+    Verdict.DNAT: _dnat,
+    Verdict.IPVS: _dnat,
+    Verdict.STATELESS: _stateless,
+    Verdict.ZERO_NAT: _zero,
+    Verdict.NIC: _nic,
+    Verdict.NIC_OUTER: _nic_outer,
+    Verdict.NIC_GSO: _nic_gso,
+    Verdict.RELAY: _relay,
+    Verdict.REMOTE: _remote,
+    Verdict.MTU: _mtu,
+    Verdict.BLACK_HOLE: _black_hole,
+    Verdict.NOT_LEAVING: _not_leaving,
+    Verdict.LOSS: _loss,
+}

@@ -1,0 +1,152 @@
+"""The packets of probes: scapy reads what we write, and we recognise what answers them."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+
+import pytest
+from scapy.layers.inet import ICMP, IP, TCP, UDP
+from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6
+from scapy.layers.l2 import Ether
+from scapy.layers.vxlan import VXLAN
+from scapy.packet import Packet
+
+from csumfix.core import Inner, Outer, Policy, checksum, inspect
+from csumfix.evidence.probepackets import (
+    NUMBERS,
+    VNET,
+    Ends,
+    Seen,
+    answer,
+    datagram,
+    echo,
+    echo_data,
+    encapsulated,
+    inner,
+    question,
+    syn,
+)
+from csumfix.evidence.tapsocket import PACKET_OUTGOING, Direction, answers_in, program
+from tests.unit.test_tapsocket import PACKET_HOST, accepts
+
+HERE = {4: "10.244.0.0", 6: "fd00:10:244::f"}
+THERE = {4: "10.244.1.0", 6: "fd00:10:244:1::f"}
+NUMBER = NUMBERS[4]
+VERSIONS = pytest.mark.parametrize("version", [4, 6], ids=["ipv4", "ipv6"])
+IPS = {4: IP, 6: IPv6}
+
+
+def ends(version: int) -> Ends:
+    here, there = ip_address(HERE[version]).packed, ip_address(THERE[version]).packed
+    return Ends(b"\x02\x00\x0a\xf4\x00\x00", b"\x02\x00\x0a\xf4\x01\x00", here, there)
+
+
+def frames(version: int, *, complete: bool) -> list[bytes]:
+    return [
+        syn(ends(version), (40000, NUMBER), 0xFEDCBA98, complete=complete),
+        echo(ends(version), NUMBER, 0x1234, 56, complete=complete),
+    ]
+
+
+def completed(packet: Packet) -> bytes:
+    """What scapy makes of the same packet with its own checksums."""
+    again = packet.copy()
+    for layer in (IP, TCP, UDP, ICMP, ICMPv6EchoRequest):
+        if again.haslayer(layer):
+            del again[layer].fields["cksum" if layer is ICMPv6EchoRequest else "chksum"]
+    return bytes(again)
+
+
+@VERSIONS
+def test_complete_frames_are_as_scapy_makes_them(version: int) -> None:
+    for frame in frames(version, complete=True):
+        assert frame[: VNET.size] == bytes(VNET.size)
+        packet = Ether(frame[VNET.size :])
+        assert completed(packet) == bytes(packet)
+
+
+@VERSIONS
+def test_offloaded_frames_are_completed_as_their_header_says(version: int) -> None:
+    for frame, wanted in zip(
+        frames(version, complete=False), frames(version, complete=True), strict=True
+    ):
+        flags, _, _, _, start, offset = VNET.unpack_from(frame)
+        assert flags == 1
+        data = frame[VNET.size :]
+        value = checksum(data[start:]) ^ 0xFFFF
+        at = start + offset
+        assert data[:at] + value.to_bytes(2) + data[at + 2 :] == wanted[VNET.size :]
+
+
+@VERSIONS
+def test_a_syn_is_what_the_documentation_says(version: int) -> None:
+    packet = Ether(frames(version, complete=True)[0][VNET.size :])
+    assert (packet[TCP].flags, packet[TCP].options, packet[TCP].window) == ("S", [], 1024)
+    assert len(packet) == 14 + {4: 20, 6: 40}[version] + 20
+
+
+@VERSIONS
+def test_a_long_echo_fills_the_mtu(version: int) -> None:
+    frame = echo(ends(version), NUMBER, 1, echo_data(version, 1450), complete=True)
+    assert len(frame) == VNET.size + 14 + 1450
+
+
+@pytest.mark.parametrize("outer", [4, 6])
+@VERSIONS
+def test_our_own_datagrams_are_right_outside_and_inside(version: int, outer: int) -> None:
+    source, dest = ("192.0.2.1", "192.0.2.2") if outer == 4 else ("2001:db8::1", "2001:db8::2")
+    for frame in frames(version, complete=True):
+        payload = encapsulated(7, frame)
+        packed = ip_address(source).packed, ip_address(dest).packed
+        data = datagram(*packed, (50000, 8472), payload)
+        header = IPS[outer](src=source, dst=dest)
+        header.setfieldval("proto" if outer == 4 else "nh", 17)
+        packet = bytes(header / data)
+        seen = inspect(packet, Policy((8472,)))
+        assert (seen.outer, seen.vni, seen.source) == (Outer.RIGHT, 7, 50000)
+        assert seen.inner in (Inner.RIGHT, Inner.UNPROVEN)
+        assert VXLAN(payload).vni == 7
+        found = question(inner(packet))
+        assert found
+        assert (found.number, found.remote) == (NUMBER, ends(version).dest)
+        for direction, kind in ((Direction.OUT, PACKET_OUTGOING), (Direction.IN, PACKET_HOST)):
+            assert accepts(program((8472,), direction, NUMBERS), packet, kind)
+
+
+def answers(version: int) -> list[tuple[Packet, int]]:
+    ip = IPS[version](src=THERE[version], dst=HERE[version])
+    reply = ICMP(type=0, id=NUMBER, seq=9) if version == 4 else ICMPv6EchoReply(id=NUMBER, seq=9)
+    return [
+        (ip / TCP(sport=NUMBER, dport=40000, flags="RA", ack=10), 9),
+        (ip / TCP(sport=NUMBER, dport=40000, flags="SA", ack=0), 0xFFFFFFFF),
+        (ip / reply, 9),
+    ]
+
+
+@VERSIONS
+def test_answers_are_recognised(version: int) -> None:
+    for packet, token in answers(version):
+        data = bytes(packet)
+        assert answer(data) == Seen(NUMBER, ends(version).dest, token)
+        assert question(data) is None
+        assert accepts(answers_in(NUMBERS), data, PACKET_HOST)
+
+
+@VERSIONS
+def test_other_packets_are_not(version: int) -> None:
+    ip = IPS[version](src=THERE[version], dst=HERE[version])
+    for packet in (
+        ip / TCP(sport=443, dport=40000, flags="SA"),
+        ip / UDP(sport=53, dport=40000),
+        ip / (ICMP(type=0, id=3) if version == 4 else ICMPv6EchoReply(id=3)),
+        ip / (ICMP(type=3, id=NUMBER) if version == 4 else ICMPv6EchoRequest(id=NUMBER)),
+        ip / TCP(sport=NUMBER, dport=40000, flags="A"),
+    ):
+        assert answer(bytes(packet)) is None
+
+
+def test_no_bytes_of_a_pod_upset_it() -> None:
+    for packet in (b"", b"\x45", b"\x60" * 41, b"\x4f" * 20, bytes(100), b"\xff" * 60):
+        assert question(packet) is None
+        assert answer(packet) is None
+        assert inner(packet or b"\0") == b"" or packet
