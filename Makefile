@@ -43,6 +43,8 @@ ROOT_PACKAGES := git mmdebstrap debian-archive-keyring $(if $(filter 0,$(shell i
 EMULATED := aarch64 s390x
 EMULATED_PACKAGES = make qemu-user gcc-$(MACHINE)-linux-gnu libc6-dev-$(MACHINE:aarch64=arm64)-cross
 
+DEB_PACKAGES := $(INSTALL_PACKAGES) debhelper dpkg-dev
+
 # Packages for the benchmark.
 BENCH_PACKAGES := $(PACKAGES) iperf3 sockperf
 CORE_PACKAGES := $(BENCH_PACKAGES) libdpdk-dev pkg-config valgrind
@@ -156,6 +158,18 @@ $(EMULATED:%=test-%):
 		RUN='env EMULATED=1 qemu-$(MACHINE) -L /usr/$(MACHINE)-linux-gnu' \
 		SANITIZE='-fsanitize=undefined -fsanitize-undefined-trap-on-error'
 
+# What is explained in debian/README.source.
+LINTIAN := lintian --fail-on error,warning --allow-root \
+	--suppress-tags bogus-mail-host,bogus-mail-host-in-debian-changelog
+.PHONY: test-deb test-deb-bookworm test-deb-trixie
+test-deb: test-deb-bookworm test-deb-trixie ## The package in fresh roots: build, lint, cure, purge
+test-deb-bookworm test-deb-trixie: test-deb-%:
+	@tools/install-packages $(ROOT_PACKAGES)
+	rm -rf build/test-deb-$*
+	@tools/fresh-root $* 'tools/install-packages lintian; make deb; $(LINTIAN) build/deb/*.changes; \
+		cp build/deb/csumfix_*.deb /root/exchange' build/test-deb-$*
+	@tools/fresh-root $* 'tests/deb/installed /root/exchange/*.deb' build/test-deb-$*
+
 .PHONY: fuzz
 fuzz: $(DEV) ## Fuzz the C core, FUZZ_SECONDS (3600) per target
 	$(MAKE) -C tests/fuzz run
@@ -179,8 +193,9 @@ lint: $(DEV) ## Check style, types and compiler warnings
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	shellcheck iptables/csumfix-rules tools/install-packages tools/install-service \
-		tools/unpack-package tools/fetch-kernel tests/kernels/init .ci/run deploy/container/iptables-host
+	shellcheck iptables/csumfix-rules tests/deb/installed tests/kernels/init tools/build-deb \
+		tools/fetch-kernel tools/fresh-root tools/install-packages tools/install-service \
+		tools/unpack-package tools/wheels .ci/run deploy/container/iptables-host
 	$(MAKE) -C csrc lint
 	$(MAKE) -C tests/fuzz lint
 
@@ -193,6 +208,18 @@ format: $(DEV) ## Format the code
 .PHONY: manual
 manual: $(DEV) ## Write man pages, sample settings and tables of docs/ from the code
 	$(BIN)/python -m manual
+
+# For every Python from 3.11 on and every machine. What builds is as constrained as what runs:
+# netfilterqueue comes as source, for which setuptools, wheel and cython are necessary.
+CONSTRAIN := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+	--generate-hashes --custom-compile-command 'make constraints'
+BUILD_REQUIRES := import tomllib; \
+	print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
+.PHONY: constraints
+constraints: $(DEV) ## Renew the versions and hashes that image, install and deb are made of
+	$(CONSTRAIN) pyproject.toml --output-file constraints/service.txt
+	{ $(BIN)/python -c '$(BUILD_REQUIRES)'; echo wheel cython | tr ' ' '\n'; } | \
+		$(CONSTRAIN) --constraint constraints/service.txt - --output-file constraints/build.txt
 
 .PHONY: bench
 bench: $(BENCH) ## Measure what every cure costs, in about 22 minutes
@@ -216,6 +243,11 @@ image: ## Build the container image
 		"installed: run 'apt-get install buildah', or make image BUILDER=podman (or docker)" >&2; exit 3; }
 	$(BUILDER) build --file Containerfile --tag $(IMAGE) $(if $(BASE),--build-arg BASE=$(BASE)) \
 		--build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) $(BUILD_FLAGS) .
+
+.PHONY: deb
+deb: ## Build a package for this release of Debian (12 or 13) in build/deb
+	@tools/install-packages $(DEB_PACKAGES)
+	@tools/build-deb build/deb
 
 .PHONY: clean
 clean: ## Remove all build results

@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from csumfix import config, usage
 from csumfix.config import PORT, Configured
 from csumfix.errors import EXIT_MEANINGS, CsumfixError, Exit
-from csumfix.host import rules
 from csumfix.text import printable
 from csumfix.usage import Number, WholeNumber
 
@@ -65,6 +63,10 @@ def run_command(ctx: click.Context, /, **_: Any) -> None:
     Example: csumfix run --lane auto --metrics 127.0.0.1:9478
     """
     from csumfix import logs
+    from csumfix.lean import absent
+
+    with absent("ssl"):
+        import asyncio  # noqa: F401
     from csumfix.service import service
 
     arguments, options = ctx.meta[config.ARGUMENTS], config.options(ctx)
@@ -138,6 +140,8 @@ def rules_command(as_json: bool, arguments: tuple[str, ...]) -> None:
 
     Example: csumfix rules show --lane both --port 8472
     """
+    from csumfix.host import rules
+
     result = rules.run(arguments or ("--help",), capture=as_json)
     if as_json:
         _print_json(
@@ -159,6 +163,8 @@ def status_command(as_json: bool) -> None:
 
     Example: csumfix status --json | jq .service.queues
     """
+    from rich.console import Console
+
     from csumfix.views import status
 
     state = status.gather()

@@ -152,6 +152,7 @@ def test_every_page_names_the_version_that_there_is() -> None:
         named = re.findall(r"(?:csumfix:|newTag: )(\d[\w.]*)", path.read_text())
         assert set(named) <= {version}, path
     assert f"\n## {version}" in (ROOT / "CHANGELOG.md").read_text()
+    assert (ROOT / "debian/changelog").read_text().startswith(f"csumfix ({version}-")
 
 
 def test_readme_is_two_screens() -> None:
