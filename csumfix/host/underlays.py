@@ -1,4 +1,8 @@
-"""The devices that carry tunnels: the ones on which their outer packets leave this host."""
+"""The devices that carry tunnels: the ones on which their outer packets leave this host.
+
+Where another header follows by way of a device (IPIP, GRE, WireGuard), that device is meant: the
+outer packet can be seen there. IPsec in transport mode has no device: what leaves is encrypted.
+"""
 
 from __future__ import annotations
 
@@ -28,12 +32,13 @@ async def find(tunnels: Collection[Tunnel], *, named: bool) -> frozenset[int]:
     unbound = [tunnel for tunnel in tunnels if not tunnel.underlay]
     addressed = [tunnel for tunnel in unbound if not tunnel.metadata]
     found: set[int] = set()
-    if unbound or named:
-        async with AsyncIPRoute() as ip:
-            if addressed:
-                found |= await _routed(ip, await _remotes(ip, addressed))
-            if named or len(addressed) < len(unbound):
-                found |= await _default_routes(ip)
+    async with AsyncIPRoute() as ip:
+        if addressed:
+            found |= await _routed(ip, await _remotes(ip, addressed))
+        if named or len(addressed) < len(unbound):
+            found |= await _default_routes(ip)
+        if bound:
+            bound = await _without_vrfs(ip, bound)
     return frozenset(bound | found)
 
 
@@ -68,6 +73,21 @@ async def _remotes(ip: Any, tunnels: Collection[Tunnel]) -> list[str]:
             if entry["ifindex"] in numbers and entry.get("NDA_DST"):
                 found.add(entry.get("NDA_DST"))
     return sorted(found)[:REMOTES]
+
+
+async def _without_vrfs(ip: Any, devices: Collection[int]) -> set[int]:
+    """Return these devices with the members of a VRF in place of the VRF itself.
+
+    A tunnel is bound to the VRF, but its packets leave by a member. What the VRF shows of them is
+    what they are before NAT and before the queue (drivers/net/vrf.c: vrf_ip_out_direct()).
+    """
+    found = set(devices)
+    with suppress(NetlinkError, NetlinkDumpInterrupted):  # they change right now: another event
+        vrfs = {link["index"] async for link in await ip.get_links(kind="vrf")}
+        for vrf in vrfs.intersection(devices):
+            found |= {link["index"] async for link in await ip.get_links(master=vrf)}
+            found.discard(vrf)
+    return found
 
 
 async def _default_routes(ip: Any) -> set[int]:

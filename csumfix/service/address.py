@@ -5,13 +5,13 @@ Theory of operation
 One service runs in each network namespace. It listens at two addresses:
 
 - **A path**, ``/run/csumfix/net-INODE.sock``. A path does not belong to a network namespace:
-  containers may share /run, or have one of their own. So the file is named after the inode of
+  containers may share /run, or have their own. So the file is named after the inode of
   /proc/self/ns/net, which tells namespaces apart (namespaces(7)). Only root and the service's
   user can write the directory or connect to the socket. Nobody else can take this name, or fill
   the socket's backlog.
 - **An abstract name**, ``@csumfix``. It belongs to the network namespace, whatever is mounted
-  where. It tells a second service, in a container with a /run of its own, that one runs already,
-  and anybody may ask the state there. Any process can take it while it is free, and so the name
+  where. It tells a second service, in a container with its own /run, that one runs already, and
+  anybody may ask for the state there. Any process can take the name while it is free, so the name
   alone proves nothing: see `is_believed`.
 
 Clients try the path first. Where /run cannot be written there is the abstract name only.
@@ -63,9 +63,9 @@ def path() -> Path:
 
 
 def is_believed(uid: int) -> bool:
-    """Tell whether a service of this user is taken at its word.
+    """Tell whether a service of this user is believed.
 
-    That is root, ourselves, and the user that systemd or root made the directory for.
+    Root is, we are, and the user is for whom systemd or root made the directory.
     """
     return uid in (0, os.geteuid()) or uid in _service_users()
 
@@ -80,7 +80,7 @@ def _service_users() -> Iterator[int]:
 
 
 def prepare_directory() -> bool:
-    """Make the directory if there is none; tell whether nobody else could write it."""
+    """Make the directory if there is none; tell whether only root and we can write it."""
     with contextlib.suppress(OSError):  # another mount namespace, a read-only file system
         DIRECTORY.mkdir(mode=0o755)
     try:
@@ -97,7 +97,7 @@ class Found:
 
     connection: to the service; None if none was found. The caller closes it.
     stranger: who else has the abstract name and is not believed.
-    busy: an address at which so many wait that nobody else can connect.
+    busy: an address whose backlog is full, so that nobody else can connect.
     """
 
     connection: socket.socket | None = None
@@ -106,7 +106,7 @@ class Found:
 
 
 def find(patience: float) -> Found:
-    """Connect to the service in this network namespace; wait so many seconds at each address."""
+    """Connect to the service in this network namespace; wait `patience` seconds per address."""
     stranger = busy = None
     for address in (str(path()), ABSTRACT):
         try:
@@ -124,10 +124,10 @@ def find(patience: float) -> Found:
 
 
 def _connect(address: str, patience: float) -> socket.socket:
-    """Connect; raise BlockingIOError if the backlog is full for so long."""
+    """Connect; raise BlockingIOError if the backlog is full for `patience` seconds."""
     connection = socket.socket(socket.AF_UNIX)
     try:
-        # A socket that does not block would be refused at once while the backlog is full.
+        # A non-blocking socket would be refused at once while the backlog is full.
         limit = TIMEVAL.pack(int(patience), int(patience % 1 * 1e6))
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, limit)
         connection.connect(address)

@@ -1,8 +1,8 @@
 """The running service's control socket: requests, answers, and who may ask for what.
 
-Both sides speak in lines of JSON; the first is the request. Anybody in the network namespace can
-connect and ask for the state; whatever changes something is for root and the service's own user.
-Where the socket is, and whose answers are believed, is explained in address.py.
+Both sides speak in lines of JSON; the first line is the request. Anybody in the network namespace
+may ask for the state. Only root and the service's own user may change something. Where the socket
+is, and whose answers are believed, is explained in address.py.
 """
 
 from __future__ import annotations
@@ -23,9 +23,18 @@ from csumfix.service.snapshot import Snapshot, from_json
 from csumfix.text import printable_data
 
 TIMEOUT = 2.0
-MAX_STRANGERS = 16  # who are served at the same time; there is no limit for the operator
-STRANGERS_TIME = 4.0  # seconds in which a stranger must have asked and read the answer
+
+MAX_STRANGERS = 16
+"""Strangers that are served at the same time; there is no limit for the operator."""
+
+STRANGERS_TIME = 4.0
+"""Seconds in which a stranger must have asked and read the answer."""
+
 MAX_LINE = 1 << 20
+"""Bytes of an answer to a command."""
+
+MAX_TAKE_OVER = 16 << 20
+"""Bytes of an answer to a successor, which gets the lane of every port there can be."""
 
 T = TypeVar("T")
 
@@ -52,7 +61,7 @@ class Peer:
         await self._writer.drain()
 
     async def receive(self, timeout: float) -> Message | None:
-        """Return its next message; None if it hung up, spoke nonsense, or kept silent so long."""
+        """Return its next message; None if it hung up, sent nonsense, or kept silent."""
         try:
             async with asyncio.timeout(timeout):
                 return decode(await self._reader.readline())
@@ -60,7 +69,7 @@ class Peer:
             return None
 
     async def hangs_up(self, timeout: float) -> bool:
-        """Wait for it to hang up; tell whether it did in so many seconds."""
+        """Wait for it to hang up; tell whether it did within so many seconds."""
         with contextlib.suppress(ConnectionError):
             try:
                 async with asyncio.timeout(timeout):
@@ -100,9 +109,9 @@ def decode(line: bytes) -> Message:
 
 @dataclass(frozen=True)
 class Handler:
-    """What is done on a request.
+    """What answers a request.
 
-    harmless: for everybody.
+    harmless: everybody may make it.
     """
 
     answer: Callable[[Peer], Awaitable[None]]
@@ -148,7 +157,7 @@ class Server:
             async with asyncio.timeout(None if trusted else STRANGERS_TIME):
                 await _answer(peer, self._handlers)
             peer.close()
-        except OSError:  # it hung up, or does not read what it asked for: its own affair
+        except OSError:  # it hung up, or does not read what it asked for
             if peer:
                 peer.abort()
         finally:
@@ -249,12 +258,12 @@ def _explain_absence(found: address.Found) -> None:
     if found.stranger:
         raise CsumfixError(
             f"{found.stranger} has the name of csumfix's socket, and is not believed: it is "
-            "neither root nor csumfix's user: see what it is, and stop it; is csumfix running?",
+            "neither root nor csumfix's user: see what it is and stop it, then start csumfix",
             Exit.IN_USE,
         )
     if found.busy:
         raise CsumfixError(
-            "csumfix does not answer, because too many others wait for it: try again, as root",
+            "csumfix does not answer, because too many clients wait for it: try again, as root",
             Exit.BROKEN,
         )
 
@@ -273,6 +282,7 @@ async def connect() -> Peer | None:
     if not found.connection:
         return None
     try:
-        return Peer(*await asyncio.open_unix_connection(sock=found.connection))
+        streams = await asyncio.open_unix_connection(sock=found.connection, limit=MAX_TAKE_OVER)
+        return Peer(*streams)
     except OSError:
         return None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 
@@ -25,7 +25,7 @@ from csumfix.service.pool import Pool
 from csumfix.service.ruleset import rule_set, tunnel_ports
 from csumfix.service.runner import Clock
 from csumfix.service.snapshot import PortSnapshot, Snapshot
-from csumfix.text import listing
+from csumfix.text import LISTED, listing
 
 log = logging.getLogger("csumfix")
 
@@ -34,6 +34,9 @@ RECORDING = 0.5
 
 COUNTED_EVERY = 5.0
 """Seconds between two readings of the rules' counters for commands that ask for the status."""
+
+REASONS = 3
+"""How many reasons a line names when several ports change their lane at once."""
 
 Lanes = Mapping[int, PortLane]
 
@@ -197,7 +200,7 @@ class Datapath:
         return differs
 
     async def reconfigure(self, options: Options) -> None:
-        """Do as these options say from now on; no packet is lost on the way."""
+        """Follow these options from now on; no packet is lost meanwhile."""
         before = self._options, self._numbers, self._kernel_fault
         numbers = self._numbers
         if options.queue_numbers != self._options.queue_numbers:
@@ -272,9 +275,9 @@ class Datapath:
         self._note_kernel_since(wanted)
 
     def _drops_counters(self, wanted: RuleSet | None) -> bool:
-        """Tell whether counters go with rules; those of rules that stay are kept.
+        """Tell whether counters are lost with their rules; rules that stay keep theirs.
 
-        Reading them takes as long as loading rules, which evidence cannot wait for.
+        Reading counters takes as long as loading rules, and evidence cannot wait for that.
         """
         if self.rules is None:
             return False
@@ -287,7 +290,7 @@ class Datapath:
 
     def _set_ports(self, *sets: RuleSet | None) -> None:
         ports = {port for one in sets if one for port in one.queued_ports}
-        # No port at all would mean any; what no rule queues cannot come.
+        # No port at all would mean any. No packet is sent to port 0.
         policy = Policy(tuple(sorted(ports)) or (0,), self._options.fill_zero)
         self.pool.set_policy(policy)
 
@@ -350,29 +353,33 @@ class Datapath:
     async def _have_left(self) -> bool:
         """Tell whether no flow is left in the queue lane.
 
-        While the rules record, a new flow may enter the set just after it was looked at.
+        While the rules record, a flow may enter the set just after it has been read.
         """
         if self.rules is None or self.rules.recording:
             return False
         return not await self._kernel.flows.are_left()
 
     def _tell_changes(self, lanes: Lanes) -> None:
+        """Write one line of bounded length for all ports that change to the same lane."""
+        changed: dict[Lane, list[int]] = {}
         for port, lane in lanes.items():
             before = self.lanes.get(port)
             if before and before.lane is not lane.lane:
-                self.lane_changes += 1
-                log.warning(
-                    "port %d: now in the %s lane: %s",
-                    port,
-                    lane.lane,
-                    lane.why,
-                    extra={"event": "lane_changed", "port": port, "lane": lane.lane},
-                )
+                changed.setdefault(lane.lane, []).append(port)
+        for to, ports in changed.items():
+            self.lane_changes += len(ports)
+            log.warning(
+                "%s: now in the %s lane: %s",
+                f"port {ports[0]}" if len(ports) == 1 else f"ports {listing(ports)}",
+                to,
+                listing(dict.fromkeys(lanes[port].why for port in ports), "; ", REASONS),
+                extra={"event": "lane_changed", "ports": ports[:LISTED], "lane": to},
+            )
 
     # Counters and state
 
     async def _count(self) -> None:
-        """Read the packet counters of the rules. One that has fallen began again with 0."""
+        """Read the packet counters of the rules; a counter that has fallen began again with 0."""
         async with self._counting:
             with suppress(CsumfixError):
                 self._add(await self._kernel.rules.packets())
@@ -385,7 +392,7 @@ class Datapath:
             self._read[role] = packets
 
     async def refresh(self) -> None:
-        """Bring the counters for snapshot() up to date, unless they were read just now."""
+        """Read the rules' counters for fill(), unless they were read just now."""
         if self.rules is not None and self._clock() - self._counted_at > COUNTED_EVERY:
             await self._count()
 
@@ -397,10 +404,15 @@ class Datapath:
         """Say in one line, of bounded length, what is done to which tunnels."""
         if not self.lanes:
             return "no vxlan device yet; waiting for one"
-        return listing(self._describe_port(port, one) for port, one in self.lanes.items())
+        names: dict[int, list[str]] = {}
+        for tunnel in self._tunnels:
+            names.setdefault(tunnel.port, []).append(tunnel.name)
+        return listing(
+            self._describe_port(port, lane, names.get(port, []))
+            for port, lane in self.lanes.items()
+        )
 
-    def _describe_port(self, port: int, lane: PortLane) -> str:
-        names = [tunnel.name for tunnel in self._tunnels if tunnel.port == port]
+    def _describe_port(self, port: int, lane: PortLane, names: Sequence[str]) -> str:
         more = f" and {len(names) - 1} more devices" if len(names) > 1 else ""
         who = f"{names[0]}{more}" if names else "no device here"
         return f"port {port} ({who}) in the {lane.lane} lane"

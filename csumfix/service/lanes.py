@@ -13,11 +13,11 @@ through NFQUEUE, where the C core repairs them. With the setting ``auto``:
     any             the kernel has no queues                        kernel
 
 A port that had to come back to the queue lane stays there twice as long each time, up to
-2 ** MAX_DOUBLINGS times the hold time, so that a cause which comes and goes does not make the
-lane flap. The setting ``kernel`` or ``queue`` overrides evidence.
+2 ** MAX_DOUBLINGS times the hold time. So a cause that comes and goes does not make the lane flap.
+The setting ``kernel`` or ``queue`` overrides evidence.
 
-All times are seconds of CLOCK_MONOTONIC, which every process of a host shares until it reboots:
-a successor can take the lanes over as they are.
+All times are seconds of CLOCK_MONOTONIC. All processes of a host share that clock, so a successor
+can take over the lanes as they are.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ MAX_DOUBLINGS = 4
 
 
 class Lane(enum.StrEnum):
-    """Where a port's packets get their checksums right."""
+    """Where the checksums of a port's packets are made right."""
 
     KERNEL = "kernel"
     QUEUE = "queue"
@@ -171,7 +171,7 @@ def lanes_to_json(lanes: Mapping[int, PortLane]) -> dict[str, Any]:
 
 
 def lanes_from_json(plain: Any) -> dict[int, PortLane]:
-    """Return the lanes that a predecessor sent; none if it speaks of them in another way."""
+    """Return the lanes that a predecessor sent; none if they have another form."""
     try:
         return {
             int(port): PortLane(**{**lane, "lane": Lane(lane["lane"])})

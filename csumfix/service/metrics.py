@@ -26,7 +26,7 @@ from csumfix.service.snapshot import QueueSnapshot, ReloadSnapshot, Snapshot
 Queues = Mapping[int, QueueSnapshot]
 
 LABELLED = 200
-"""Devices, and ports, that have series of their own at most; csumfix_tunnels counts all."""
+"""Devices, and ports, that have their own series at most; csumfix_tunnels counts all devices."""
 
 DRAIN_COUNTERS = (
     ("bytes", "csumfix_bytes", "Bytes of the queue lane's packets."),
@@ -37,14 +37,18 @@ DRAIN_COUNTERS = (
     (
         "overruns",
         "csumfix_overrun_packets",
-        "Packets let through unrepaired because the socket's buffer was full.",
+        "Packets that passed unrepaired because the socket's buffer was full.",
     ),
     ("interrupts", "csumfix_interrupts", "Receive calls that a signal ended."),
-    ("malformed", "csumfix_malformed_messages", "Messages from the kernel that made no sense."),
+    (
+        "malformed",
+        "csumfix_malformed_messages",
+        "Messages from the kernel that could not be parsed.",
+    ),
     (
         "unexpected",
         "csumfix_unexpected_messages",
-        "Messages from the kernel not meant for us.",
+        "Messages from the kernel that were not for the service.",
     ),
 )
 """Field of QueueSnapshot, metric, help."""
@@ -84,7 +88,7 @@ class _SnapshotCollector(Collector):
         self._snapshot = snapshot
 
     def describe(self) -> Iterable[Metric]:
-        """Say nothing, so that registering takes no snapshot."""
+        """Return nothing, so that registering takes no snapshot."""
         return ()
 
     def collect(self) -> Iterator[Metric]:
@@ -192,7 +196,7 @@ def _lanes(snapshot: Snapshot) -> Iterator[Metric]:
     )
     repaired = CounterMetricFamily(
         "csumfix_queue_lane_repaired_packets",
-        "Packets whose outer checksum the queue lane computed anew.",
+        "Packets whose outer checksum the queue lane recomputed.",
         labels=["port"],
     )
     for one in snapshot.lanes[:LABELLED]:
@@ -250,7 +254,7 @@ def _rules(snapshot: Snapshot) -> Iterator[Metric]:
 def _config(reload: ReloadSnapshot) -> Iterator[Metric]:
     yield GaugeMetricFamily(
         "csumfix_config_last_reload_successful",
-        "Whether the configuration read last was valid.",
+        "Whether the configuration that was read last is valid.",
         value=reload.ok,
     )
     yield GaugeMetricFamily(
@@ -259,7 +263,7 @@ def _config(reload: ReloadSnapshot) -> Iterator[Metric]:
         value=reload.time,
     )
     reloads = CounterMetricFamily(
-        "csumfix_config_reloads", "Times that the configuration was read anew.", labels=["result"]
+        "csumfix_config_reloads", "Times that the configuration was read again.", labels=["result"]
     )
     reloads.add_metric(["success"], reload.succeeded)
     reloads.add_metric(["failure"], reload.failed)

@@ -13,8 +13,8 @@ ALIVE = "WATCHDOG=1"
 STATUS = "STATUS="
 
 STATUS_LIMIT = 500
-"""Longest status in characters. systemd drops a message of more than 4,096 bytes (PIPE_BUF) whole,
-with all that is in it (systemd's src/core/manager.c, NOTIFY_BUFFER_MAX)."""
+"""Longest status in characters. systemd drops any message of more than 4,096 bytes (PIPE_BUF; see
+NOTIFY_BUFFER_MAX in systemd's src/core/manager.c)."""
 
 PATIENCE = 1.0
 """Seconds that a busy manager may make us wait."""
@@ -23,7 +23,7 @@ PATIENCE = 1.0
 def notify(*lines: str) -> None:
     """Send these lines to the manager; nothing happens if there is none, or it does not listen.
 
-    A status travels alone: no text may keep the manager from learning the rest.
+    A status travels alone, so that whatever is in it cannot keep the rest from arriving.
     """
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
@@ -56,5 +56,5 @@ def watchdog_limit() -> float | None:
 
 
 def without_watchdog_pid() -> dict[str, str]:
-    """Return the environment for a successor, whom the manager will watch in our place."""
+    """Return the environment for a successor, which the manager will watch in our place."""
     return {name: value for name, value in os.environ.items() if name != "WATCHDOG_PID"}

@@ -28,7 +28,8 @@ def rule_set(  # noqa: PLR0913 - everything that the rules depend on
     """Compute the rules; None if there is no tunnel.
 
     numbers: of the queues.
-    leaving: ports whose flows are on their way from the queue lane to the kernel lane.
+    leaving: ports whose flows leave the queue lane one by one.
+    recording: these flows are being recorded, and still all queued.
     """
     if not lanes:
         return None

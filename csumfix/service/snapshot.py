@@ -26,6 +26,9 @@ SCHEMA = 1
 LISTED = 1000
 """Tunnels, and ports, that an answer on the control socket lists at most."""
 
+LOADING = 1.0
+"""Seconds after a change of lane in which packets may leave that have not met the new rules."""
+
 REQUIRED = ("version", "pid", "started")
 """What tells a snapshot from any other JSON object."""
 
@@ -169,6 +172,11 @@ class PortSnapshot:
         return self.departures.get(Departure.WRONG, 0)
 
     @property
+    def is_wrong_in_its_lane(self) -> bool:
+        """Whether a packet left wrong after the port had come to its lane."""
+        return self.wrong_seconds is not None and self.wrong_seconds + LOADING < self.seconds
+
+    @property
     def is_plain(self) -> bool:
         """Whether it has always been in the kernel lane, and nothing wrong was seen."""
         return self.lane == "kernel" and not (self.wrong or self.repaired or self.leaving_queue)
@@ -200,7 +208,8 @@ class Snapshot:
     lanes: one for each tunnel port.
     tunnels_count, lanes_count, queue_lane_count: how many there are; the lists can be cut.
     wrong_packets: that the tap saw leave wrong, of all ports.
-    wrong_seconds: since the last of them; None if there was none.
+    wrong_seconds: since the last of them that was in the lane where its port is now; None if there
+        was none.
     kernel_fault, tap_fault: why the kernel lane, or the egress tap, does not work.
     """
 
@@ -231,14 +240,14 @@ class Snapshot:
 
     def counted(self) -> Snapshot:
         """Return it with what is to be said of all its ports, and the numbers of list items."""
-        since = [one.wrong_seconds for one in self.lanes if one.wrong_seconds is not None]
+        since = [one.wrong_seconds for one in self.lanes if one.is_wrong_in_its_lane]
         return replace(
             self,
             tunnels_count=len(self.tunnels),
             lanes_count=len(self.lanes),
             queue_lane_count=sum(one.lane == "queue" for one in self.lanes),
             wrong_packets=sum(one.wrong for one in self.lanes),
-            wrong_seconds=min(since, default=None),
+            wrong_seconds=min((one for one in since if one is not None), default=None),
         )
 
     def bounded(self, limit: int = LISTED) -> Snapshot:

@@ -334,7 +334,7 @@ def _counter_table(service: Snapshot) -> Table:
     headings = [f"queue {number}" for number in service.queues]
     if len(queues) > COLUMNS:
         headings = ["all queues"]
-    table = _table("packets of the queue lane", "reason", *headings)
+    table = _table("queue lane", "reason", *headings)
     for name, counts, style in _counter_rows(queues):
         if any(counts) or name == "all":
             shown = [sum(counts)] if len(counts) > COLUMNS else counts

@@ -133,6 +133,22 @@ def test_of_two_tunnels_only_the_sick_one_changes_its_lane(lab: Lab) -> None:
         assert daemon.status()["service"]["lane_changes"] == 1
 
 
+@HEALTHY
+def test_many_ports_that_change_their_lane_at_once_are_one_line(lab: Lab, tmp_path: Path) -> None:
+    links = (f"link add vx{i} type vxlan id {i} dstport {20_000 + i}" for i in range(50))
+    lab.sender.run(["ip", "-batch", "-"], input="\n".join(links))
+    file = tmp_path / "csumfix.toml"
+    file.touch()
+    with service(lab.sender, f"--config={file}") as shim:
+        file.write_text('lane = "queue"')
+        shim.process.send_signal(signal.SIGHUP)
+        line = shim.wait_for("warning: ports ")
+        assert "8472" in line
+        assert line.endswith(", and 43 more: now in the queue lane: setting lane = queue")
+        assert sum("now in the" in line for line in shim.lines()) == 1
+        assert shim.status()["service"]["lane_changes"] == 51
+
+
 # Changes under load
 
 
@@ -162,9 +178,7 @@ def test_the_operator_changes_lanes_under_load(lab: Lab, tmp_path: Path) -> None
 
 @HEALTHY
 def test_a_successor_may_come_while_flows_leave_the_queue_lane(lab: Lab, tmp_path: Path) -> None:
-    """It keeps them in its queues. Order is not tested: a flow that moves from one queue to
-    another can have a few packets late.
-    """
+    """It keeps them in its queues, and in order."""
     file = tmp_path / "csumfix.toml"
     file.write_text('lane = "queue"')
     with service(lab.sender, f"--config={file}") as old:
@@ -176,7 +190,7 @@ def test_a_successor_may_come_while_flows_leave_the_queue_lane(lab: Lab, tmp_pat
             assert lane(new) == "kernel"
             time.sleep(1.8)
             assert "CSUMFIX-LEAVE" in rules_text(lab.sender), "the flows are not idle yet"
-            load.assert_whole()
+            load.assert_whole_and_in_order()
             assert_left_when_idle(lab, new)
 
 

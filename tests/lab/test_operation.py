@@ -16,6 +16,7 @@ from csumfix.errors import Exit
 from csumfix_lab import Lab
 from tests.lab.harness import (
     CSUMFIX,
+    HEALTHY,
     LANES,
     QUEUE,
     Load,
@@ -123,6 +124,21 @@ def test_taking_over_under_load_loses_nothing(lab: Lab, lane: str) -> None:
                 assert new.process.wait(10) == 0
                 assert newer.status()["service"]["queues"].keys() == {"0"}
                 load.assert_whole()
+
+
+@HEALTHY
+def test_flows_that_move_to_other_queues_stay_in_order(lab: Lab, file: Path) -> None:
+    """By a take-over, and by a reload."""
+    file.write_text('lane = "queue"')
+    with service(lab.sender, QUEUE) as old:
+        load = Load(lab)
+        with service(lab.sender, f"--config={file}", "--take-over") as new:
+            assert old.process.wait(10) == 0
+            for count, base in enumerate((4, 8), start=1):
+                file.write_text(f'lane = "queue"\nqueue-base = {base}')
+                new.process.send_signal(signal.SIGHUP)
+                new.wait_for("reloaded", count=count)
+            load.assert_whole_and_in_order()
 
 
 def test_a_predecessor_leaves_even_if_it_cannot_look_at_its_queues(lab: Lab) -> None:

@@ -79,6 +79,11 @@ class Terminal:
 
     def end(self) -> int:
         """Wait for the end; the terminal must be as it was."""
+        deadline = time.monotonic() + PATIENCE
+        while self.process.poll() is None and time.monotonic() < deadline:
+            # It cannot see a key while it waits for a full terminal.
+            if select.select([self._keyboard], [], [], 0.1)[0]:
+                os.read(self._keyboard, 65536)
         _, err = self.process.communicate(timeout=PATIENCE)
         assert err == ""
         assert termios.tcgetattr(self._keyboard) == self.settings

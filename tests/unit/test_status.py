@@ -77,7 +77,13 @@ def shown(seen: State, *, terminal: bool = False) -> str:
             "warning: a packet left with a wrong checksum 3 s ago: set lane = auto",
         ),
         (
-            state(healthy(lanes=(lane(wrong_seconds=3600.0),))),
+            state(
+                healthy(lanes=(lane(wrong_seconds=3.2, seconds=3.0),))
+            ),  # it is why it went there
+            "all is well: 1 port, 1 in the kernel lane, 0 in the queue lane",
+        ),
+        (
+            state(healthy(lanes=(lane(wrong_seconds=3600.0, seconds=7200.0),))),
             "all is well: 1 port, 1 in the kernel lane, 0 in the queue lane",
         ),
         (

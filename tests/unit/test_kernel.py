@@ -1,0 +1,181 @@
+"""The thin side of the seams: what is asked of a kernel reaches the modules that do it."""
+
+import asyncio
+import socket
+import threading
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from csumfix.core import Policy
+from csumfix.host import flows, queues, rules, tunnels, underlays
+from csumfix.host.changes import Changes
+from csumfix.host.events import LINKS
+from csumfix.host.rules import RuleSet
+from csumfix.service import netlink
+from csumfix.service.kernel import (
+    IpsetFlows,
+    NetfilterQueues,
+    NetlinkLinks,
+    ScriptRules,
+    ThreadTap,
+    real_kernel,
+)
+
+SET = RuleSet((8472,), (), 0, 1, "4", (1, 65535))
+
+
+class Calls:
+    """Stands for functions that block, and notes how they are called."""
+
+    def __init__(self) -> None:
+        self.seen: list[Any] = []
+
+    def __call__(self, *arguments: Any) -> Any:
+        assert threading.current_thread() is not threading.main_thread(), "it would block the loop"
+        self.seen.append(arguments)
+        return "result"
+
+
+@pytest.mark.parametrize(
+    ("owner", "name", "arguments"),
+    [
+        (rules, "apply", (SET,)),
+        (rules, "remove", ()),
+        (rules, "differences", (SET,)),
+        (rules, "packets", ()),
+        (rules, "changes_are_announced", ()),
+        (flows, "create", ()),
+        (flows, "destroy", ()),
+        (flows, "are_left", ()),
+    ],
+)
+def test_what_blocks_runs_in_a_thread(
+    owner: Any, name: str, arguments: tuple[Any, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = Calls()
+    monkeypatch.setattr(owner, name, calls)
+    seam = ScriptRules() if owner is rules else IpsetFlows()
+    result = asyncio.run(getattr(seam, name)(*arguments))
+    assert calls.seen == [arguments]
+    assert result in ("result", None)
+
+
+def test_links(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def discover() -> list[str]:
+        return ["tunnel"]
+
+    async def find(found: list[str], *, named: bool) -> tuple[list[str], bool]:
+        return found, named
+
+    monkeypatch.setattr(tunnels, "discover", discover)
+    monkeypatch.setattr(underlays, "find", find)
+
+    async def scenario() -> Any:
+        found = await NetlinkLinks().tunnels()
+        return await NetlinkLinks().underlays(found, named=True)
+
+    assert asyncio.run(scenario()) == (["tunnel"], True)
+
+
+def test_queues(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(queues, "PROC_QUEUES", tmp_path / "queues")
+    assert not NetfilterQueues().exist()
+    (tmp_path / "queues").write_text("    7  99999     3 1    64     5     6        8  1\n")
+    assert NetfilterQueues().exist()
+    assert NetfilterQueues().bound()[7].waiting == 3
+    NetfilterQueues().require_free([6])
+    made: list[Any] = []
+    monkeypatch.setattr(queues, "Queue", lambda *args, **more: made.append((args, more)))
+    NetfilterQueues(max_length=16).bind(3, Policy())
+    assert made == [((3, Policy()), {"max_length": 16})]
+
+
+def test_the_tap_starts_and_stops() -> None:
+    async def scenario() -> None:
+        tap = ThreadTap(0.0, lambda: None)
+        tap.start()
+        tap.watch(frozenset(), frozenset({8472}), 0.0)
+        assert tap.traffic().ports == {}
+        await tap.stop()
+
+    asyncio.run(scenario())
+
+
+def test_the_real_kernel_takes_other_queues() -> None:
+    own = NetfilterQueues(16)
+    assert real_kernel(own).queues is own
+    assert isinstance(real_kernel().queues, NetfilterQueues)
+    assert isinstance(real_kernel().rules.conntrack_is_on(), bool)
+
+
+class Events:
+    """Netlink events that a test sends."""
+
+    def __init__(self, *_: Any) -> None:
+        self.here, self.there = socket.socketpair()
+        self.here.setblocking(False)
+        self.error: OSError | None = None
+        self.reads = 0
+        self.closed = False
+
+    def fileno(self) -> int:
+        return self.here.fileno()
+
+    def read(self) -> bool:
+        self.reads += 1
+        said = self.here.recv(65536)
+        if self.error:
+            raise self.error
+        return b"ours" in said
+
+    def close(self) -> None:
+        self.closed = True
+        self.here.close()
+        self.there.close()
+
+
+def heard(
+    monkeypatch: pytest.MonkeyPatch, *said: bytes, error: OSError | None = None
+) -> Counter[str]:
+    """Return how often the service was told, and how often events were read."""
+    events = Events()
+    events.error = error
+    monkeypatch.setattr(netlink, "NetlinkEvents", lambda *_: events)
+    counted: Counter[str] = Counter()
+
+    def react() -> None:
+        counted["told"] += 1
+
+    async def scenario() -> None:
+        with netlink.listening(LINKS, Changes(), react):
+            for one in said:
+                events.there.send(one)
+                await asyncio.sleep(0.005)
+            await asyncio.sleep(3 * netlink.PAUSE)
+        assert events.closed
+
+    asyncio.run(scenario())
+    counted["read"] = events.reads
+    return counted
+
+
+def test_an_event_that_changes_something_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert heard(monkeypatch, b"ours") == {"told": 1, "read": 1}
+
+
+def test_an_event_about_others_is_not(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert heard(monkeypatch, b"other")["told"] == 0
+
+
+def test_many_events_are_read_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert heard(monkeypatch, *[b"ours"] * 20)["read"] <= 5
+
+
+def test_events_that_cannot_be_read_may_have_changed_anything(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert heard(monkeypatch, b"other", error=OSError(105, "No buffer space"))["told"] == 1
+    assert "cannot read netlink events" in caplog.text
