@@ -257,6 +257,7 @@ class Prober:
 
     ports: of the tunnels. underlays: numbers of the devices that carry them.
     mark: of kube-proxy; None if there is none, and then no marked packets are sent.
+    kinds: those to send.
     """
 
     def __init__(
@@ -265,7 +266,9 @@ class Prober:
         ports: Collection[int],
         underlays: Collection[int],
         mark: int | None,
+        kinds: Collection[Kind] = tuple(Kind),
     ) -> None:
+        self._kinds = kinds
         self._policy = Policy(tuple(sorted(ports)))
         self._ports, self._underlays, self._mark = ports, underlays, mark
         self.result = Probes([Probed(remote) for remote in remotes])
@@ -424,17 +427,21 @@ class Prober:
         sender = senders.get(remote.device)
         if sender and remote.dest_mac and remote.source_mac and remote.source:
             frames = _Frames(remote, sender)
-            for kind in FRAMES:
+            for kind in self._wanted(FRAMES):
                 self._sends.append((self._begin(probed, kind), frames.of(kind)))
             if remote.vtep:
                 self._plan_datagrams(stack, probed)
         else:
             self._plan_ping(stack, probed)
-        self._connects.append((self._begin(probed, Kind.CONNECT), remote))
-        if self._mark is not None:
-            self._connects.append((self._begin(probed, Kind.MARKED), remote))
-            if host_address(remote.version) not in ("", remote.source):
-                self._connects.append((self._begin(probed, Kind.MARKED_HOST), remote))
+        for kind in self._wanted(SOCKETS):
+            if kind in MARKS and self._mark is None:
+                continue
+            if kind is Kind.MARKED_HOST and host_address(remote.version) in ("", remote.source):
+                continue
+            self._connects.append((self._begin(probed, kind), remote))
+
+    def _wanted(self, kinds: Collection[Kind]) -> list[Kind]:
+        return [kind for kind in kinds if kind in self._kinds]
 
     def _begin(self, probed: Probed, kind: Kind) -> _Series:
         outcome = probed.outcomes[kind] = Outcome()
@@ -447,7 +454,8 @@ class Prober:
     def _plan_datagrams(self, stack: contextlib.ExitStack, probed: Probed) -> None:
         remote = probed.remote
         family = socket.AF_INET6 if ":" in remote.vtep else socket.AF_INET
-        for kind, form in ((Kind.WRAPPED, socket.SOCK_RAW), (DATAGRAMS[1], socket.SOCK_DGRAM)):
+        for kind in self._wanted(DATAGRAMS):
+            form = socket.SOCK_RAW if kind is Kind.WRAPPED else socket.SOCK_DGRAM
             series = self._begin(probed, kind)
             try:
                 sock = stack.enter_context(socket.socket(family, form, socket.IPPROTO_UDP))
@@ -463,6 +471,8 @@ class Prober:
 
     def _plan_ping(self, stack: contextlib.ExitStack, probed: Probed) -> None:
         """Ping by a socket for which no privileges are needed, if the host permits that."""
+        if Kind.PING not in self._kinds:
+            return
         remote, series = probed.remote, self._begin(probed, Kind.PING)
         is_v4 = remote.version == 4  # noqa: PLR2004
         family = socket.AF_INET if is_v4 else socket.AF_INET6

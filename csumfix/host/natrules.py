@@ -68,7 +68,8 @@ NFT_CHAIN = re.compile(r"^\s+chain (\S+) \{")
 NFT_SET = re.compile(r"\b(?:ip6? [sd]addr|udp [sd]port) set ")
 NFT_NAT = re.compile(r"\b(snat|masquerade|dnat|redirect)\b")
 NFT_MARK = re.compile(r"mark set (?:meta )?mark or (0x[0-9a-f]+)")
-NFT_COUNTER = re.compile(r"counter packets (\d+)")
+NFT_COUNTER = re.compile(r"counter packets (\d+) bytes \d+")
+QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 OF_IPTABLES = frozenset({"nat", "mangle", "filter", "raw", "security"})
 """Tables that iptables-nft makes; nft shows them, too."""
 
@@ -215,7 +216,7 @@ def _rule(family: str, chain: str, line: str, packets: int | None) -> NatRule | 
 
 
 def _saved_rewrites(line: str) -> Rewrites | None:
-    found = TARGET.search(f" {line}")
+    found = TARGET.search(QUOTED.sub('""', f" {line}"))
     return TARGETS.get(found[1]) if found else None
 
 
