@@ -1,7 +1,7 @@
 """A small HTTP server in the event loop: one GET or HEAD per connection.
 
 h11 parses requests and writes the heads of responses. It is pure Python, does no I/O, and adds
-0.2 MB and 10 ms of imports to asyncio; aiohttp adds 17 MB and 0.2 s. It has no server, so here is
+0.2 MB and 10 ms of imports to asyncio; aiohttp adds 17 MB and 0.5 s. It has no server, so here is
 one that cannot be kept busy:
 
 - A client has TIMEOUT seconds to send its request, and as long to read the response.
