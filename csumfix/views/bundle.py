@@ -64,7 +64,8 @@ REPLACED = """\
 Addresses and names were replaced, each by the same substitute throughout: IPv4 by addresses in
 198.18.0.0/15, IPv6 by addresses in 2001:db8::/32, MAC addresses by addresses that begin with
 02:00, and the names of the host, of pods, of services, and of devices that people have named.
-Chains, sets and tables of firewalls keep their names. Look through the files before you pass them on.
+Chains, sets and tables of firewalls keep their names. Look through the files before you pass
+them on.
 """
 NOT_REPLACED = "Addresses and names are those of the host; --replace-addresses replaces them.\n"
 

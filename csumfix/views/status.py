@@ -142,7 +142,7 @@ def _warnings(service: Snapshot) -> Iterator[Finding]:
             "warning: the last reload failed, the old settings are in force: see the log", WARNING
         )
     if service.control:
-        yield Finding(f"warning: {service.control}: see what it is, and stop it", WARNING)
+        yield Finding(f"warning: {service.control}: find out what it is, and stop it", WARNING)
     if service.tap_fault:
         yield Finding(
             f"warning: no egress tap, so lanes stay as they are: {service.tap_fault}", WARNING
