@@ -800,9 +800,9 @@ def test_a_successor_that_cannot_be_started_is_told_as_such(
         process.spawn_error = OSError(24, "Too many open files")
         answer = await process.socket.ask(request="restart")
         assert answer["code"] == Exit.BROKEN
-        assert "no successor could be started: [Errno 24] Too many open files" in answer["error"]
+        assert "starting a successor failed: [Errno 24] Too many open files" in answer["error"]
         assert process.service.snapshot().successor is None
         await process.stop()
 
     play(scenario())
-    assert "no successor could be started: [Errno 24] Too many open files" in caplog.messages
+    assert "starting a successor failed: [Errno 24] Too many open files" in caplog.messages
