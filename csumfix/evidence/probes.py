@@ -1,4 +1,4 @@
-"""Asks the other ends of tunnels which packets reach them, without any agent there.
+"""Finds out which packets reach the other ends of tunnels, without any agent there.
 
 Theory of operation
 -------------------
@@ -68,7 +68,7 @@ from csumfix.host.remotes import Remote
 ROUNDS = 40
 INTERVAL = 0.05
 LONGEST = 4.0
-"""Seconds after which no more packets are sent, on a host that has not time for all rounds."""
+"""Seconds after which no more packets are sent, on a host that is too slow for all rounds."""
 
 PATIENCE = 0.7
 """Seconds that the last answers may take."""

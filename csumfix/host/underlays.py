@@ -1,7 +1,7 @@
 """The devices that carry tunnels: the ones on which their outer packets leave this host.
 
-Where another header follows by way of a device (IPIP, GRE, WireGuard), that device is meant: the
-outer packet can be seen there. IPsec in transport mode has no device: what leaves is encrypted.
+If a device adds another header (IPIP, GRE, WireGuard), that device is meant: the outer packet is
+visible there. IPsec in transport mode has no device: what leaves is encrypted.
 """
 
 from __future__ import annotations

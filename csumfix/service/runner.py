@@ -1,8 +1,8 @@
 """When the service does what: one runner per kind of work, one scheduler that runs what is due.
 
-Whoever learns that there is something to do requests it from a runner. The scheduler runs what is
-due, one runner after the other in the order in which they were given, and holds its lock
-meanwhile. Whoever must not be disturbed, such as a hand-over, takes the lock, too.
+Code that learns of something to do requests it from a runner. The scheduler runs what is due, one
+runner after the other in the order in which they were given, and holds its lock meanwhile. Code
+that must not be interrupted by this work, such as a hand-over, takes the same lock.
 
 All times are in seconds of the clock, which is the event loop's own (CLOCK_MONOTONIC). Tests have
 a loop whose time they control.
@@ -99,7 +99,7 @@ class Runner:
             self._on_request()
 
     def use(self, cpu: float) -> None:
-        """Note that the work has taken so many CPU seconds."""
+        """Note that the work has taken this many CPU seconds."""
         self._used += cpu
 
     def wait_for_share(self) -> bool:

@@ -52,7 +52,7 @@ SETTLE = 0.2
 """Seconds to wait after an event: a CNI plugin makes many at once."""
 
 SHARE = 0.1
-"""Share of a CPU that each kind of work may take which other programs cause."""
+"""Share of a CPU that each kind of work that other programs can cause may take."""
 
 RULES_PAUSE, RULES_SILENT, RULES_ANNOUNCED = 4.0, 7.0, 60.0
 """Seconds between two checks of our rules: at least; at most, if changes of rules make no netlink
@@ -105,7 +105,7 @@ class Service:
     """Repairs the tunnels of the current network namespace until it is told to stop.
 
     options: the settings to start with.
-    load: reads the settings anew; raises CsumfixError if they are wrong.
+    load: reads the settings again; raises CsumfixError if they are wrong.
     successor: starts another process like this one.
     """
 

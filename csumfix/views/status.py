@@ -1,4 +1,4 @@
-"""``csumfix status``: whether all is well, and what that rests on."""
+"""``csumfix status``: whether all is well, and the details behind that verdict."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ GOOD, WARNING, TROUBLE = "green", "yellow", "bold red"
 
 @dataclass(frozen=True)
 class State:
-    """Everything there is to see in the current network namespace.
+    """Everything that can be seen in the current network namespace.
 
     rules: what is loaded.
     rules_known: whether that could be seen; if not, trouble says why.
@@ -93,7 +93,7 @@ def gather() -> State:
 
 @dataclass(frozen=True)
 class Finding:
-    """One line about the whole: what is the case and, if it is bad, what to do."""
+    """One line of the verdict: the state and, if it is bad, what to do."""
 
     text: str
     style: str
@@ -142,7 +142,7 @@ def _warnings(service: Snapshot) -> Iterator[Finding]:
             "warning: the last reload failed, the old settings are in force: see the log", WARNING
         )
     if service.control:
-        yield Finding(f"warning: {service.control}: see what it is, and stop it", WARNING)
+        yield Finding(f"warning: {service.control}: find out what it is, and stop it", WARNING)
     if service.tap_fault:
         yield Finding(
             f"warning: no egress tap, so lanes stay as they are: {service.tap_fault}", WARNING
@@ -167,7 +167,7 @@ def counted(number: int, what: str) -> str:
 
 
 def show(state: State, console: Console) -> None:
-    """Print the state for people: the verdict first, then what it rests on."""
+    """Print the state for people: the verdict first, then the details."""
     for finding in findings(state):
         _line(console, finding.text, finding.style)
     if state.service:

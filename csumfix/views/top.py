@@ -1,4 +1,4 @@
-"""``csumfix top``: what the service does right now, as rates between two of its snapshots."""
+"""``csumfix top``: what the service is doing, as rates between two of its snapshots."""
 
 from __future__ import annotations
 

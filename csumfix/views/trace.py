@@ -157,7 +157,7 @@ class Trace:
         parts = [f"{number} {name}" for name, number in self.seen.most_common()]
         text = f"{self.seen.total()} packets left ({', '.join(parts) or 'none'})"
         text += f", {self.shown} shown"
-        return f"{text}; {missed} more were missed: the output was slow" if missed else text
+        return f"{text}; {missed} more were missed because the output was slow" if missed else text
 
 
 def _discard(out: TextIO) -> None:

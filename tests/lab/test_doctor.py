@@ -231,7 +231,7 @@ def test_it_reads_well_at_80_columns(lab: Lab) -> None:
     lines = shown.splitlines()
     assert lines[0].startswith("flannel.1: source NAT rewrites the outer header")
     assert [line for line in lines if len(line) > 80 and not line.startswith("       ")] == []
-    assert "Cures, the cheapest first:" in lines
+    assert "Cures, cheapest first:" in lines
     assert "       csumfix-rules apply --lane kernel --port 8472" in lines
     # The command is one that works.
     lab.sender.run([str(SCRIPT), "apply", "--lane", "kernel", "--port", "8472"])
