@@ -107,7 +107,7 @@ def test_a_second_service_touches_nothing() -> None:
         host = Host()
         first = await started(host, QUEUE)
         host.log.clear()
-        with pytest.raises(CsumfixError, match="runs already"):
+        with pytest.raises(CsumfixError, match="already runs"):
             await started(host, QUEUE, pid=2)
         seen = host.log.copy()
         await first.stop()
