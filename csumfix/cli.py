@@ -49,7 +49,7 @@ def cli() -> None:
     """Repair wrong outer UDP checksums of VXLAN packets, without touching NIC settings."""
 
 
-@cli.command("run", short_help="Repair the tunnels of this namespace", cls=Configured)
+@cli.command("run", short_help="Repair packets of this namespace's tunnels", cls=Configured)
 @click.pass_context
 def run_command(ctx: click.Context, /, **_: Any) -> None:
     """Repair the packets of this network namespace's vxlan devices, in the foreground.
@@ -366,7 +366,7 @@ def trace_command(
     trace.run(trace.TraceOptions(bad_only, count or 0, pcap, ports))
 
 
-@cli.command("lab", short_help="Try it in a throwaway two-node lab")
+@cli.command("lab", short_help="Try csumfix in a throwaway two-node lab")
 @click.option(
     "--cause",
     type=click.Choice(LAB_CAUSES),

@@ -183,7 +183,7 @@ NAMES = {
     Kind.SYN_OFFLOADED: "TCP SYN, checksum left to offload",
     Kind.WRAPPED: "VXLAN packets made by doctor, both checksums complete",
     Kind.WRAPPED_OFFLOADED: "the same, outer checksum left to offload",
-    Kind.CONNECT: "ordinary connections",
+    Kind.CONNECT: "ordinary TCP connections",
     Kind.MARKED: "connections with kube-proxy's mark",
     Kind.MARKED_HOST: "the same from the host's main address",
     Kind.DATA: "TCP data, checksum complete",

@@ -622,5 +622,5 @@ def host_address(version: int) -> str:
 
 
 def is_arriving_wrong(outcome: Outcome) -> bool:
-    """Tell whether an answer arrived that is surely wrong."""
+    """Tell whether an answer arrived that is certainly wrong."""
     return bool(WRONG & outcome.arrived.keys())

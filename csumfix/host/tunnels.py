@@ -110,8 +110,7 @@ def _links() -> list[Any]:
             continue
         except rtnetlink.NetlinkError as error:
             raise CsumfixError(
-                f"cannot list the network devices: {os.strerror(error.code)}: "
-                "look for what it says in dmesg",
+                f"cannot list the network devices: {os.strerror(error.code)}: see dmesg",
                 Exit.KERNEL,
             ) from None
     raise CsumfixError(

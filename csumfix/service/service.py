@@ -331,7 +331,7 @@ class Service:
         differs = await self._datapath.restore()
         if differs:
             log.warning(
-                "another program changed the rules, which are restored: %s",
+                "another program changed the rules; restored: %s",
                 "; ".join(differs[:SHOWN_DIFFERENCES]),
                 extra={"event": "rules_restored"},
             )
@@ -391,7 +391,9 @@ class Service:
             self._work.stop()
             return
         except OSError as error:  # too many open files, for example: no reason to be killed
-            log.error("cannot look at the queues: %s", error, extra={"event": "health_unknown"})
+            log.error(
+                "cannot read the state of the queues: %s", error, extra={"event": "health_unknown"}
+            )
         if self._trouble:
             log.error(
                 "%s: the watchdog may kill this process",

@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from csumfix.errors import CsumfixError, Exit
-from csumfix.evidence import bulk, passing
+from csumfix.evidence import bulk, forwarded
 from csumfix.evidence.bulk import Bulk
 from csumfix.evidence.conclusions import HEALTHY, Conclusion, Facts, Verdict, conclude
 from csumfix.evidence.departures import Departure
@@ -304,7 +304,7 @@ async def _without_tunnels() -> Report:
     )
     try:
         devices = await underlays.find([], named=True)
-        seen = await passing.watch(devices, DEFAULT_PORTS, LOOK)
+        seen = await forwarded.watch(devices, DEFAULT_PORTS, LOOK)
     except OSError as error:
         return Report(trouble=trouble, notes=[f"packets were not seen leaving: {error.strerror}"])
     report = Report(trouble="" if seen.wrong() else trouble)

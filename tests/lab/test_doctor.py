@@ -130,7 +130,7 @@ def test_a_firewall_and_losses_hide_no_lying_nic(lab: Lab) -> None:
     lab.sender.run([str(SCRIPT), "apply", "--lane=kernel", "--port=8472", "--gate=conntrack"])
     document = doctor(lab.sender)
     assert verdict(document) == "nic"
-    assert any("do not cure" in line for line in document["findings"][0]["against"])
+    assert any("do not repair" in line for line in document["findings"][0]["against"])
     # Without the gate it finishes all but GSO packets.
     lab.sender.run([str(SCRIPT), "apply", "--lane=kernel", "--port=8472", "--gate=none"])
     assert verdict(doctor(lab.sender)) == "nic_gso"

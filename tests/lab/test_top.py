@@ -66,7 +66,7 @@ class Terminal:
         os.close(screen)
 
     def wait_for(self, words: str) -> None:
-        """Wait until these words are drawn anew."""
+        """Wait until these words are drawn again."""
         deadline = time.monotonic() + PATIENCE
         while words not in self._screen:
             assert time.monotonic() < deadline, self._screen
