@@ -104,7 +104,8 @@ test: $(DEV) ## Run every test: C under sanitizers, units, and the lab
 	$(MAKE) -C csrc check
 	$(MAKE) -C tests/fuzz smoke
 	$(BIN)/pytest -n auto tests/unit
-	$(BIN)/pytest tests/lab
+	$(BIN)/pytest -n auto -m 'not alone' tests/lab
+	$(BIN)/pytest -m alone tests/lab
 	$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider tests/install
 
 .PHONY: test-unit

@@ -13,11 +13,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import resource
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from csumfix.errors import CsumfixError
+from csumfix.threads import cpu_seconds
 
 log = logging.getLogger("csumfix")
 
@@ -186,9 +186,3 @@ class Scheduler:
             )
             runner.request(RETRY)
         runner.use(self._cpu() - before)
-
-
-def cpu_seconds() -> float:
-    """Return the CPU time that this thread, and the programs that it has run, have taken."""
-    programs = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.thread_time() + programs.ru_utime + programs.ru_stime

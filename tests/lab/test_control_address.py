@@ -12,6 +12,7 @@ from csumfix_lab import Lab
 from csumfix_lab.node import Node
 from csumfix_lab.process import Process
 from tests.lab.harness import (
+    ALONE,
     CSUMFIX,
     HEALTHY,
     Load,
@@ -205,6 +206,7 @@ def all_ticks(lab: Lab, pid: int) -> int:
     return int(user) + int(system)
 
 
+@ALONE
 def test_a_storm_of_connections_costs_a_bounded_share_and_locks_nobody_out(lab: Lab) -> None:
     """Without a bound the main thread used 86 % of a CPU."""
     with service(lab.sender) as daemon:
@@ -223,6 +225,7 @@ def test_a_storm_of_connections_costs_a_bounded_share_and_locks_nobody_out(lab: 
         assert took < 3
 
 
+@ALONE
 @pytest.mark.parametrize("kind", ["hurried", "patient"])
 def test_a_storm_at_the_metrics_costs_a_bounded_share(lab: Lab, kind: str) -> None:
     """It must be accepted, or health checks would not be. Without a bound it cost 40 %."""

@@ -83,7 +83,7 @@ class Terminal:
         while self.process.poll() is None and time.monotonic() < deadline:
             # It cannot see a key while it waits for a full terminal.
             if select.select([self._keyboard], [], [], 0.1)[0]:
-                with suppress(OSError):  # EIO: it has just ended
+                with suppress(OSError):  # EIO: it has closed the terminal
                     os.read(self._keyboard, 65536)
         _, err = self.process.communicate(timeout=PATIENCE)
         assert err == ""
