@@ -1,15 +1,17 @@
 """The lab: two nodes, a wire between them, and one cause of wrong outer checksums."""
 
+import contextlib
 import os
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType, TracebackType
 from typing import Self
 
 from csumfix.errors import CsumfixError, Exit
-from csumfix_lab import drawing, forwarder, relay, spec, topology
+from csumfix_lab import drawing, faults, forwarder, relay, spec, topology
 from csumfix_lab.causes import BY_NAME, CAUSES, Cause
 from csumfix_lab.node import Node
 from csumfix_lab.process import Process
@@ -128,6 +130,17 @@ class Lab:
     def client(self) -> Node:
         """The node on which traffic starts: the sender, or the guest behind it."""
         return self.node("guest" if self.cause.guest else "sender")
+
+    @contextlib.contextmanager
+    def fault(self, node: Node, rules: str) -> Iterator[None]:
+        """Break the network at a node, or at the wire, by one of the rules of faults.py."""
+        require("nft")
+        node.run(["nft", "-f", "-"], input=rules)
+        family = rules.split()[1]
+        try:
+            yield
+        finally:
+            node.run(["nft", "delete", "table", family, faults.TABLE])
 
     def start_dns(self) -> Process:
         """Start a DNS server in the service pod; return when it answers."""

@@ -65,6 +65,8 @@ class Verdict(enum.StrEnum):
     NIC_GSO = "nic_gso"
     """GSO packets only."""
     RELAY = "relay"
+    FORWARDED = "forwarded"
+    """Packets of others are wrong as they leave this host."""
     REMOTE = "remote"
     """The other end sends wrong checksums."""
     MTU = "mtu"
@@ -135,7 +137,8 @@ class _Case:
         """Tell whether packets of a kind reach the other end; None if that is not known."""
         outcome = self.outcome(kind)
         if outcome.answered or outcome.arrived:
-            return True
+            # A wrong checksum can be right by chance, in all packets of a flow alike.
+            return None if outcome.lost_flows else True
         if not outcome.sent or outcome.fault:
             return None
         if self.rate is None:
@@ -182,6 +185,8 @@ NAMES = {
     Kind.CONNECT: "ordinary connections",
     Kind.MARKED: "connections with kube-proxy's mark",
     Kind.MARKED_HOST: "the same from the host's main address",
+    Kind.DATA: "TCP data, checksum complete",
+    Kind.GSO: "GSO packets of TCP data",
 }
 
 
@@ -205,11 +210,13 @@ def conclude(probed: Probed, facts: Facts) -> list[Conclusion]:
 
 
 def _leaves_wrong(case: _Case) -> Conclusion | None:
-    unmarked = case.wrong(*(kind for kind in Kind if kind not in MARKS))
-    if unmarked:
-        return _rewritten(case, unmarked)
     marked = case.wrong(*MARKS)
-    return _marked(case, marked) if marked else None
+    unmarked = case.wrong(*(kind for kind in Kind if kind not in MARKS))
+    # A flow without mark is hit, too, if the port that it wants has been given to a marked one.
+    plain = case.outcome(Kind.CONNECT).left
+    if marked and plain[Departure.WRONG] <= plain.total() / 2:
+        return _marked(case, marked)
+    return _rewritten(case, unmarked) if unmarked else None
 
 
 def _counts(wrong: dict[Kind, Outcome]) -> str:
@@ -225,7 +232,7 @@ def _marked(case: _Case, wrong: dict[Kind, Outcome]) -> Conclusion:
     evidence = [
         f"{number} of {sent} probes with kube-proxy's mark {_mark(rules)} left this host with a "
         "wrong outer checksum",
-        f"without the mark: {case.shown(Kind.CONNECT)}, none left wrong",
+        f"without the mark: {case.shown(Kind.CONNECT)}",
     ]
     culprits = _culprits(case, "source", inner=True)
     if not rules.clears_mark:
@@ -256,6 +263,8 @@ def _rewritten(case: _Case, wrong: dict[Kind, Outcome]) -> Conclusion:
     flows = {port: _flow(seen) for one in wrong.values() for port, seen in one.wrong.items()}
     cause = causes.name(flows)
     verdict = REWRITERS.get(cause, Verdict.NAT)
+    if verdict is Verdict.ZERO_NAT and case.outer_checksum:
+        verdict = Verdict.NAT
     vtep, port = case.probed.remote.vtep, case.probed.remote.tunnel.port
     dests = {dest for one in wrong.values() for dest in one.dests}
     if dests and vtep and vtep not in dests:
@@ -370,8 +379,8 @@ def _inner(case: _Case, kinds: tuple[Kind, Kind]) -> Conclusion:
     evidence = [case.shown(kind) for kind in kinds]
     evidence.append(f"none of {_left(case)} probes left with a wrong outer checksum")
     sources = {port for one in case.probed.outcomes.values() for port in one.sources}
-    flows = sum(bool(one.sources) for one in case.probed.outcomes.values())
-    if len(sources) == 1 and flows > 2:  # noqa: PLR2004 - pings and two kinds of TCP
+    # Answers to TCP are flows of their own; those to all pings are one flow.
+    if len(sources) == 1 and case.outcome(Kind.SYN).sources:
         port = next(iter(sources))
         evidence.append(
             f"all answers come from outer source port {port}, where a vxlan device "
@@ -473,8 +482,8 @@ def _too_lossy(case: _Case) -> Conclusion:
     return Conclusion(
         Verdict.UNDECIDED,
         shown,
-        ("so few packets are answered that chance may have lost the others",),
-        "look for what loses packets of every kind, then run it again",
+        ("so many packets are lost, or whole flows, that it may be no checksum",),
+        "look for what loses packets or flows of every kind, then run it again",
     )
 
 
@@ -492,6 +501,8 @@ def _works(case: _Case) -> Conclusion:
             (f"{case.shown(Kind.PING)}, those of {length} bytes: none",),
             ("what answers may be what is lost: try from the other end, too",),
         )
+    if case.is_reached(Kind.GSO) is False and case.is_reached(Kind.DATA):
+        return _gso(case)
     if bulk:
         return Conclusion(
             Verdict.NIC_GSO,
@@ -503,6 +514,18 @@ def _works(case: _Case) -> Conclusion:
         shown = tuple(case.shown(kind) for kind in (Kind.PING, Kind.SYN, Kind.SYN_OFFLOADED))
         return Conclusion(Verdict.LOSS, shown, ("packets of all kinds are lost alike",))
     return _healthy(case)
+
+
+def _gso(case: _Case) -> Conclusion:
+    """GSO packets are lost, and single ones arrive."""
+    against: tuple[str, ...] = ()
+    if "kernel" in case.facts.lanes:
+        against = (
+            "csumfix's kernel lane finishes single packets, and leaves GSO packets to the NIC: "
+            "it may ruin both",
+        )
+    shown = [case.shown(kind) for kind in (Kind.SYN_OFFLOADED, Kind.DATA, Kind.GSO)]
+    return Conclusion(Verdict.NIC_GSO, (*shown, *_devices(case.facts.nics)), against)
 
 
 def _first(nics: Sequence[Nic]) -> str:
@@ -527,7 +550,7 @@ def _marked_lost(case: _Case, marked: list[Kind]) -> Conclusion:
 def _is_lossy(case: _Case) -> bool:
     pings = case.outcome(Kind.PING)
     lost = pings.sent - pings.answered
-    return lost >= LOST and lost > LOSS * pings.sent
+    return pings.answered > 0 and lost >= LOST and lost > LOSS * pings.sent
 
 
 def _healthy(case: _Case) -> Conclusion:

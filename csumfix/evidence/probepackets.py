@@ -1,14 +1,17 @@
 """The packets of probes, byte for byte, and how their answers are recognised. Pure.
 
-Every probe has a number of its own, 65301 to 65311. It is the destination port of a TCP probe and
-the identifier of an ICMP one, so a capture or a firewall's log shows which probe a packet belongs
-to. The packets are:
+Every kind of probe has a number of its own, 65301 to 65312. It is the destination port of a TCP
+probe and the identifier of an ICMP one, so a capture or a firewall's log shows which kind a packet
+is of. The packets are:
 
 - A TCP segment with the flag SYN and nothing else set: no options, no data, window 1024. The
   sequence number is random. A closed port answers with RST, an open one with SYN and ACK; either
   acknowledges the sequence number plus 1.
+- A TCP segment with the flag ACK, sequence number 1, and 500 zeros as data, or 1,000 in a GSO
+  packet that somebody has to make two such segments of. Either port answers with RST, because
+  there is no such connection; its sequence number is the one that was acknowledged.
 - An ICMP or ICMPv6 echo request, with zeros as data. The sequence number tells probes apart.
-- Both in an IP header without options or extension headers: TTL or hop limit 64, DF set over
+- All in an IP header without options or extension headers: TTL or hop limit 64, DF set over
   IPv4, identification 0, traffic class 0.
 
 A checksum is either complete, or left to offload: then the field holds the sum of the pseudo
@@ -24,13 +27,13 @@ from typing import NamedTuple
 
 from csumfix.core import checksum
 
-NUMBERS = range(65301, 65312)
+NUMBERS = range(65301, 65313)
 """Ports and identifiers of probes: behind the ports that NodePorts and most systems draw from."""
 
 TCP, UDP, ICMP, ICMPV6 = 6, 17, 1, 58  # protocol numbers
 ETHERTYPES = {4: 0x0800, 6: 0x86DD}  # by IP version
 ECHO_REQUESTS, ECHO_REPLIES = {4: 8, 6: 128}, {4: 0, 6: 129}
-SYN, RST = 0x02, 0x04
+SYN, RST, ACK = 0x02, 0x04, 0x10
 TTL, WINDOW = 64, 1024
 
 ETHERNET = struct.Struct("!6s6sH")
@@ -45,6 +48,8 @@ VNI_IS_VALID = 0x08
 VNET = struct.Struct("=BBHHHH")
 """struct virtio_net_hdr of a packet socket: in the host's byte order."""
 NEEDS_CHECKSUM = 1  # linux/virtio_net.h: VIRTIO_NET_HDR_F_NEEDS_CSUM
+GSO_TCP = {4: 1, 6: 4}  # VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6; by IP version
+SEGMENT_DATA, SEGMENTS = 500, 2  # bytes of each segment, and how many a GSO packet has
 
 TCP_CHECKSUM, ICMP_CHECKSUM, UDP_CHECKSUM = 16, 2, 6  # offsets of the field
 
@@ -68,6 +73,22 @@ def syn(ends: Ends, ports: tuple[int, int], sequence: int, *, complete: bool) ->
     """Return a virtio_net_hdr and a frame with a SYN; ports: source, destination."""
     segment = SEGMENT.pack(*ports, sequence, 0, SEGMENT.size // 4 << 4, SYN, WINDOW, 0, 0)
     return _frame(ends, TCP, segment, TCP_CHECKSUM, complete=complete)
+
+
+def data(ends: Ends, ports: tuple[int, int], acknowledged: int, *, gso: bool) -> bytes:
+    """Return a virtio_net_hdr and a frame with data of no connection.
+
+    gso: two segments in one packet, checksums left to offload; else one, complete.
+    """
+    header = SEGMENT.pack(*ports, 1, acknowledged, SEGMENT.size // 4 << 4, ACK, WINDOW, 0, 0)
+    if not gso:
+        return _frame(ends, TCP, header + bytes(SEGMENT_DATA), TCP_CHECKSUM, complete=True)
+    payload = header + bytes(SEGMENTS * SEGMENT_DATA)
+    frame = _frame(ends, TCP, payload, TCP_CHECKSUM, complete=False)
+    flags, _, _, _, start, field = VNET.unpack_from(frame)
+    headers = start + SEGMENT.size
+    vnet = VNET.pack(flags, GSO_TCP[ends.version], headers, SEGMENT_DATA, start, field)
+    return vnet + frame[VNET.size :]
 
 
 def echo(ends: Ends, number: int, sequence: int, length: int, *, complete: bool) -> bytes:
@@ -172,19 +193,27 @@ def _seen(packet: bytes, *, answers: bool) -> Seen | None:
         number, token = _identity(packet[at:], protocol, version, answers=answers)
     except (IndexError, struct.error):
         return None
-    return Seen(number, remote, token) if number in NUMBERS else None
+    return Seen(number, remote, token) if number in NUMBERS and token >= 0 else None
 
 
 def _identity(payload: bytes, protocol: int, version: int, *, answers: bool) -> tuple[int, int]:
     """Return the number and the sequence number of a probe; (0, 0) if it is none."""
     if protocol == TCP:
         source, dest, sequence, acknowledged = struct.unpack_from("!HHII", payload)
-        flags = payload[13]
         if answers:
-            return (source, acknowledged - 1 & 0xFFFFFFFF) if flags & (SYN | RST) else (0, 0)
-        return (dest, sequence) if flags == SYN else (0, 0)
+            return source, _answered(payload[13], sequence, acknowledged)
+        if payload[13] == ACK:
+            return dest, acknowledged
+        return (dest, sequence) if payload[13] == SYN else (0, 0)
     if protocol in (ICMP, ICMPV6):
         kind, _, _, number, sequence = MESSAGE.unpack_from(payload)
         wanted = ECHO_REPLIES if answers else ECHO_REQUESTS
         return (number, sequence) if kind == wanted.get(version) else (0, 0)
     return (0, 0)
+
+
+def _answered(flags: int, sequence: int, acknowledged: int) -> int:
+    """Return the number that a TCP segment answers; -1 if it is no answer (RFC 9293, 3.10.7.1)."""
+    if flags & RST and not flags & ACK:
+        return sequence
+    return acknowledged - 1 & 0xFFFFFFFF if flags & (SYN | RST) else -1

@@ -12,6 +12,7 @@ that a wrong outer checksum is found even if nothing is ever answered.
 PING, PING_OFFLOADED      echo request of 56 bytes; inner checksum complete, left to offload
 PING_LARGE                echo request as long as the tunnel's MTU, complete
 SYN, SYN_OFFLOADED        TCP SYN; complete, left to offload
+DATA, GSO                 TCP data of no connection: a segment, complete; a GSO packet of two
 WRAPPED                   echo request in a VXLAN datagram of our own; both checksums complete
 WRAPPED_OFFLOADED         the same by a UDP socket, which leaves the outer checksum to offload
 CONNECT                   connect() of an ordinary socket, from a new port each time
@@ -20,7 +21,7 @@ MARKED_HOST               the same from the host's main address, as a query to a
 ========================  ==================================================================
 
 - The first packet of a flow says little, because the gate of the kernel lane has the checksum of
-  every packet finished whose flow is not confirmed yet. So SYN_OFFLOADED repeats the same 5-tuple.
+  every packet finished whose flow is not confirmed yet. So probes repeat the same 5-tuple.
   An ordinary TCP socket cannot do that: the kernel draws the outer source port from a random
   number that is new for each connect() (sk_set_txhash() in net/ipv4/tcp_ipv4.c). Hence the packet
   socket, whose frames have the outer port that their 5-tuple gives.
@@ -66,15 +67,25 @@ from csumfix.host.remotes import Remote
 
 ROUNDS = 40
 INTERVAL = 0.05
+LONGEST = 4.0
+"""Seconds after which no more packets are sent, on a host that has not time for all rounds."""
+
 PATIENCE = 0.7
 """Seconds that the last answers may take."""
 
-PINGS = 12
-"""Pings that are sent in any case: they show how many packets the path loses."""
+PINGS, ON_THE_WAY = 12, 2
+"""Pings that are sent in any case: they show how many packets the path loses. If more than so many
+answers are missing, the pings go on for as long as the probes do."""
 
 ENOUGH, ENOUGH_MARKED = 2, 4
 """Answers after which no more packets of a kind are sent. Each marked packet is a flow of its own,
 and a few of them show whether NAT gives them new outer ports."""
+
+ENOUGH_WRONG = 6
+"""Packets that left with a wrong outer checksum, after which no more of a kind are sent."""
+
+LOST_FLOW = 10
+"""Packets of a flow that do not go unanswered by chance."""
 
 PING_DATA = 56  # bytes, as ping(8) has it
 READ = 256
@@ -101,32 +112,39 @@ class Kind(enum.IntEnum):
     CONNECT = 65308
     MARKED = 65309
     MARKED_HOST = 65310
+    DATA = 65311
+    GSO = 65312
 
 
-FRAMES = (Kind.PING, Kind.PING_OFFLOADED, Kind.PING_LARGE, Kind.SYN, Kind.SYN_OFFLOADED)
+FRAMES = (
+    *(Kind.PING, Kind.PING_OFFLOADED, Kind.PING_LARGE),
+    *(Kind.SYN, Kind.SYN_OFFLOADED, Kind.DATA, Kind.GSO),
+)
 DATAGRAMS = (Kind.WRAPPED, Kind.WRAPPED_OFFLOADED)
 SOCKETS = (Kind.CONNECT, Kind.MARKED, Kind.MARKED_HOST)
 
 MARKS = frozenset({Kind.MARKED, Kind.MARKED_HOST})
 
-FLOWS = {Kind.SYN_OFFLOADED: 2}
+FLOWS = {Kind.SYN: 2, Kind.SYN_OFFLOADED: 2}
 """How many flows of a kind there are; 1 of all others."""
 
-REPEATED = frozenset({Kind.SYN_OFFLOADED, Kind.PING_OFFLOADED})
-"""Kinds of which the first packet of a flow does not count."""
+OFFLOADED = frozenset({Kind.SYN_OFFLOADED, Kind.PING_OFFLOADED})
+"""Frames whose inner checksum is left to offload."""
 
 
 @dataclass
 class Outcome:
     """What became of the packets of one kind to one remote end.
 
-    sent, answered: packets, without the first one of each flow of a kind in REPEATED.
+    sent, answered: packets, without the first one of each flow; of SOCKETS every packet is a
+        flow of its own, and counts.
     left: how they left, as the underlay saw them.
     ports, dests: outer source ports and destination addresses with which they left.
     wrong: some of those that left wrong, by outer source port.
     arrived: answers as they arrived at the underlay. They may be wrong, and so not count as
         answered, but they show that the question got there.
     sources: outer source ports of the answers.
+    lost_flows: flows of which LOST_FLOW packets or more were sent and none answered.
     fault: why nothing could be sent.
     """
 
@@ -138,6 +156,7 @@ class Outcome:
     wrong: dict[int, Inspection] = field(default_factory=dict)
     arrived: Counter[Diagnosis] = field(default_factory=Counter)
     sources: set[int] = field(default_factory=set)
+    lost_flows: int = 0
     fault: str = ""
 
 
@@ -165,6 +184,7 @@ class _Series:
     """The packets of one kind to one remote end."""
 
     kind: Kind
+    remote: bytes
     outcome: Outcome
     flows: list[int]
     sent: dict[int, tuple[int, bool]] = field(default_factory=dict)
@@ -176,9 +196,9 @@ class _Series:
     @property
     def is_settled(self) -> bool:
         """Whether no more packets need be sent."""
-        if self.outcome.fault:
+        if self.outcome.fault or self.outcome.left[Departure.WRONG] >= ENOUGH_WRONG:
             return True
-        if self.kind is Kind.PING and len(self.sent) < PINGS:
+        if self.kind is Kind.PING and not self._is_path_known:
             return False
         counted = Counter(
             flow for flow, counts in map(self.sent.__getitem__, self.answers) if counts
@@ -188,10 +208,21 @@ class _Series:
         return counted.total() >= (ENOUGH_MARKED if self.kind in MARKS else ENOUGH)
 
     @property
+    def _is_path_known(self) -> bool:
+        """Whether enough pings were answered to say that the path loses none."""
+        return len(self.sent) >= PINGS and len(self.answers) >= len(self.sent) - ON_THE_WAY
+
+    @property
     def is_answered(self) -> bool:
         """Whether nothing more need be waited for: of pings every answer counts."""
-        is_whole = self.kind is not Kind.PING or self.outcome.answered == self.outcome.sent
+        is_whole = self.kind is not Kind.PING or len(self.answers) == len(self.sent)
         return self.is_settled and (is_whole or bool(self.outcome.fault))
+
+    def lost_flows(self) -> int:
+        """Return how many flows have no answer that counts."""
+        sent = Counter(flow for flow, counts in self.sent.values() if counts)
+        alive = {self.sent[token][0] for token in self.answers if self.sent[token][1]}
+        return sum(number >= LOST_FLOW for flow, number in sent.items() if flow not in alive)
 
     def draw(self) -> tuple[int, int]:
         """Return the flow and the token of the next packet."""
@@ -204,19 +235,20 @@ class _Series:
 
     def note(self, flow: int, token: int) -> None:
         """A packet has been sent."""
-        counts = flow in self.began or self.kind not in REPEATED
+        counts = flow in self.began or self.kind in SOCKETS
         self.began.add(flow)
         self.sent[token] = (flow, counts)
         self.outcome.sent += counts
 
     def take(self, token: int) -> bool:
-        """An answer came; tell whether it answers a packet of ours."""
+        """An answer came; tell whether it answers a packet of ours that counts."""
         if token not in self.sent:
             return False
+        counts = self.sent[token][1]
         if token not in self.answers:
             self.answers.add(token)
-            self.outcome.answered += self.sent[token][1]
-        return True
+            self.outcome.answered += counts
+        return counts
 
 
 class Prober:
@@ -252,19 +284,24 @@ class Prober:
                 for task in self._tasks:
                     task.cancel()
                 await asyncio.gather(*self._tasks, return_exceptions=True)
+            for series in self._series.values():
+                series.outcome.lost_flows = series.lost_flows()
         return self.result
 
     async def _rounds(self, progress: Callable[[float], None]) -> None:
+        last = time.monotonic() + LONGEST
         for number in range(ROUNDS):
             began = time.monotonic()
+            if began > last:
+                break
             progress(number / ROUNDS)
             busy = False
             for series, send in self._sends:
-                if not series.is_settled:
+                if self._is_wanted(series):
                     busy = True
                     self._send(series, send)
             for series, remote in self._connects:
-                if not series.is_settled:
+                if self._is_wanted(series):
                     busy = True
                     if number % 2 == 0:
                         self._connect(series, remote)
@@ -276,9 +313,20 @@ class Prober:
             await asyncio.sleep(INTERVAL)
         progress(1)
 
+    def _is_wanted(self, series: _Series) -> bool:
+        """Tell whether more packets of a kind can say more."""
+        if series.is_settled:
+            return False
+        # They stand in for SYN packets where a firewall drops those.
+        syn = self._series.get((Kind.SYN, series.remote))
+        return not (series.kind is Kind.PING_OFFLOADED and syn and syn.is_settled)
+
     @property
     def _is_all_answered(self) -> bool:
-        return all(series.is_answered for series in self._series.values())
+        return all(
+            series.is_answered or not (series.kind is Kind.PING or self._is_wanted(series))
+            for series in self._series.values()
+        )
 
     # Sending
 
@@ -391,9 +439,9 @@ class Prober:
         outcome = probed.outcomes[kind] = Outcome()
         low, high = 40000, 60000
         flows = random.sample(range(low, high), FLOWS.get(kind, 1))
-        series = _Series(kind, outcome, flows)
-        self._series[kind, ip_address(probed.remote.address).packed] = series
-        return series
+        remote = ip_address(probed.remote.address).packed
+        self._series[kind, remote] = _Series(kind, remote, outcome, flows)
+        return self._series[kind, remote]
 
     def _plan_datagrams(self, stack: contextlib.ExitStack, probed: Probed) -> None:
         remote = probed.remote
@@ -509,10 +557,14 @@ class _Frames:
 
     def of(self, kind: Kind) -> Callable[[int, int], None]:
         """Return what sends a frame of this kind, given its flow and its token."""
-        is_complete = kind not in REPEATED
+        is_complete = kind not in OFFLOADED
         if kind in (Kind.SYN, Kind.SYN_OFFLOADED):
             return lambda flow, token: self._send(
                 probepackets.syn(self._ends, (flow, int(kind)), token, complete=is_complete)
+            )
+        if kind in (Kind.DATA, Kind.GSO):
+            return lambda flow, token: self._send(
+                probepackets.data(self._ends, (flow, int(kind)), token, gso=kind is Kind.GSO)
             )
         length = PING_DATA
         if kind is Kind.PING_LARGE:

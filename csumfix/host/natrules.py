@@ -11,16 +11,18 @@ import asyncio
 import ipaddress
 import os
 import re
+import shutil
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from csumfix.host.programs import relative
 from csumfix.host.rules import SYSTEM_PATH
 
 IPVS = Path("/proc/net/ip_vs")
-TIMEOUT = 4.0  # seconds for one program: a host can have 100,000 rules
+TIMEOUT = 2.0  # seconds for one program: a host can have 100,000 rules
 
 Rewrites = Literal["source", "destination", "stateless"]
 
@@ -110,27 +112,36 @@ class NatRules:
 
 async def read() -> NatRules:
     """Read them."""
-    programs = [
-        *(("4", (f"iptables-{variant}-save", "-c")) for variant in ("nft", "legacy")),
-        *(("6", (f"ip6tables-{variant}-save", "-c")) for variant in ("nft", "legacy")),
-        ("both", ("nft", "list", "ruleset")),
-    ]
-    results = await asyncio.gather(*(_output(command) for _, command in programs))
+    commands: list[tuple[str, tuple[str, ...]]] = [("both", ("nft", "list", "ruleset"))]
+    for program in _iptables():
+        commands.append(("4", (relative(program, "-save", ipv6=False), "-c")))
+        commands.append(("6", (relative(program, "-save", ipv6=True), "-c")))
+    results = await asyncio.gather(*(_output(command) for _, command in commands))
     trouble = next((error for _, error in results if error), "")
-    texts = [(family, text) for (family, _), (text, _) in zip(programs, results, strict=True)]
+    texts = [(family, text) for (family, _), (text, _) in zip(commands, results, strict=True)]
     return parse(texts, _ipvs(), trouble)
+
+
+def _iptables() -> list[str]:
+    """Return the variants of iptables that are installed, and the one that was asked for."""
+    named = os.environ.get("CSUMFIX_IPTABLES")
+    both = [one for one in ("iptables-nft", "iptables-legacy") if shutil.which(one, path=_path())]
+    return [*([named] if named and named not in both else []), *(both or ["iptables"])]
+
+
+def _path() -> str:
+    return f"{os.environ.get('PATH', os.defpath)}:{SYSTEM_PATH}"
 
 
 async def _output(command: tuple[str, ...]) -> tuple[str, str]:
     """Return what a program prints, and why it failed; nothing if it is not installed."""
-    path = f"{os.environ.get('PATH', os.defpath)}:{SYSTEM_PATH}"
     try:
         process = await asyncio.create_subprocess_exec(
             *command,
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, "PATH": path},
+            env={**os.environ, "PATH": _path(), "LC_ALL": "C"},
         )
     except OSError:
         return "", ""

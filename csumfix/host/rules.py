@@ -1,7 +1,7 @@
 """Runs ``csumfix-rules``, the one implementation of the iptables rules.
 
-The only module that executes anything, except programs.py, which only reads, and handover.py,
-which starts a successor.
+The only module that executes anything, except programs.py and natrules.py, which only read, and
+handover.py, which starts a successor.
 """
 
 from __future__ import annotations

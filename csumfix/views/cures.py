@@ -176,13 +176,37 @@ def _dnat(_: Conclusion, place: Place) -> list[Cure]:
     return [_real_address(place), *_kernel_lane(place), _inner_off(place)]
 
 
+def _ipvs(_: Conclusion, place: Place) -> list[Cure]:
+    # The gate goes by conntrack's NAT, and IPVS need not leave a trace in it.
+    lane = Cure(
+        "csumfix's kernel lane without its gate: every checksum is finished before IPVS",
+        "the kernel computes the checksum of every single packet of the tunnel",
+        (f"csumfix-rules apply --lane kernel --gate none --port {place.port}",),
+    )
+    return [_real_address(place), lane, _queue_lane(), _inner_off(place)]
+
+
+def _forwarded(_: Conclusion, place: Place) -> list[Cure]:
+    lane = Cure(
+        "csumfix's queue lane on this host: what passes through it is recomputed",
+        "about 7 us of CPU for each packet",
+        (f"csumfix run --lane queue --port {place.port}",),
+    )
+    origin = Cure(
+        "find what damages them between their sender and this host",
+        "none",
+        (f"csumfix doctor   # at {place.remote.source}",),
+    )
+    return [origin, lane]
+
+
 def _stateless(_: Conclusion, place: Place) -> list[Cure]:
     later = Cure(
         "rewrite in a chain of priority -100 instead of raw, and load the kernel lane",
-        "about 0.6 us of CPU for each packet",
+        "the kernel computes the checksum of every single packet of the tunnel",
         (
             "nft -a list ruleset",
-            f"csumfix-rules apply --lane kernel --port {place.port}",
+            f"csumfix-rules apply --lane kernel --gate none --port {place.port}",
         ),
     )
     return [_real_address(place), later, _queue_lane(), _inner_off(place)]
@@ -305,13 +329,14 @@ MAKERS = {
     Verdict.SNAT: _snat,
     Verdict.NAT: _snat,
     Verdict.DNAT: _dnat,
-    Verdict.IPVS: _dnat,
+    Verdict.IPVS: _ipvs,
     Verdict.STATELESS: _stateless,
     Verdict.ZERO_NAT: _zero,
     Verdict.NIC: _nic,
     Verdict.NIC_OUTER: _nic_outer,
     Verdict.NIC_GSO: _nic_gso,
     Verdict.RELAY: _relay,
+    Verdict.FORWARDED: _forwarded,
     Verdict.REMOTE: _remote,
     Verdict.MTU: _mtu,
     Verdict.BLACK_HOLE: _black_hole,

@@ -19,9 +19,10 @@ from typing import Any
 import click
 
 from csumfix.errors import CsumfixError, Exit
-from csumfix.evidence import bulk
+from csumfix.evidence import bulk, passing
 from csumfix.evidence.bulk import Bulk
 from csumfix.evidence.conclusions import HEALTHY, Conclusion, Facts, Verdict, conclude
+from csumfix.evidence.departures import Departure
 from csumfix.evidence.probes import Probed, Prober, Probes
 from csumfix.host import natrules, nics, remotes, rules, tunnels, underlays
 from csumfix.host.natrules import NatRule, NatRules
@@ -39,6 +40,10 @@ LAST_PORT = 65535
 
 MANY = 16
 """Remote ends that are probed at once, of all tunnels."""
+
+DEFAULT_PORTS = (8472, 4789)
+LOOK = 4.0
+"""Seconds that a host without tunnels is watched for those of others."""
 
 SHOWN = 3
 """Findings that are shown with evidence and cures."""
@@ -58,9 +63,10 @@ HEADLINES = {
     Verdict.NIC: "the NIC or hypervisor does not compute the inner checksums that it claims to.",
     Verdict.NIC_OUTER: "the NIC or hypervisor does not compute the outer checksums that it claims "
     "to.",
-    Verdict.NIC_GSO: "the NIC or hypervisor ruins GSO packets, it seems.",
+    Verdict.NIC_GSO: "the NIC or hypervisor ruins GSO packets.",
     Verdict.RELAY: "a program between the nodes resends packets whose inner checksum was never "
     "computed (slirp4netns, pasta).",
+    Verdict.FORWARDED: "packets of another host's tunnel are wrong as they leave this one.",
     Verdict.REMOTE: "the other end, or what is before it, sends wrong checksums.",
     Verdict.MTU: "not a checksum: packets as long as the tunnel's MTU are lost.",
     Verdict.NOT_LEAVING: "not a checksum: the tunnel's packets do not leave this host.",
@@ -235,7 +241,9 @@ def _wrapped(text: str, first: str = "", rest: str = "") -> list[str]:
 def _details(finding: Finding) -> Iterator[str]:
     conclusion = finding.conclusion
     yield ""
-    yield from _wrapped(f"Evidence, from probes to {listing(finding.to, limit=2)}:", "", "  ")
+    is_probed = conclusion.verdict is not Verdict.FORWARDED
+    probes = f", from probes to {listing(finding.to, limit=2)}" if is_probed else ""
+    yield from _wrapped(f"Evidence{probes}:", "", "  ")
     for line in conclusion.evidence:
         yield from _wrapped(line, "  - ", "    ")
     for rule in conclusion.rules:
@@ -272,12 +280,7 @@ def _cure(number: int, cure: Cure) -> Iterator[str]:
 async def _examine(options: DoctorOptions) -> Report:
     found = await tunnels.discover()
     if not found:
-        return Report(
-            trouble="there is no vxlan device in this network namespace. Run it on a node, in "
-            "the host's network namespace: nsenter --net=/proc/1/ns/net csumfix doctor. If "
-            "another host sends the tunnel through this one, run 'csumfix trace --bad-only "
-            "--port 8472' here while there is traffic.",
-        )
+        return await _without_tunnels()
     if not options.probe:
         return await _without_probes(found)
     wanted = [*options.to, *([options.tcp[0]] if options.tcp else [])]
@@ -291,6 +294,29 @@ async def _examine(options: DoctorOptions) -> Report:
     return await _probe(options, found, to)
 
 
+async def _without_tunnels() -> Report:
+    """Look at the tunnels of others that lead through this host."""
+    trouble = (
+        "there is no vxlan device in this network namespace, and no packet of another host's "
+        "tunnel that left it wrong. Run it on a node, in the host's network namespace: "
+        "nsenter --net=/proc/1/ns/net csumfix doctor"
+    )
+    try:
+        devices = await underlays.find([], named=True)
+        seen = await passing.watch(devices, DEFAULT_PORTS, LOOK)
+    except OSError as error:
+        return Report(trouble=trouble, notes=[f"departures were not seen: {error.strerror}"])
+    report = Report(trouble="" if seen.wrong() else trouble)
+    for stream, counts in seen.wrong().items():
+        tunnel = Tunnel(f"port {stream.port}", stream.port, "both", 0)
+        remote = Remote(tunnel, 0, "", stream.dest, stream.source, b"", b"", stream.dest, 0)
+        wrong, total = counts[Departure.WRONG], counts.total()
+        evidence = f"{wrong} of {total} packets from {stream.source} to {stream.dest} left wrong"
+        conclusion = Conclusion(Verdict.FORWARDED, (evidence,))
+        _add(report.findings, remote, conclusion, ([], NatRules()))
+    return report
+
+
 async def _probe(options: DoctorOptions, found: list[Tunnel], to: list[Remote]) -> Report:
     devices = await underlays.find(found, named=False)
     before = await natrules.read()
@@ -300,8 +326,7 @@ async def _probe(options: DoctorOptions, found: list[Tunnel], to: list[Remote]) 
     ports = {tunnel.port for tunnel in found}
     prober = Prober(to[:MANY], ports, devices, mark)
     with _Progress() as progress:
-        probes = await prober.run(progress)
-        moved = await bulk.transfer(*options.tcp) if options.tcp else Bulk.NOT_TRIED
+        probes, moved = await asyncio.gather(prober.run(progress), _transfer(options))
     after = await natrules.read()
     cards = await nics.find(devices)
     lanes = _lanes()
@@ -323,6 +348,10 @@ async def _probe(options: DoctorOptions, found: list[Tunnel], to: list[Remote]) 
             _add(report.findings, probed.remote, conclusion, (cards, after))
     report.findings.sort(key=lambda one: list(Verdict).index(one.conclusion.verdict))
     return report
+
+
+async def _transfer(options: DoctorOptions) -> Bulk:
+    return await bulk.transfer(*options.tcp) if options.tcp else Bulk.NOT_TRIED
 
 
 def _add(

@@ -1,0 +1,75 @@
+"""Watches, for a while, the tunnel packets that others send through this host."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections import Counter
+from collections.abc import Collection
+from typing import NamedTuple
+
+from csumfix.core import Policy, inspect
+from csumfix.evidence.captures import address_text, addresses
+from csumfix.evidence.departures import Departure, judge
+from csumfix.evidence.tapsocket import Direction, TapSocket
+
+ENOUGH = 20
+"""Wrong packets after which nothing more need be seen."""
+
+STEP = 0.05  # seconds
+READ = 256  # packets of a device that are read in one step
+
+
+class Stream(NamedTuple):
+    """Packets from one outer address to another, to one port."""
+
+    source: str
+    dest: str
+    port: int
+
+
+class Passing:
+    """What was seen.
+
+    departures: packets of each stream by what they were.
+    """
+
+    def __init__(self) -> None:
+        self.departures: dict[Stream, Counter[Departure]] = {}
+
+    def wrong(self) -> dict[Stream, Counter[Departure]]:
+        """Return the streams of which packets left wrong."""
+        return {one: seen for one, seen in self.departures.items() if seen[Departure.WRONG]}
+
+    def add(self, data: bytes, complete: bool, policy: Policy) -> None:
+        """Judge a packet."""
+        seen = inspect(data, policy)
+        departure = judge(seen, complete=complete)
+        if departure is not Departure.NOT_JUDGED:
+            source, dest = map(address_text, addresses(data))
+            stream = Stream(source, dest, seen.dest)
+            self.departures.setdefault(stream, Counter())[departure] += 1
+
+
+async def watch(devices: Collection[int], ports: Collection[int], seconds: float) -> Passing:
+    """Watch what leaves by these devices; raises OSError if that is not permitted."""
+    found, policy = Passing(), Policy(tuple(sorted(ports)))
+    ends = time.monotonic() + seconds
+    with contextlib.ExitStack() as stack:
+        taps = []
+        for index in devices:
+            tap = TapSocket(index, ports, Direction.OUT)
+            stack.callback(tap.close)
+            taps.append(tap)
+        while time.monotonic() < ends:
+            await asyncio.sleep(STEP)
+            for tap in taps:
+                for _ in range(READ):
+                    packet = tap.read()
+                    if packet is None:
+                        break
+                    found.add(bytes(packet.data), packet.complete, policy)
+            if sum(seen[Departure.WRONG] for seen in found.wrong().values()) >= ENOUGH:
+                break
+    return found
