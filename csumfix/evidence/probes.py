@@ -74,8 +74,8 @@ PATIENCE = 0.7
 """Seconds that the last answers may take."""
 
 PINGS, ON_THE_WAY = 12, 2
-"""Pings that are sent in any case: they show how many packets the path loses. If more than so many
-answers are missing, the pings go on for as long as the probes do."""
+"""Pings that are sent in any case: they show how many packets the path loses. If answers are
+missing, but for those to the last two, the pings go on for as long as the probes may."""
 
 ENOUGH, ENOUGH_MARKED = 2, 4
 """Answers after which no more packets of a kind are sent. Each marked packet is a flow of its own,
@@ -210,7 +210,8 @@ class _Series:
     @property
     def _is_path_known(self) -> bool:
         """Whether enough pings were answered to say that the path loses none."""
-        return len(self.sent) >= PINGS and len(self.answers) >= len(self.sent) - ON_THE_WAY
+        due = list(self.sent)[:-ON_THE_WAY]
+        return len(self.sent) >= PINGS and self.answers.issuperset(due)
 
     @property
     def is_answered(self) -> bool:
