@@ -1,4 +1,4 @@
-# csumfix: every task of a developer or operator; `make help` lists them.
+# csumfix: tasks of developers and operators; `make help` lists them.
 
 PYTHON ?= python3
 PREFIX ?= /usr/local
@@ -8,38 +8,44 @@ BUILT := $(VENV)/.built
 DEV := $(VENV)/.dev
 BENCH := $(VENV)/.bench
 SOAK_SECONDS ?= 600
-# For the tests that start a systemd of their own.
+# For tests that start their own systemd.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo env PYTHONDONTWRITEBYTECODE=1)
 
-# An old Python is reported before anything is installed; a missing one is installed.
+# Reports an old Python before anything is installed. A missing one is installed.
 NOT_OLD = ! command -v $(PYTHON) >/dev/null || \
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 	{ echo "$(PYTHON) is too old: csumfix needs 3.11 or newer: make PYTHON=python3.11 ..." >&2; exit 1; }
 
-# What installing and the service need.
+# Packages for installing and running the service.
 INSTALL_PACKAGES := gcc libc6-dev make python3-dev python3-venv libnetfilter-queue-dev \
 	libnfnetlink-dev iptables
 
-# What building and the lab need.
+# Packages for building and the lab.
 PACKAGES := $(INSTALL_PACKAGES) \
 	iproute2 util-linux mount ethtool nftables tcpdump dnsmasq-base bind9-dnsutils iputils-ping
-# What tests and lint need on top.
+# These, and those for tests and lint.
 DEV_PACKAGES := $(PACKAGES) clang libclang-rt-dev llvm clang-format shellcheck conntrack iperf3 \
-	busybox git faketime ipset systemd tshark scdoc mandoc groff-base
+	busybox git faketime ipset ipvsadm systemd tshark scdoc mandoc groff-base
 # promtool is part of prometheus up to Debian 12, and a package of its own from 13.
 PROMETHEUS := build/prometheus
 
-# What building the image from nothing and running it needs on top of those.
+# These, and those for building the image from scratch and running it.
 IMAGE_PACKAGES := $(DEV_PACKAGES) buildah crun mmdebstrap debian-archive-keyring
 
-# What making other Debian roots needs.
+# These, and those for booting other kernels.
+KERNEL_PACKAGES := $(DEV_PACKAGES) qemu-system-x86 kmod wireguard-tools debian-archive-keyring
+BUSYBOX := build/busybox-static
+
+# Packages for making other Debian roots.
 ROOT_PACKAGES := git mmdebstrap debian-archive-keyring $(if $(filter 0,$(shell id -u)),,uidmap)
 
-# What testing the C core for other machines needs; it runs them by qemu-user.
+# Packages for testing the C core for other machines, under qemu-user.
 EMULATED := aarch64 s390x
 EMULATED_PACKAGES = make qemu-user gcc-$(MACHINE)-linux-gnu libc6-dev-$(MACHINE:aarch64=arm64)-cross
 
-# What measuring needs on top of building.
+DEB_PACKAGES := $(INSTALL_PACKAGES) debhelper dpkg-dev
+
+# Packages for the benchmark.
 BENCH_PACKAGES := $(PACKAGES) iperf3 sockperf
 CORE_PACKAGES := $(BENCH_PACKAGES) libdpdk-dev pkg-config valgrind
 
@@ -78,7 +84,7 @@ $(BENCH): $(BUILT) pyproject.toml
 	$(BIN)/pip install --quiet --group bench
 	@touch $@
 
-# Packagers who give a DESTDIR know what they build with.
+# With DESTDIR, a packager has installed the build dependencies.
 .PHONY: install
 install: ## Install the service (PREFIX=/usr/local, DESTDIR for packagers); starts nothing
 	@$(NOT_OLD)
@@ -86,11 +92,11 @@ install: ## Install the service (PREFIX=/usr/local, DESTDIR for packagers); star
 	@PYTHON=$(PYTHON) PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) tools/install-service install
 
 .PHONY: uninstall
-uninstall: ## Stop the service and remove what install has put anywhere
+uninstall: ## Stop the service and remove everything that install has put anywhere
 	@PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) tools/install-service uninstall
 
 .PHONY: demo
-demo: build ## See a kernel bug eat DNS over VXLAN, and csumfix cure it
+demo: build ## See a kernel bug lose DNS over VXLAN, and csumfix cure it
 	@$(BIN)/python -m csumfix_lab.demo
 
 .PHONY: test
@@ -120,9 +126,15 @@ test-lowest: $(DEV) ## Run the unit tests from the sdist, with the lowest versio
 	rm -rf $(LOWEST)
 
 .PHONY: test-image
-test-image: $(DEV) ## Build the container image from nothing and run it in the lab
+test-image: $(DEV) ## Build the container image from scratch and run it in the lab
 	@tools/install-packages $(IMAGE_PACKAGES)
 	$(BIN)/pytest tests/image
+
+.PHONY: test-kernels
+test-kernels: $(DEV) ## Boot Debian's kernels 6.1 and 6.12 without KVM, and run what needs their modules
+	@tools/install-packages $(KERNEL_PACKAGES)
+	@tools/unpack-package busybox-static $(BUSYBOX)
+	$(BIN)/python -m tests.kernels
 
 .PHONY: test-debian12
 test-debian12: ## Run demo and test-unit of what is committed in a fresh Debian 12 root
@@ -146,12 +158,24 @@ $(EMULATED:%=test-%):
 		RUN='env EMULATED=1 qemu-$(MACHINE) -L /usr/$(MACHINE)-linux-gnu' \
 		SANITIZE='-fsanitize=undefined -fsanitize-undefined-trap-on-error'
 
+# What is explained in debian/README.source.
+LINTIAN := lintian --fail-on error,warning --allow-root \
+	--suppress-tags bogus-mail-host,bogus-mail-host-in-debian-changelog
+.PHONY: test-deb test-deb-bookworm test-deb-trixie
+test-deb: test-deb-bookworm test-deb-trixie ## The package in fresh roots: build, lint, cure, purge
+test-deb-bookworm test-deb-trixie: test-deb-%:
+	@tools/install-packages $(ROOT_PACKAGES)
+	rm -rf build/test-deb-$*
+	@tools/fresh-root $* 'tools/install-packages lintian; make deb; $(LINTIAN) build/deb/*.changes; \
+		cp build/deb/csumfix_*.deb /root/exchange' build/test-deb-$*
+	@tools/fresh-root $* 'tests/deb/installed /root/exchange/*.deb' build/test-deb-$*
+
 .PHONY: fuzz
-fuzz: $(DEV) ## Fuzz the C core, each target FUZZ_SECONDS (3600)
+fuzz: $(DEV) ## Fuzz the C core, FUZZ_SECONDS (3600) per target
 	$(MAKE) -C tests/fuzz run
 
 .PHONY: fuzz-smoke
-fuzz-smoke: $(DEV) ## The same for a minute
+fuzz-smoke: $(DEV) ## Fuzz the C core for a minute
 	$(MAKE) -C tests/fuzz smoke
 
 .PHONY: fuzz-coverage
@@ -159,7 +183,7 @@ fuzz-coverage: $(DEV) ## Lines of csrc/ reached by `make fuzz` and by the C test
 	$(MAKE) -C tests/fuzz coverage
 
 .PHONY: soak
-soak: $(DEV) ## Run the service at full rate for SOAK_SECONDS (600); does anything leak or grow?
+soak: $(DEV) ## Check for leaks at full rate for SOAK_SECONDS (600)
 	$(MAKE) -C csrc check  # with LeakSanitizer
 	$(BIN)/python -m tests.soak --seconds $(SOAK_SECONDS)
 
@@ -169,13 +193,14 @@ lint: $(DEV) ## Check style, types and compiler warnings
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	shellcheck iptables/csumfix-rules tools/install-packages tools/install-service \
-		tools/unpack-package .ci/run deploy/container/iptables-host
+	shellcheck iptables/csumfix-rules tests/deb/installed tests/kernels/init tools/build-deb \
+		tools/fetch-kernel tools/fresh-root tools/install-packages tools/install-service \
+		tools/unpack-package tools/wheels .ci/run deploy/container/iptables-host
 	$(MAKE) -C csrc lint
 	$(MAKE) -C tests/fuzz lint
 
 .PHONY: format
-format: $(DEV) ## Lay out the code
+format: $(DEV) ## Format the code
 	$(BIN)/ruff check --fix
 	$(BIN)/ruff format
 	clang-format -i csrc/*.[ch] tests/csrc/*.[ch] tests/fuzz/*.[ch]
@@ -184,28 +209,47 @@ format: $(DEV) ## Lay out the code
 manual: $(DEV) ## Write man pages, sample settings and tables of docs/ from the code
 	$(BIN)/python -m manual
 
+# For every Python from 3.11 on and every machine. What builds is as constrained as what runs:
+# netfilterqueue comes as source, for which setuptools, wheel and cython are necessary.
+CONSTRAIN := $(BIN)/uv pip compile --quiet --upgrade --universal --python-version 3.11 \
+	--generate-hashes --custom-compile-command 'make constraints'
+BUILD_REQUIRES := import tomllib; \
+	print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
+.PHONY: constraints
+constraints: $(DEV) ## Renew the versions and hashes that image, install and deb are made of
+	$(CONSTRAIN) pyproject.toml --output-file constraints/service.txt
+	{ $(BIN)/python -c '$(BUILD_REQUIRES)'; echo wheel cython | tr ' ' '\n'; } | \
+		$(CONSTRAIN) --constraint constraints/service.txt - --output-file constraints/build.txt
+
 .PHONY: bench
-bench: $(BENCH) ## Measure what every cure costs, in some 22 minutes
+bench: $(BENCH) ## Measure what every cure costs, in about 22 minutes
 	$(BIN)/python -m bench
 
 .PHONY: bench-quick
-bench-quick: $(BENCH) ## The same roughly, in two minutes
+bench-quick: $(BENCH) ## Measure the main loads, in two minutes
 	$(BIN)/python -m bench --quick
 
 .PHONY: bench-core
-bench-core: $(BENCH) ## Measure the checksum core alone, beside DPDK, numpy and scapy
+bench-core: $(BENCH) ## Measure the checksum core against DPDK, numpy and scapy
 	@tools/install-packages $(CORE_PACKAGES)
 	$(BIN)/python -m bench.core
 
-# BUILDER may be podman or docker, too; BASE names another base image; IMAGE names the result.
+# BUILDER is buildah, podman or docker; BASE names another base image; IMAGE names the result.
 BUILDER ?= buildah
 IMAGE ?= csumfix:$(VERSION)
 .PHONY: image
 image: ## Build the container image
+	@command -v $(firstword $(BUILDER)) >/dev/null || { echo "$(firstword $(BUILDER)) is not" \
+		"installed: run 'apt-get install buildah', or make image BUILDER=podman (or docker)" >&2; exit 3; }
 	$(BUILDER) build --file Containerfile --tag $(IMAGE) $(if $(BASE),--build-arg BASE=$(BASE)) \
 		--build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) $(BUILD_FLAGS) .
 
+.PHONY: deb
+deb: ## Build a package for this release of Debian (12 or 13) in build/deb
+	@tools/install-packages $(DEB_PACKAGES)
+	@tools/build-deb build/deb
+
 .PHONY: clean
-clean: ## Remove everything that was built
+clean: ## Remove all build results
 	rm -rf $(VENV) build *.egg-info csumfix/core/_core*.so csumfix/core/_core.c
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

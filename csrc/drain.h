@@ -20,19 +20,19 @@
  * Probes. A probe is a no-op request with NLM_F_ACK. The kernel appends the acknowledgement to the
  * socket's receive queue, behind the packets already there (netlink_ack() in
  * net/netlink/af_netlink.c). So the time until the drain reads it is the time that a packet queued
- * now would have waited. The acknowledgement carries the time of sending. The threads share two
- * counters and no other state.
+ * now would have waited. The acknowledgement carries the time of sending, so the threads share
+ * only two counters of probes.
  *
  * Waking. drain_run() sleeps in recvmmsg(). drain_stop() sets a flag and then sends a probe, whose
- * acknowledgement ends the sleep. Because the flag is set first, the drain cannot fall asleep
- * between the two. No second descriptor has to be polled for every batch.
+ * acknowledgement ends the sleep. In the opposite order, the drain could read the acknowledgement,
+ * find the flag unset, and sleep again. No second descriptor has to be polled for every batch.
  *
  * Threads. drain_run() belongs to one thread. drain_stop(), drain_probe(), drain_get_stats() and
  * drain_set_policy() may be called from any other while it runs.
  *
  * Policy. The drain keeps two copies: one that only its thread touches, and one that
- * drain_set_policy() writes under a lock. The thread copies the new policy each time it has
- * received a batch, so packets queued after drain_set_policy() returned are judged by it.
+ * drain_set_policy() writes under a lock. The thread copies a new policy when it has received a
+ * batch, so packets queued after drain_set_policy() has returned are judged by it.
  */
 
 struct drain;

@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from csumfix import config, usage
 from csumfix.config import PORT, Configured
 from csumfix.errors import EXIT_MEANINGS, CsumfixError, Exit
-from csumfix.host import rules
 from csumfix.text import printable
 from csumfix.usage import Number, WholeNumber
 
@@ -24,7 +22,7 @@ DAY = 24 * 3600
 DEFAULT_PORTS = (8472, 4789)
 
 LAB_CAUSES = (
-    *("none", "kube-proxy", "cni", "snat", "dnat", "stateless"),
+    *("none", "kube-proxy", "cni", "snat", "dnat", "stateless", "ipvs"),
     *("nic", "nic-udpcsum", "relay", "forwarded"),
 )
 """The causes of csumfix_lab, which is imported only by the command that needs it."""
@@ -48,13 +46,13 @@ UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 )
 @click.version_option(None, "--version", "-V", package_name="csumfix")
 def cli() -> None:
-    """Repair wrong outer UDP checksums of VXLAN packets; NIC settings stay as they are."""
+    """Repair wrong outer UDP checksums of VXLAN packets, without touching NIC settings."""
 
 
 @cli.command("run", short_help="Repair the tunnels of this namespace", cls=Configured)
 @click.pass_context
 def run_command(ctx: click.Context, /, **_: Any) -> None:
-    """Find this namespace's vxlan devices and repair their packets, in the foreground.
+    """Repair the packets of this network namespace's vxlan devices, in the foreground.
 
     Waits for devices that do not exist yet. SIGTERM and SIGINT remove the rules, empty the
     queues and exit with 0; no packet is lost. SIGHUP reads the settings again.
@@ -65,6 +63,10 @@ def run_command(ctx: click.Context, /, **_: Any) -> None:
     Example: csumfix run --lane auto --metrics 127.0.0.1:9478
     """
     from csumfix import logs
+    from csumfix.lean import absent
+
+    with absent("ssl"):
+        import asyncio  # noqa: F401
     from csumfix.service import service
 
     arguments, options = ctx.meta[config.ARGUMENTS], config.options(ctx)
@@ -85,9 +87,9 @@ def config_group() -> None:
 @config_group.command("check", short_help="Look for mistakes in a file of settings")
 @click.argument("file", required=False)
 def config_check(file: str | None) -> None:
-    """Tell whether the service could run by this FILE, or by the one that it reads by itself.
+    """Look for mistakes in FILE, or in the file that the service reads by default.
 
-    Looks at nothing else and changes nothing. Exits with 2 if something is wrong.
+    Changes nothing. Exits with 2 if there is a mistake.
 
     Example: csumfix config check /etc/csumfix.toml && systemctl reload csumfix
     """
@@ -100,7 +102,7 @@ def config_check(file: str | None) -> None:
 @config_group.command("show", short_help="Print the settings and their sources", cls=Configured)
 @click.pass_context
 def config_show(ctx: click.Context, /, **_: Any) -> None:
-    """Print the settings that 'run' would have with these flags, and where each comes from.
+    """Print the settings that 'run' would use with these flags, and where each comes from.
 
     Example: csumfix config show --queues 2
     """
@@ -113,8 +115,8 @@ def config_show(ctx: click.Context, /, **_: Any) -> None:
 def restart_command() -> None:
     """Replace the running service by a new process, losing no packet.
 
-    The new process is of the version that is installed now and reads its settings afresh. It
-    takes the work over before the old one leaves. A service manager is told.
+    The new process runs the installed version and reads the settings again. It takes the
+    work over before the old one leaves. systemd is told about it.
 
     Example: make install && csumfix restart
     """
@@ -138,6 +140,8 @@ def rules_command(as_json: bool, arguments: tuple[str, ...]) -> None:
 
     Example: csumfix rules show --lane both --port 8472
     """
+    from csumfix.host import rules
+
     result = rules.run(arguments or ("--help",), capture=as_json)
     if as_json:
         _print_json(
@@ -159,6 +163,8 @@ def status_command(as_json: bool) -> None:
 
     Example: csumfix status --json | jq .service.queues
     """
+    from rich.console import Console
+
     from csumfix.views import status
 
     state = status.gather()
@@ -179,7 +185,7 @@ def status_command(as_json: bool) -> None:
 )
 @click.option("--once", is_flag=True, help="Print the rates over one interval, as plain text.")
 def top_command(interval: float, once: bool) -> None:
-    """Watch the running service: tunnels, and what each queue does in a second.
+    """Watch the running service: its tunnels, and what each queue does per second.
 
     q or Ctrl-C ends it. Exits with 1 if no service runs in this network
     namespace. The wait is measured only while metrics are on.
@@ -220,7 +226,7 @@ def top_command(interval: float, once: bool) -> None:
     show_default=True,
     help="UDP destination port that carries VXLAN.",
 )
-@click.option("-v", "--verbose", is_flag=True, help="Print a line for each packet, too.")
+@click.option("-v", "--verbose", is_flag=True, help="Also print a line for each packet.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def check_command(
     source: str | None, live: bool, receiver: bool, sender: bool, **others: Any
@@ -230,9 +236,9 @@ def check_command(
     Reads a file of tcpdump, or with "-" a pipe. With --live it watches DEVICE, or
     the devices that carry tunnels. Knows VXLAN, and Geneve on port 6081.
 
-    A packet that leaves may have checksums that its NIC is yet to compute; a packet
-    that arrives may not. If the file does not tell which it is (tcpdump -i any
-    does), --receiver, --sender or --local does.
+    A packet that leaves may have checksums that the NIC has yet to compute; a packet
+    that arrives may not. tcpdump -i any records which is which. For other captures
+    give --receiver, --sender or --local.
 
     Exits with 1 only if something is surely wrong.
 
@@ -331,20 +337,26 @@ def doctor_command(  # noqa: PLR0913 - one for each option
 
 @cli.command("trace", short_help="Show packets as they leave this host", epilog=TRACE_EXAMPLE)
 @click.option("--bad-only", is_flag=True, help="Show only packets whose outer checksum is wrong.")
-@click.option("--count", type=WholeNumber(1), help="Stop when that many have been shown.")
+@click.option("--count", type=WholeNumber(1), help="Stop after that many packets.")
 @click.option(
     "--pcap",
     type=click.Path(path_type=Path, dir_okay=False),
     help="Also write them to this file, for Wireshark.",
 )
-@click.option("--port", "ports", type=PORT, multiple=True, help="UDP port that no device shows.")
+@click.option(
+    "--port",
+    "ports",
+    type=PORT,
+    multiple=True,
+    help="Extra VXLAN port, for tunnels without a local vxlan device.",
+)
 def trace_command(
     bad_only: bool, count: int | None, pcap: Path | None, ports: tuple[int, ...]
 ) -> None:
-    """Show the VXLAN packets that leave this host, until Ctrl-C; touch none.
+    """Show the VXLAN packets that leave this host, until Ctrl-C. Changes none of them.
 
-    A packet is shown as the network device gets it, after all NAT. One that is
-    "partial" is completed by the device.
+    A packet is shown as the network device gets it, after all NAT. The device
+    completes packets that are "partial".
 
     Example: csumfix trace --bad-only --count 10 --pcap wrong.pcapng
     """
@@ -363,13 +375,19 @@ def trace_command(
     help=f"The bug to reproduce: {', '.join(LAB_CAUSES)}.",
 )
 @click.option("--ipv6", is_flag=True, help="Use an IPv6 underlay.")
-@click.option("--mtu", type=WholeNumber(1350, 9000), default=1500, show_default=True)
-@click.option("--port", type=PORT, default=8472, show_default=True)
+@click.option(
+    "--mtu",
+    type=WholeNumber(1350, 9000),
+    default=1500,
+    show_default=True,
+    help="MTU of the underlay.",
+)
+@click.option("--port", type=PORT, default=8472, show_default=True, help="UDP port of the tunnel.")
 @click.argument("command", nargs=-1, type=click.UNPROCESSED)
 def lab_command(cause: str, ipv6: bool, mtu: int, port: int, command: tuple[str, ...]) -> None:
     """Run a command, or a shell, on a node of a throwaway two-node VXLAN lab.
 
-    Needs no root, except for cause nic where /dev/net/tun is root's.
+    Needs no root, except for cause nic where only root may use /dev/net/tun.
 
     Example: csumfix lab --cause snat -- csumfix run
     """
@@ -383,7 +401,7 @@ def _print_json(document: dict[str, Any]) -> None:
 
 
 def main() -> None:
-    """Run the command line; every error is one line."""
+    """Run the command line. Every error is one line."""
     try:
         sys.exit(cli(prog_name="csumfix", standalone_mode=False) or Exit.OK)
     except CsumfixError as error:

@@ -113,7 +113,7 @@ FLAGS = tuple(_flag(field, setting) for field, setting in SETTINGS.items())
 class Configured(Command):
     """A command that has all the settings of the service.
 
-    Its context keeps the arguments as they were given, for load() to read them again.
+    Its context keeps the arguments as they were given, so that load() can read them again.
     """
 
     def __init__(self, *args: Any, **attributes: Any) -> None:
@@ -202,7 +202,7 @@ def options(ctx: click.Context) -> Options:
 
 
 def load(command: click.Command, arguments: Sequence[str]) -> Options:
-    """Read everything anew, as this command would with these arguments."""
+    """Read everything again, as this command would with these arguments."""
     try:
         with command.make_context(command.name, list(arguments)) as ctx:
             return options(ctx)

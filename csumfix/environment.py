@@ -1,4 +1,4 @@
-"""The variables that begin with CSUMFIX_: each must be known, as each key of the file must be."""
+"""Refuses unknown variables that begin with CSUMFIX_, just as unknown keys of the file are."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def _is_link(name: str, environment: Mapping[str, str]) -> bool:
 
 
 def _remedy(name: str, known: list[str]) -> str:
-    # Without what all have in common, or everything would be alike.
+    # Compare without the prefix that all have in common: with it, everything would be similar.
     endings = {each.removeprefix(PREFIX): each for each in known}
     near = difflib.get_close_matches(name.removeprefix(PREFIX), endings, n=1)
     if near:

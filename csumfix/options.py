@@ -80,7 +80,7 @@ class Options:
         default=600,
         metadata=_about(
             "hold",
-            "With lane auto: how long nothing must be wrong before a port leaves the queue lane.",
+            "With lane auto: seconds without anything wrong before a port leaves the queue lane.",
             bounds=(1, 7 * 24 * 3600),
             metavar="SECONDS",
         ),
@@ -89,7 +89,7 @@ class Options:
         default=1.0,
         metadata=_about(
             "tap-pause",
-            "Pause between two looks at the packets that leave. 0: never look.",
+            "Seconds between two looks at the packets that leave. 0: never look.",
             "Without looks, lane auto does the same as lane kernel.",
             bounds=(0, 3600),
             metavar="SECONDS",

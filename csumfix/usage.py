@@ -1,4 +1,4 @@
-"""What the command line says about wrong usage: one line, and the command whose help to read."""
+"""One-line messages about wrong usage, which name the command whose help to read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class WholeNumber(click.IntRange):
         return _range(self)
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
-        """Return the number; fail in words."""
+        """Return the number; fail in plain words."""
         try:
             number = int(value)
         except ValueError:
@@ -50,7 +50,7 @@ class Number(click.FloatRange):
     def convert(
         self, value: Any, param: click.Parameter | None, ctx: click.Context | None
     ) -> float:
-        """Return the number; fail in words."""
+        """Return the number; fail in plain words."""
         try:
             number = float(value)
         except ValueError:
@@ -72,7 +72,7 @@ def _range(bounds: click.IntRange | click.FloatRange) -> str:
 
 
 class _Located(click.Command):
-    """Errors of the parser say which command they are about, which click leaves open."""
+    """Names the command in errors of the parser, which click leaves out."""
 
     def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
         """Parse them."""
@@ -104,14 +104,14 @@ def explain(error: click.UsageError) -> str:
 
 
 def _guess(possibilities: Sequence[str] | None) -> str:
-    """Return a question, empty if nothing is alike."""
+    """Return a question, or an empty text if nothing is similar."""
     if not possibilities:
         return ""
     return f"Did you mean {' or '.join(repr(each) for each in possibilities)}?"
 
 
 def line(what: str, ctx: click.Context | None) -> str:
-    """Return the line about an error: what is wrong, and whose help to read."""
+    """Return the whole line about an error: what is wrong, and which help to read."""
     what = what.strip()
     end = "" if what.endswith((".", "?", "!")) else "."
     return f"{what}{end} See '{ctx.command_path if ctx else 'csumfix'} --help'."

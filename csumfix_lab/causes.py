@@ -97,6 +97,17 @@ _ALL = (
         virtual_vtep="which nft rewrites to {real} in raw/output",
     ),
     Cause(
+        name="ipvs",
+        story=(
+            "The tunnel's remote end is a virtual address of IPVS, which rewrites the outer "
+            "header to the real one. It updates the checksum in the wrong way, and even one that "
+            "is 0 (ip_vs_proto_udp.c). The kernel must have IPVS (CONFIG_IP_VS)."
+        ),
+        symptom=_LOST,
+        rules=rules.ipvs,
+        virtual_vtep="which IPVS rewrites to {real}",
+    ),
+    Cause(
         name="nic",
         story=(
             "The sender's NIC offers transmit checksum offload and does not do it. Packets leave "

@@ -34,7 +34,7 @@ def _named(cause: str) -> Cause:
 class Lab:
     """A lab that exists between __enter__ and __exit__, and dies with this process.
 
-    `cause` is the name of one, or one of your own; `mtu` is the underlay's in bytes, `port` the
+    `cause` is the name of one, or one of your own. `mtu` is the underlay's in bytes, `port` the
     tunnel's UDP port, `ipv6` the underlay's family.
     Raises CsumfixError for unknown causes and values out of range, and if this host cannot build
     it.
@@ -83,7 +83,7 @@ class Lab:
             text = "; ".join(error.stderr.strip().splitlines())
             raise CsumfixError(
                 f"cannot build the lab: {text}; probably a feature this kernel lacks "
-                "(vxlan, veth, bridge, NAT): load its module as root",
+                "(vxlan, veth, bridge, NAT, IPVS): load its module as root",
                 Exit.KERNEL,
             ) from error
         except BaseException:

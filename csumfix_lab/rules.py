@@ -8,6 +8,7 @@ LOADERS = {
     "iptables": ["iptables-restore", "-w"],
     "ip6tables": ["ip6tables-restore", "-w"],
     "nft": ["nft", "-f", "-"],
+    "ipvsadm": ["ipvsadm", "-R"],
 }
 
 
@@ -52,6 +53,15 @@ table {family} stateless {{
 }}
 """
     }
+
+
+def ipvs(spec: LabSpec) -> Rules:
+    """Rewrite the virtual VTEP to the real one, by IPVS."""
+    virtual, real = (
+        f"[{address}]:{spec.port}" if spec.ipv6 else f"{address}:{spec.port}"
+        for address in (VIRTUAL_VTEP.ip(spec.ipv6), RECEIVER.ip(spec.ipv6))
+    )
+    return {"ipvsadm": f"-A -u {virtual} -s rr\n-a -u {virtual} -r {real} -m\n"}
 
 
 # The chains and rules that kube-proxy loads in both families for any set of services.

@@ -57,6 +57,7 @@ _PACKAGES = {
     "ip": "iproute2",
     "ip6tables-restore": "iptables",
     "iptables-restore": "iptables",
+    "ipvsadm": "ipvsadm",
     "mount": "mount",
     "nft": "nftables",
     "nsenter": "util-linux",

@@ -2,12 +2,13 @@
 
 Theory of operation
 -------------------
-Cases whose tunnels look alike share a lab, because a lab takes longer to build than a case to
-try. Two labs run side by side. In a lab the rules of one case are loaded after those of another,
-each time into tables that are emptied first. Datagrams then go through the tunnel and are sent
-back; the receiver's counters say whether their checksums were wrong. Each try uses new inner
-source ports, and so new outer flows, which know nothing of the rules before. Where a bug shows,
-the kernel lane's rules are loaded, and the same is tried again.
+A few cases over the same underlay share a lab, because a lab takes longer to build than a case to
+try. The labs run side by side: most of the time they wait for datagrams that are lost. In a lab
+the rules of one case are loaded after those of another, each time into tables that are emptied
+first. Datagrams then go through the tunnel and are sent back; the receiver's counters say whether
+their checksums were wrong. Each try uses new inner source ports, and so new outer flows, which
+know nothing of the rules before. Where a bug shows, the kernel lane's rules are loaded, and the
+same is tried again.
 
 A lab dies with this process. On Ctrl-C the cases that are being tried end first, within a second.
 """
@@ -34,7 +35,7 @@ from csumfix_lab.lab import Lab
 from csumfix_lab.rules import LOADERS
 from csumfix_lab.sandbox import require
 
-_SIDE_BY_SIDE = 2  # labs: most of the time something waits for lost datagrams
+_CASES_PER_LAB = 3
 _PORT = 53  # what kube-proxy's service forwards
 _FAMILIES = ("iptables", "ip6tables")
 _REWRITTEN = re.compile(r"^\[(\d+):\d+\] -A OUTPUT .*ctstate", re.MULTILINE)
@@ -70,7 +71,6 @@ class _Shape:
 
     ipv6: bool
     outer_checksum: bool
-    virtual_vtep: bool
 
 
 def run(cases: Sequence[Case] = CASES) -> Result:
@@ -90,13 +90,13 @@ def run(cases: Sequence[Case] = CASES) -> Result:
             for case in some:
                 found.setdefault(case, not_testable(case, str(failures[-1])))
 
-    with ThreadPoolExecutor(_SIDE_BY_SIDE) as pool:
+    labs = _labs(cases)
+    with ThreadPoolExecutor(len(labs)) as pool:
         try:
-            for future in [pool.submit(work, *one) for one in _shapes(cases).items()]:
+            for future in [pool.submit(work, *one) for one in labs]:
                 future.result()
         except BaseException:
             stop.set()
-            pool.shutdown(cancel_futures=True)
             raise
     if failures and all(outcome.trial is None for outcome in found.values()):
         raise failures[0]
@@ -104,14 +104,16 @@ def run(cases: Sequence[Case] = CASES) -> Result:
     return Result(os.uname().release, time.monotonic() - began, outcomes)
 
 
-def _shapes(cases: Sequence[Case]) -> dict[_Shape, list[Case]]:
-    """Return the cases by the lab that they need."""
+def _labs(cases: Sequence[Case]) -> list[tuple[_Shape, list[Case]]]:
+    """Return what labs there must be, each with its cases."""
     shapes: dict[_Shape, list[Case]] = {}
     for case in cases:
-        cause = BY_NAME.get(case.bug.cause)
-        virtual = bool(cause.virtual_vtep) if cause else True
-        shapes.setdefault(_Shape(case.ipv6, case.bug.outer_checksum, virtual), []).append(case)
-    return shapes
+        shapes.setdefault(_Shape(case.ipv6, case.bug.outer_checksum), []).append(case)
+    return [
+        (shape, some[at : at + _CASES_PER_LAB])
+        for shape, some in shapes.items()
+        for at in range(0, len(some), _CASES_PER_LAB)
+    ]
 
 
 def _try_all(
@@ -120,13 +122,7 @@ def _try_all(
     """Try cases in one lab."""
     if stop.is_set():
         return
-    cause = Cause(
-        name="self-test",
-        story="",
-        symptom="",
-        virtual_vtep="rewritten" if shape.virtual_vtep else "",
-        outer_checksum=shape.outer_checksum,
-    )
+    cause = Cause("self-test", story="", symptom="", outer_checksum=shape.outer_checksum)
     with Lab(cause, ipv6=shape.ipv6) as lab:
         station = _Station(lab, kernel_lane)
         for case in cases:
@@ -147,7 +143,7 @@ class _Station:
         self._kernel_lane = kernel_lane
         self._families = [LOADERS[tool] for tool in _FAMILIES]
         server = lab.receiver.popen(
-            [*_program(echo), "serve", lab.pod_ip, str(_PORT)],
+            [*_program(echo, "-I", "-S"), "serve", lab.pod_ip, str(_PORT)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
         )
@@ -169,10 +165,11 @@ class _Station:
             return not_testable(case, str(_failure(error)))
 
     def _provoke(self, case: Case) -> None:
-        """Load what provokes a bug, into empty tables."""
+        """Set up what provokes a bug, with empty tables, and nothing of the case before."""
         require(*(loader[0] for loader in self._families))
         tables = _TABLES.format(port=self._lab.spec.port)
         inputs = [(loader, tables) for loader in self._families]
+        inputs.append((self._remote(case), ""))
         if case.bug.cause == IPVS:
             self._load(inputs)
             self._make_virtual_server()
@@ -181,6 +178,14 @@ class _Station:
             require(LOADERS[tool][0])
             inputs.append((LOADERS[tool], text))
         self._load(inputs)
+
+    def _remote(self, case: Case) -> list[str]:
+        """Return the command that gives the tunnel its remote end, which may be virtual."""
+        cause = BY_NAME.get(case.bug.cause)
+        end = spec.RECEIVER if cause and not cause.virtual_vtep else spec.VIRTUAL_VTEP
+        mac = self._lab.spec.receiver.mac
+        options = ["dev", self._lab.device, "dst", end.ip(case.ipv6), "self", "permanent"]
+        return ["bridge", "fdb", "replace", mac, *options]
 
     def _load(self, inputs: Sequence[tuple[list[str], str]]) -> None:
         """Give each command its input."""
@@ -211,7 +216,7 @@ class _Station:
         """Send datagrams through the tunnel."""
         cause = BY_NAME.get(case.bug.cause)
         address = self._lab.service_ip if cause and cause.service else self._lab.pod_ip
-        asked = self._lab.sender.run([*_program(echo), "ask", address, str(_PORT)])
+        asked = self._lab.sender.run([*_program(echo, "-I", "-S"), "ask", address, str(_PORT)])
         sent, answered = map(int, asked.stdout.split())
         before, self._errors = self._errors, self._all_errors()
         errors = self._errors - before
@@ -227,9 +232,9 @@ class _Station:
         return int(found[1]) if found else 0
 
 
-def _program(module: ModuleType) -> list[str]:
-    """Return the command that runs one of the lab's programs."""
-    return [sys.executable, str(Path(str(module.__file__)).resolve())]
+def _program(module: ModuleType, *options: str) -> list[str]:
+    """Return the command that runs one of the lab's programs; options: of Python."""
+    return [sys.executable, *options, str(Path(str(module.__file__)).resolve())]
 
 
 def _failure(error: CsumfixError | subprocess.CalledProcessError) -> CsumfixError:

@@ -15,7 +15,7 @@ _ABSENT = "-"
 _CURES = {
     KERNEL_LANE: (
         "kernel lane (tried here): csumfix run; "
-        "or without the service: csumfix rules apply --lane kernel"
+        "or without the service: csumfix-rules apply --lane kernel"
     ),
     QUEUE_LANE: (
         "queue lane (not tried here): csumfix run, which takes it once wrong packets leave; "

@@ -52,7 +52,11 @@ def render(source: str) -> str:
 
 
 def _tidy(page: str) -> str:
-    """Return the page without the paragraphs that scdoc leaves empty: mandoc warns of them."""
+    """Return the page without the paragraphs that scdoc leaves empty: mandoc warns of them.
+
+    scdoc 1.11.2 writes P, 1.11.3 writes PP; they mean the same.
+    """
+    page = re.sub(r"^\.PP$", ".P", page, flags=re.MULTILINE)
     while ".P\n.RE\n" in page:
         page = page.replace(".P\n.RE\n", ".RE\n.P\n")
     page = re.sub(r"^(\.(?:TH|SH|SS)\b.*\n)(?:\.P\n)+", r"\1", page, flags=re.MULTILINE)

@@ -1,4 +1,4 @@
-"""Tunnel packets of every kind, damaged in every way: packet number N is always the same."""
+"""Generates tunnel packets of every kind, with random damage; number N is always the same."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ class Case:
 
 @dataclass(frozen=True)
 class Base:
-    """A packet to damage, and where a single byte makes a difference."""
+    """A packet to damage, and the offsets of significant bytes."""
 
     tunnel: Tunnel
     fields: tuple[int, ...]
 
 
-# Bytes of headers that say what follows, and how much.
+# Offsets of header bytes with types and lengths.
 IP_FIELDS = {4: (0, 2, 3, 6, 7, 9, 20, 21), 6: (0, 4, 5, 6, 40, 41, 42, 43)}
 UDP_FIELDS = (2, 3, 4, 5, 6, 7)
 VXLAN_FIELDS = (8, 9, 11, 14)
@@ -64,7 +64,7 @@ def bases() -> tuple[Base, ...]:
 
 
 def fields_of(tunnel: Tunnel) -> tuple[int, ...]:
-    """Return the offsets of the bytes that tweak_fields() goes for."""
+    """Return the offsets of the bytes that tweak_fields() changes."""
     data = tunnel.data
     offsets = [
         *IP_FIELDS[data[0] >> 4],
@@ -86,26 +86,26 @@ def tweak_fields(random: Random, base: Base, data: bytearray) -> None:
 
 
 def corrupt_inner(random: Random, base: Base, data: bytearray) -> None:
-    """Hit any byte from the inner IP header on."""
+    """Flip a bit at or after the inner IP header."""
     data[random.randrange(base.tunnel.inner_ip, len(data))] ^= 1 << random.randrange(8)
 
 
 def no_inner_check(random: Random, base: Base, data: bytearray) -> None:
-    """Write 0 or a random value where UDP has its checksum."""
+    """Write 0 or a random value to the inner UDP checksum."""
     at = base.tunnel.inner_l4 + 6
     if at + 2 <= len(data):
         struct.pack_into("!H", data, at, random.choice((0, 0, 0xFFFF, random.randrange(65536))))
 
 
 def add_to_port(data: bytearray, at: int, check: int) -> None:
-    """Add a right checksum to the source port: the right one is then a computed 0."""
+    """Add a right checksum to the source port, so that the right one becomes a computed 0."""
     (port,) = struct.unpack_from("!H", data, at)
     total = port + check
     struct.pack_into("!H", data, at, (total & 0xFFFF) + (total >> 16))
 
 
 def computed_zero_inside(random: Random, base: Base, data: bytearray) -> None:
-    """Have the inner UDP checksum come out as 0, which is sent as 0xffff."""
+    """Make the computed inner UDP checksum 0, which is sent as 0xffff."""
     at = base.tunnel.inner_l4
     if at + 8 <= len(data):
         (check,) = struct.unpack_from("!H", data, at + 6)
@@ -119,12 +119,12 @@ def flip_bytes(random: Random, base: Base, data: bytearray) -> None:
 
 
 def cut(random: Random, base: Base, data: bytearray) -> None:
-    """Lose the end, or all but a few bytes of it."""
+    """Remove a random part or a few bytes from the end."""
     del data[random.choice((random.randrange(len(data)), len(data) - random.randint(1, 8))) :]
 
 
 def cut_inside(random: Random, base: Base, data: bytearray) -> None:
-    """Lose the end of the inner packet; the outer lengths know of it."""
+    """Remove the end of the inner packet, and correct the outer lengths."""
     tunnel = base.tunnel
     del data[random.randrange(tunnel.udp + 8, len(data)) :]
     length_at, before = (2, 0) if tunnel.data[0] >> 4 == 4 else (4, 40)
@@ -133,7 +133,7 @@ def cut_inside(random: Random, base: Base, data: bytearray) -> None:
 
 
 def append(random: Random, base: Base, data: bytearray) -> None:
-    """Add bytes behind the packet."""
+    """Add bytes after the packet."""
     data += random.randbytes(random.randint(1, 9))
 
 
@@ -150,7 +150,7 @@ DAMAGES: tuple[tuple[float, Callable[[Random, Base, bytearray], None]], ...] = (
 
 
 def right_check(data: bytearray, udp: int) -> int:
-    """Return scapy's outer checksum, if the lengths are what they seem."""
+    """Return the outer checksum computed by scapy, for consistent lengths."""
     length = int.from_bytes(data[udp + 4 : udp + 6], "big")
     addresses = data[12:20] if data[0] >> 4 == 4 else data[8:40]
     covered = addresses + struct.pack("!HH", 17, length) + data[udp : udp + length]
@@ -159,23 +159,23 @@ def right_check(data: bytearray, udp: int) -> int:
 
 
 def pseudo_header_sum(data: bytearray, udp: int) -> int:
-    """Return what CHECKSUM_PARTIAL leaves in the outer field."""
+    """Return the value of a CHECKSUM_PARTIAL outer field."""
     addresses = data[12:20] if data[0] >> 4 == 4 else data[8:40]
     return checksum(bytes(addresses + b"\0\x11" + data[udp + 4 : udp + 6])) ^ 0xFFFF
 
 
 def nat(random: Random, data: bytearray, udp: int) -> None:
-    """Rewrite the source as NAT does, and forget the checksum."""
+    """Rewrite the source as NAT does, without updating the checksum."""
     struct.pack_into("!H", data, udp, random.randrange(1, 65536))
     data[15 if data[0] >> 4 == 4 else 23] = random.randrange(256)
 
 
 def set_outer_check(random: Random, data: bytearray, udp: int) -> None:
-    """Make the checksum right, zero, or wrong in one of the ways that packets are."""
+    """Make the checksum right, zero, or wrong in one of several ways."""
     if len(data) < udp + 8:
         return
     kind = random.random()
-    if kind > 0.92:  # as the packet was built: local checksum offload, if it is partial inside
+    if kind > 0.92:  # unchanged: local checksum offload, if the inner one is partial
         return
     check = random.randrange(65536)
     if kind < 0.15:
@@ -195,7 +195,7 @@ def set_outer_check(random: Random, data: bytearray, udp: int) -> None:
 
 
 def case(number: int) -> Case:
-    """Return packet ``number`` and what surrounds it."""
+    """Return packet ``number`` with its policy and metadata."""
     random = Random(SEED << 32 | number)
     base = random.choice(bases())
     data = bytearray(base.tunnel.data)

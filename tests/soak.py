@@ -1,9 +1,9 @@
-"""Runs the service at full rate for minutes, and tells whether anything grows, wraps or leaks.
+"""Runs the service at full rate for minutes, and checks that nothing grows, wraps or leaks.
 
     python -m tests.soak --seconds 600
 
-Meanwhile devices come and go, settings are read again and metrics are scraped, as on a node that
-lives long. Exits with 1, and says why, if something is not as it should be.
+Meanwhile devices come and go, settings are reloaded and metrics are scraped, as on a long-lived
+node. Prints each failure and exits with 1 if there is one.
 """
 
 from __future__ import annotations
@@ -28,19 +28,19 @@ from tests.lab.harness import Service, checksum_errors, link, service
 
 SIZE, FLOWS = 512, 8
 OPTIONS = ("--lane=queue", "--queues=2", "--metrics=127.0.0.1:9478")
-LOOK = 5.0
-"""Seconds between two looks at the service."""
+INTERVAL = 5.0
+"""Seconds between samples of the service."""
 
-MEDDLE = 6
-"""Looks between two changes of devices and settings."""
+CHANGE_EVERY = 6
+"""Samples between changes of devices and settings."""
 
 RSS_SLACK_KB = 2048
 """How much the resident memory may grow from the second quarter of the run to the last."""
 
 
 @dataclass(frozen=True)
-class Look:
-    """The service at one moment."""
+class Sample:
+    """Resources and counters of the service at one time."""
 
     rss_kb: int
     descriptors: int
@@ -48,12 +48,12 @@ class Look:
     counters: dict[str, int]
 
 
-def look(daemon: Service) -> Look:
+def sample(daemon: Service) -> Sample:
     """Measure the process, and ask it for its counters."""
     process = Path(f"/proc/{daemon.process.command_pid()}")
     status = dict(line.split(":", 1) for line in (process / "status").read_text().splitlines())
     queues: dict[str, Any] = daemon.status()["service"]["queues"]
-    return Look(
+    return Sample(
         rss_kb=int(status["VmRSS"].split()[0]),
         descriptors=len(list((process / "fd").iterdir())),
         threads=int(status["Threads"]),
@@ -66,18 +66,18 @@ def look(daemon: Service) -> Look:
     )
 
 
-def meddle(lab: Lab, daemon: Service) -> None:
-    """Do what happens on a node from time to time."""
+def change(lab: Lab, daemon: Service) -> None:
+    """Add and remove a device, and reload the settings."""
     link(lab, "add other0 type vxlan id 9 dstport 4789 dev eth0")
     daemon.process.send_signal(signal.SIGHUP)
-    time.sleep(LOOK / 2)
+    time.sleep(INTERVAL / 2)
     link(lab, "del other0")
 
 
-def complaints(looks: list[Look]) -> Iterator[str]:
-    """Yield what has grown or gone back."""
-    quarter = len(looks) // 4
-    early, late = looks[quarter : 2 * quarter], looks[-quarter:]
+def failures(samples: list[Sample]) -> Iterator[str]:
+    """Yield what has grown, and counters that went back."""
+    quarter = len(samples) // 4
+    early, late = samples[quarter : 2 * quarter], samples[-quarter:]
     grown = statistics.median(one.rss_kb for one in late) - statistics.median(
         one.rss_kb for one in early
     )
@@ -86,7 +86,7 @@ def complaints(looks: list[Look]) -> Iterator[str]:
     for name in ("descriptors", "threads"):
         if max(getattr(one, name) for one in late) > max(getattr(one, name) for one in early):
             yield f"{name} have grown"
-    for before, after in itertools.pairwise(looks):
+    for before, after in itertools.pairwise(samples):
         for name, value in after.counters.items():
             if value < before.counters.get(name, 0):
                 yield f"counter {name} went back from {before.counters[name]} to {value}"
@@ -94,7 +94,7 @@ def complaints(looks: list[Look]) -> Iterator[str]:
 
 @contextmanager
 def scraped(lab: Lab) -> Iterator[None]:
-    """Have metrics scraped once a second meanwhile."""
+    """Scrape the metrics once per second in the background."""
     scraper = lab.sender.popen([sys.executable, "-m", "tests.soak", "--scrape"])
     try:
         yield
@@ -113,7 +113,7 @@ def scrape() -> None:
 
 
 def soak(seconds: float) -> list[str]:
-    """Run it; return what is wrong."""
+    """Run the service under load; return the failures."""
     programs.build("load")
     with (
         Lab(cause="dnat") as lab,
@@ -122,17 +122,17 @@ def soak(seconds: float) -> list[str]:
     ):
         errors = checksum_errors(lab)
         window = Window.after(1, seconds)
-        looks = []
+        samples = []
         with udp.traffic(lab, SIZE, FLOWS, 0, window) as (sender, receiver):
             while sender.poll() is None:
-                looks.append(look(daemon))
-                print(f"{len(looks) * LOOK:6.0f} s  {looks[-1].rss_kb} kB", flush=True)
-                if len(looks) % MEDDLE == 0:
-                    meddle(lab, daemon)
-                time.sleep(LOOK)
+                samples.append(sample(daemon))
+                print(f"{len(samples) * INTERVAL:6.0f} s  {samples[-1].rss_kb} kB", flush=True)
+                if len(samples) % CHANGE_EVERY == 0:
+                    change(lab, daemon)
+                time.sleep(INTERVAL)
             sent = programs.parse_count(sender.communicate(timeout=10)[0])
             got = programs.parse_count(receiver.communicate(timeout=10)[0])
-        last = look(daemon).counters
+        last = sample(daemon).counters
         let_through = sum(value for name, value in last.items() if name.endswith(" overruns"))
         seen = sum(value for name, value in last.items() if name.endswith(" packets"))
         dropped = checksum_errors(lab) - errors
@@ -141,7 +141,7 @@ def soak(seconds: float) -> list[str]:
             f"let through {let_through}, dropped for checksums {dropped}, "
             f"no room at the receiver {got.overflows}"
         )
-        found = list(complaints(looks))
+        found = list(failures(samples))
         if sent.total - got.total > let_through + got.overflows:
             found.append("more packets were lost than were let through")
         if not seen:
@@ -160,8 +160,8 @@ def main() -> None:
     if arguments.scrape:
         scrape()
     found = soak(arguments.seconds)
-    for complaint in found:
-        print(complaint, file=sys.stderr)
+    for failure in found:
+        print(failure, file=sys.stderr)
     sys.exit(bool(found))
 
 

@@ -25,7 +25,7 @@ from csumfix.service.pool import Pool
 from csumfix.service.ruleset import rule_set, tunnel_ports
 from csumfix.service.runner import Clock
 from csumfix.service.snapshot import PortSnapshot, Snapshot
-from csumfix.text import listing
+from csumfix.text import LISTED, listing
 
 log = logging.getLogger("csumfix")
 
@@ -34,6 +34,9 @@ RECORDING = 0.5
 
 COUNTED_EVERY = 5.0
 """Seconds between two readings of the rules' counters for commands that ask for the status."""
+
+REASONS = 3
+"""How many reasons a line names when several ports change their lane at once."""
 
 Lanes = Mapping[int, PortLane]
 
@@ -357,17 +360,21 @@ class Datapath:
         return not await self._kernel.flows.are_left()
 
     def _tell_changes(self, lanes: Lanes) -> None:
+        """Write one line of bounded length for all ports that change to the same lane."""
+        changed: dict[Lane, list[int]] = {}
         for port, lane in lanes.items():
             before = self.lanes.get(port)
             if before and before.lane is not lane.lane:
-                self.lane_changes += 1
-                log.warning(
-                    "port %d: now in the %s lane: %s",
-                    port,
-                    lane.lane,
-                    lane.why,
-                    extra={"event": "lane_changed", "port": port, "lane": lane.lane},
-                )
+                changed.setdefault(lane.lane, []).append(port)
+        for to, ports in changed.items():
+            self.lane_changes += len(ports)
+            log.warning(
+                "%s: now in the %s lane: %s",
+                f"port {ports[0]}" if len(ports) == 1 else f"ports {listing(ports)}",
+                to,
+                listing(dict.fromkeys(lanes[port].why for port in ports), "; ", REASONS),
+                extra={"event": "lane_changed", "ports": ports[:LISTED], "lane": to},
+            )
 
     # Counters and state
 

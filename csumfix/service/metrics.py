@@ -9,19 +9,22 @@ import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.metrics_core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
-from prometheus_client.registry import Collector
-
 from csumfix import core
 from csumfix.evidence.departures import Departure
 from csumfix.host.tunnels import Tunnel
+from csumfix.lean import parts_of
 from csumfix.service.snapshot import QueueSnapshot, ReloadSnapshot, Snapshot
+
+with parts_of("prometheus_client"):
+    from prometheus_client.metrics_core import (
+        CounterMetricFamily,
+        GaugeMetricFamily,
+        HistogramMetricFamily,
+        Metric,
+    )
+    from prometheus_client.openmetrics import exposition as openmetrics
+    from prometheus_client.process_collector import ProcessCollector
+    from prometheus_client.registry import Collector, CollectorRegistry
 
 Queues = Mapping[int, QueueSnapshot]
 
@@ -66,6 +69,28 @@ KERNEL_COUNTERS = (
     ),
 )
 """Field of KernelCounters, metric, help."""
+
+
+CLASSIC = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def renderer(snapshot: Callable[[], Snapshot]) -> Callable[[str], tuple[bytes, str]]:
+    """Return a function from a client's Accept header to the metrics and their content type.
+
+    Prometheus accepts OpenMetrics. The classic text format, for all other clients, is imported
+    when one asks, because it comes with 6 MB of HTTP servers and clients.
+    """
+    metrics = registry(snapshot)
+
+    def render(accepted: str) -> tuple[bytes, str]:
+        if "application/openmetrics-text" in accepted:
+            rendered: bytes = openmetrics.generate_latest(metrics)  # type: ignore[no-untyped-call]
+            return rendered, openmetrics.CONTENT_TYPE_LATEST
+        from prometheus_client.exposition import generate_latest
+
+        return generate_latest(metrics), CLASSIC
+
+    return render
 
 
 def registry(snapshot: Callable[[], Snapshot]) -> CollectorRegistry:

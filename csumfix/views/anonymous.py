@@ -8,7 +8,8 @@ ports stay. So do addresses that say nothing about a network: unspecified, loopb
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Mapping
 from ipaddress import AddressValueError, IPv4Address, IPv6Address
 
 FIRST_V4 = int(IPv4Address("198.18.0.1"))
@@ -43,7 +44,7 @@ class Replacer:
 
     def __init__(self, names: Mapping[str, str]) -> None:
         """Prepare; names: what kind ("host") each name is of, which its replacement says."""
-        self._known: dict[tuple[str, str], str] = {}
+        self._known: dict[str, dict[str, str]] = defaultdict(dict)  # by kind
         self._kinds = {name: kind for name, kind in names.items() if len(name) >= SHORTEST}
         # The longest first, because one name may begin like another; domains with the host.
         ordered = sorted(self._kinds, key=len, reverse=True)
@@ -66,10 +67,14 @@ class Replacer:
 
     def _next(self, kind: str, original: str) -> str:
         """Return the replacement of a name."""
-        return self._known.setdefault((kind, original), f"{kind}-{self._count(kind) + 1}")
+        return self._replacement(kind, original, lambda number: f"{kind}-{number + 1}")
 
-    def _count(self, kind: str) -> int:
-        return sum(known == kind for known, _ in self._known)
+    def _replacement(self, kind: str, original: str, make: Callable[[int], str]) -> str:
+        """Return the known replacement, or a new one; make: from the number of known ones."""
+        known = self._known[kind]
+        if original not in known:
+            known[original] = make(len(known))
+        return known[original]
 
     def _run(self, run: str) -> str:
         """Replace the longest address between two colons of a run, and what is beside it."""
@@ -101,14 +106,16 @@ class Replacer:
             return None
         if address in PLAIN_V6:
             return text
-        number = FIRST_V6 + self._count("IPv6")
-        return self._known.setdefault(("IPv6", str(address)), str(IPv6Address(number)))
+        return self._replacement(
+            "IPv6", str(address), lambda number: str(IPv6Address(FIRST_V6 + number))
+        )
 
     def _mac(self, address: str) -> str:
         if address in ("00:00:00:00:00:00", "ff:ff:ff:ff:ff:ff"):
             return address
-        number = (FIRST_MAC + self._count("MAC")).to_bytes(6)
-        return self._known.setdefault(("MAC", address), number.hex(":"))
+        return self._replacement(
+            "MAC", address, lambda number: (FIRST_MAC + number).to_bytes(6).hex(":")
+        )
 
     def _v4(self, text: str) -> str:
         try:
@@ -117,8 +124,7 @@ class Replacer:
             return text
         if address.is_unspecified or address.is_loopback or text.startswith("255."):
             return text
-        number = FIRST_V4 + self._count("IPv4")
-        return self._known.setdefault(("IPv4", text), str(IPv4Address(number)))
+        return self._replacement("IPv4", text, lambda number: str(IPv4Address(FIRST_V4 + number)))
 
 
 PLAIN_DEVICES = re.compile(

@@ -28,7 +28,7 @@ from pyroute2.ethtool.ioctl import IoctlEthtool
 from pyroute2.netlink.exceptions import NetlinkError
 
 from csumfix.errors import CsumfixError, Exit
-from csumfix.host import programs, rules, tunnels, underlays
+from csumfix.host import nics, programs, rules, tunnels, underlays
 from csumfix.text import printable, printable_data
 from csumfix.views import excerpt, status
 from csumfix.views.anonymous import Replacer, names_of
@@ -101,11 +101,11 @@ def _created(path: Path) -> Iterator[BinaryIO]:
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY | os.O_CLOEXEC, 0o600)
     except FileExistsError:
         raise CsumfixError(
-            f"--bundle: {path} exists already: name a new file", Exit.USAGE
+            f"--bundle: {path} exists already; name a new file", Exit.USAGE
         ) from None
     except OSError as error:
         raise CsumfixError(
-            f"--bundle: {path} cannot be created: {error.strerror}: name another file", Exit.USAGE
+            f"--bundle: {path} cannot be created: {error.strerror}; name another file", Exit.USAGE
         ) from None
     with os.fdopen(descriptor, "wb") as file:
         try:
@@ -122,7 +122,7 @@ def _explained(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise CsumfixError(
-            f"--bundle: {path} cannot be written: {error.strerror}: name a file on another disk",
+            f"--bundle: {path} cannot be written: {error.strerror}; name a file on another disk",
             Exit.BROKEN,
         ) from None
 
@@ -236,18 +236,10 @@ async def _details(ip: Any, number: int) -> dict[str, Any]:
         "name": name,
         **{key: link.get(key) for key in ("mtu", "flags", "operstate", "address", "master")},
         "kind": link.get(("linkinfo", "kind")),
-        "driver": _driver(name, number),
+        "driver": nics.driver(name) or "not known",
         "features": _features(name),
         "statistics": {key: value for key, value in statistics.items() if value},
     }
-
-
-def _driver(name: str, number: int) -> str:
-    """Return the driver's name, if /sys shows this namespace and the device has one."""
-    directory = Path("/sys/class/net") / name
-    driver = directory / "device" / "driver"
-    is_shown = _read(str(directory / "ifindex")).strip() == str(number)
-    return driver.resolve().name if is_shown and driver.exists() else "not known"
 
 
 def _features(device: str) -> list[str]:

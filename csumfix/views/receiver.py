@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import enum
 import json
+import time
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -179,6 +180,7 @@ def observe(seconds: float, ports: Collection[int]) -> Report:
     with namespaces.opened() as seen, taps.arrivals(None, wanted, found) as sockets:
         click.echo(f"csumfix: watching {listing(sockets)} for {seconds:g} s", err=True)
         before = [one.errors() for one in seen.namespaces]
+        began = time.monotonic()
         source = LiveSource(sockets, seconds)
         notes = _hidden(seen)
         with _until_interrupted(notes):
@@ -186,13 +188,14 @@ def observe(seconds: float, ports: Collection[int]) -> Report:
                 judged = examiner.examine(captured)
                 if judged:
                     tally.add(judged)
+        watched = min(seconds, round(time.monotonic() - began, 1))  # less if interrupted
         notes += source.notes()
         counted = [
             Drops(printable(one.owner), one.is_host, start, one.errors())
             for one, start in zip(seen.namespaces, before, strict=True)
         ]
         return Report(
-            seconds,
+            watched,
             tuple(sockets),
             wanted,
             source.frames,
@@ -208,7 +211,7 @@ def _until_interrupted(notes: list[str]) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        notes.append("interrupted: it watched for less time than that")
+        notes.append("Interrupted.")
 
 
 def _hidden(seen: Found) -> list[str]:

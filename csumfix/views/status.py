@@ -152,7 +152,7 @@ def _warnings(service: Snapshot) -> Iterator[Finding]:
 def _all_is_well(service: Snapshot | None) -> str:
     if not service or not service.lanes_count:
         return "all is well: no tunnel yet; csumfix waits for one"
-    ports = counted(service.lanes_count, "port")
+    ports = counted(service.lanes_count, "tunnel port")
     queue = service.queue_lane_count
     kernel = service.lanes_count - queue
     return f"all is well: {ports}, {kernel} in the kernel lane, {queue} in the queue lane"
@@ -233,7 +233,7 @@ def _add_rows(
         table.add_row(*cells(rows[at]))
     rest = max(total or 0, len(rows)) - min(limit, len(rows))
     if rest > 0:
-        table.caption = f"and {rest} more; see csumfix status --json"
+        table.caption = f"and {rest} more; for all: csumfix status --json"
         table.caption_justify = "left"
 
 

@@ -31,7 +31,9 @@ def test_puts_each_file_where_it_is_looked_for(stage: Path) -> None:
         "/usr/local/bin/csumfix-rules",
         UNIT,
         "/usr/local/share/bash-completion/completions/csumfix",
+        "/usr/local/share/doc/csumfix/ARCHITECTURE.md",
         "/usr/local/share/doc/csumfix/CHANGELOG.md",
+        "/usr/local/share/doc/csumfix/CONTRIBUTING.md",
         "/usr/local/share/doc/csumfix/LICENSE",
         "/usr/local/share/doc/csumfix/README.md",
         "/usr/local/share/doc/csumfix/bench/README.md",
@@ -141,6 +143,18 @@ def test_uninstall_keeps_what_the_operator_wrote_and_says_so(copy: Path) -> None
         "/etc/csumfix.toml",
         "/etc/systemd/system/csumfix.service.d/override.conf",
     }
+
+
+def test_an_old_python_is_reported_before_anything_is_installed(tmp_path: Path) -> None:
+    old = tmp_path / "python3.9"
+    old.write_text("#!/bin/sh\nexit 1\n")
+    old.chmod(0o755)
+    for target in ("build", "install"):
+        command = ["make", "--always-make", "--directory", str(ROOT), target, f"PYTHON={old}"]
+        result = subprocess.run(command, check=False, capture_output=True, text=True)
+        assert result.returncode
+        assert f"{old} is too old: csumfix needs 3.11" in result.stderr
+        assert "installing" not in result.stdout
 
 
 @pytest.mark.parametrize("prefix", ["/home/somebody", "/root/x", "/tmp/x", "relative"])

@@ -283,7 +283,7 @@ class Lateness:
 
 
 def gso(lab: Lab, count: int, rate: float) -> Lateness:
-    """Send `count` times a single UDP packet and a super-packet of ten, `rate` times a second."""
+    """Send `count` times a single UDP packet and a GSO packet of ten, `rate` times a second."""
     sink = _sink(lab, "order-sink", f"--count={count * sum(peer.SEGMENTS)}")
     client = [sys.executable, PEER, "gso-send", address(lab), str(PORT)]
     lab.client.run([*client, f"--count={count}", f"--rate={rate}"], timeout=count / rate + 30)

@@ -3,7 +3,7 @@
 Runs as a program inside a node: ``peer.py sink|send|flood|tcp-sink|tcp-send ...``; sinks
 print ``listening``, and at the end, as a flood does, one JSON line.
 
-Two loads mix packets of the MTU with super-packets in one flow, and so show whether it is kept in
+Two loads mix packets of the MTU with GSO packets in one flow, and so show whether it is kept in
 order: ``pipeline`` (to a ``tcp-sink``) and ``gso-send`` (to an ``order-sink``).
 """
 
@@ -25,13 +25,13 @@ BURST = 16
 NUMBER = struct.Struct("!II")  # sequence number, length in bytes
 
 MESSAGES = (1_400, 20_000)
-"""Sizes in bytes of a pipeline's messages, in turn: a packet of the MTU, and a super-packet."""
+"""Sizes in bytes of a pipeline's messages, in turn: a packet of the MTU, and a GSO packet."""
 
 SEGMENT = 1_200
-"""Bytes in a segment of a UDP super-packet."""
+"""Bytes in a segment of a UDP GSO packet."""
 
 SEGMENTS = (1, 10)
-"""How many segments the sends of ``gso-send`` have, in turn; a single one is no super-packet."""
+"""How many segments the sends of ``gso-send`` have, in turn; a single one is no GSO packet."""
 
 UDP_SEGMENT = 103  # linux/udp.h
 
@@ -128,7 +128,7 @@ def flood(address: str, port: int, size: int, flows: int, rate: float) -> dict[s
 
 
 def gso_send(address: str, port: int, count: int, rate: float) -> None:
-    """Send numbered segments over one flow: `count` times a single packet and a super-packet."""
+    """Send numbered segments over one flow: `count` times a single packet and a GSO packet."""
     sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     sock.setsockopt(socket.IPPROTO_UDP, UDP_SEGMENT, SEGMENT)
     sock.connect((address, port))

@@ -225,7 +225,7 @@ def test_a_storm_of_connections_costs_a_bounded_share_and_locks_nobody_out(lab: 
 
 @pytest.mark.parametrize("kind", ["hurried", "patient"])
 def test_a_storm_at_the_metrics_costs_a_bounded_share(lab: Lab, kind: str) -> None:
-    """Without a bound it cost 40 % of a CPU."""
+    """It must be accepted, or health checks would not be. Without a bound it cost 40 %."""
     with service(lab.sender, "--metrics=127.0.0.1:9478") as daemon:
         pid = pid_of(daemon)
         with background(lab.sender, STORM, kind):
@@ -233,5 +233,5 @@ def test_a_storm_at_the_metrics_costs_a_bounded_share(lab: Lab, kind: str) -> No
             time.sleep(SECONDS)
             used = all_ticks(lab, pid) - before
         print(f"{used} ticks in {SECONDS} s")
-        assert used <= 0.25 * 100 * SECONDS
+        assert used <= 0.3 * 100 * SECONDS
         assert send(lab, 20, 512).whole

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
 import tarfile
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +20,14 @@ from csumfix_lab import Lab, spec
 from csumfix_lab.process import Process
 from tests.lab.harness import CSUMFIX, send
 
-SECONDS = 3
 DATAGRAMS = 20
+SETTLING = 0.3  # seconds from the last datagram that was sent to its counter
 
 
-def start(lab: Lab, *arguments: str) -> Process:
+def start(lab: Lab, seconds: float, *arguments: str) -> Process:
     """Start to watch; return when that has begun."""
     process = lab.receiver.popen(
-        [*CSUMFIX, "doctor", "--receiver", f"--seconds={SECONDS}", *arguments],
+        [*CSUMFIX, "doctor", "--receiver", f"--seconds={seconds}", *arguments],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -34,11 +37,18 @@ def start(lab: Lab, *arguments: str) -> Process:
     return process
 
 
-def watched(lab: Lab) -> tuple[int, dict[str, Any]]:
-    process = start(lab, "--json")
-    send(lab, DATAGRAMS, 200, flows=4)
+def watched(lab: Lab, traffic: Callable[[Lab], object]) -> tuple[int, dict[str, Any]]:
+    """Watch for as long as there is traffic."""
+    process = start(lab, 60, "--json")
+    traffic(lab)
+    time.sleep(SETTLING)
+    process.send_signal(signal.SIGINT)
     out, _ = process.communicate(timeout=30)
     return process.returncode, json.loads(out)
+
+
+def datagrams(lab: Lab) -> None:
+    send(lab, DATAGRAMS, 200, flows=4)
 
 
 def dropped(document: dict[str, Any], *, host: bool) -> dict[str, int]:
@@ -54,7 +64,7 @@ def dropped(document: dict[str, Any], *, host: bool) -> dict[str, int]:
 @pytest.mark.parametrize("ipv6", [False, True], ids=["ipv4", "ipv6"])
 def test_a_sender_of_rewritten_packets_is_named(ipv6: bool) -> None:
     with Lab("snat", ipv6=ipv6) as lab:
-        code, document = watched(lab)
+        code, document = watched(lab, datagrams)
     assert (code, document["state"]) == (Exit.NEGATIVE, "found")
     (finding,) = document["findings"]
     assert list(finding["senders"]) == [spec.SENDER.ip(ipv6)]
@@ -93,24 +103,22 @@ def test_what_is_wrong_inside_is_counted_in_the_pod() -> None:
         script = POD.format(address=end.pod.v4, gateway=end.gateway.ip(False))
         lab.receiver.run(["sh", "-eu"], input=script)
         lab.receiver.popen(["nsenter", "--net=/run/netns/pod", "sleep", "60"])
-        process = start(lab, "--json")
-        lab.sender.run([sys.executable, "-c", SEND, lab.pod_ip, str(DATAGRAMS)])
-        out, _ = process.communicate(timeout=30)
-    document = json.loads(out)
-    assert (process.returncode, document["findings"][0]["cause"]) == (Exit.NEGATIVE, "relay")
+        sending = [sys.executable, "-c", SEND, lab.pod_ip, str(DATAGRAMS)]
+        code, document = watched(lab, lambda lab: lab.sender.run(sending))
+    assert (code, document["findings"][0]["cause"]) == (Exit.NEGATIVE, "relay")
     assert dropped(document, host=True) == {}
     assert dropped(document, host=False) == {"UdpInCsumErrors": DATAGRAMS}
 
 
 def test_a_healthy_tunnel_is_told_from_a_silent_one() -> None:
     with Lab("none") as lab:
-        code, document = watched(lab)
-        silent = start(lab)
+        code, document = watched(lab, datagrams)
+        silent = start(lab, 0.5)
         out, _ = silent.communicate(timeout=30)
     assert (code, document["state"]) == (Exit.OK, "healthy")
     assert not dropped(document, host=True)
     assert silent.returncode == Exit.BROKEN
-    assert out.startswith("Undecided: no tunnel packet arrived in 3 s on eth0.")
+    assert out.startswith("Undecided: no tunnel packet arrived in 0.5 s on eth0.")
 
 
 def test_a_bundle_holds_what_matters_and_no_address_of_the_host(tmp_path: Path) -> None:

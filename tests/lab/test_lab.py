@@ -296,7 +296,16 @@ def test_nic_forwarder_carries_a_tcp_transfer() -> None:
         assert lab.receiver.counters().tcp_in_csum_errors == 0
 
 
-@pytest.mark.parametrize("cause", CAUSES)
+@pytest.mark.skipif(Path("/proc/net/ip_vs").exists(), reason="this kernel has IPVS")
+def test_without_ipvs_the_error_says_so() -> None:
+    with pytest.raises(
+        CsumfixError, match=r"Can't initialize ipvs.* IPVS\): load its module"
+    ) as caught:
+        Lab("ipvs").__enter__()
+    assert caught.value.code == Exit.KERNEL
+
+
+@pytest.mark.parametrize("cause", [cause for cause in CAUSES if cause != "ipvs"])
 def test_node_keeps_its_offload_settings(cause: str) -> None:
     with Lab(cause) as lab:
         for device in ("eth0", *((lab.device,) if lab.client.name == "sender" else ())):

@@ -133,6 +133,22 @@ def test_of_two_tunnels_only_the_sick_one_changes_its_lane(lab: Lab) -> None:
         assert daemon.status()["service"]["lane_changes"] == 1
 
 
+@HEALTHY
+def test_many_ports_that_change_their_lane_at_once_are_one_line(lab: Lab, tmp_path: Path) -> None:
+    links = (f"link add vx{i} type vxlan id {i} dstport {20_000 + i}" for i in range(50))
+    lab.sender.run(["ip", "-batch", "-"], input="\n".join(links))
+    file = tmp_path / "csumfix.toml"
+    file.touch()
+    with service(lab.sender, f"--config={file}") as shim:
+        file.write_text('lane = "queue"')
+        shim.process.send_signal(signal.SIGHUP)
+        line = shim.wait_for("warning: ports ")
+        assert "8472" in line
+        assert line.endswith(", and 43 more: now in the queue lane: setting lane = queue")
+        assert sum("now in the" in line for line in shim.lines()) == 1
+        assert shim.status()["service"]["lane_changes"] == 51
+
+
 # Changes under load
 
 

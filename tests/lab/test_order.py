@@ -1,7 +1,7 @@
 """A flow stays in order: csumfix reorders no more than the network does without it.
 
 A flow that goes two ways through the sender is reordered where one way is slower. So the loads
-here mix packets of the MTU with super-packets in one flow, as any request and answer does.
+here mix packets of the MTU with GSO packets in one flow, as any request and answer does.
 
 How noise is told from effect: the load has a fixed rate far below what the machine can carry, so
 that nothing is lost and nothing comes late by itself. It runs three times with csumfix and three

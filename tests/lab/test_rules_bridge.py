@@ -17,6 +17,7 @@ import pytest
 
 from csumfix_lab.node import Node
 from csumfix_lab.sandbox import Sandbox
+from tests.lab.harness import LANES, service
 
 SCRIPT = Path(__file__).parents[2] / "iptables" / "csumfix-rules"
 COUNT = 200
@@ -154,3 +155,119 @@ def test_no_flooded_packet_is_lost(bridge: Bridge, family: str, kind: str) -> No
         assert bridge.arrived(target, GROUPS[family], first=41000) == COUNT
         bridge.apply("--bridged=queue")  # shows that the test could have failed
         assert bridge.arrived(target, GROUPS[family], first=42000) < COUNT / 2
+
+
+# Head-end replication: the host's own vxlan device is a port of its bridge, and sends a copy of
+# what a guest broadcasts to each remote end.
+
+
+class Replication:
+    """A host with guest "a" on its bridge, and remote hosts "b" and "c" behind a tunnel."""
+
+    def __init__(self, sandbox: Sandbox) -> None:
+        self.host = Node(sandbox, "host")
+        self.guest = Node(sandbox, "a")
+        self.remotes = [Node(sandbox, name) for name in "bc"]
+        self._script(
+            self.host,
+            """
+ip link add wire up type bridge mcast_snooping 0
+ip addr add 198.51.100.1/24 dev wire
+ip link add br0 up type bridge mcast_snooping 0
+ip link add a0 master br0 up type veth peer name eth0 netns a
+ip link add vx0 type vxlan id 7 dstport 8472 local 198.51.100.1 udpcsum
+ip link set vx0 master br0 up
+bridge fdb append 00:00:00:00:00:00 dev vx0 dst 198.51.100.2
+bridge fdb append 00:00:00:00:00:00 dev vx0 dst 198.51.100.3
+iptables -t nat -A POSTROUTING -p udp --dport 8472 -j MASQUERADE --random-fully
+""",
+        )
+        self._script(self.guest, "ip addr add 10.9.0.1/24 dev eth0; ip link set eth0 up")
+        for number, remote in enumerate(self.remotes, 2):
+            name = remote.name
+            self._script(
+                self.host,
+                f"ip link add {name}0 master wire up type veth peer name eth0 netns {name}\n"
+                f"ethtool -K {name}0 tx off tso off gso off gro off",
+            )
+            self._script(
+                remote,
+                f"""
+ip addr add 198.51.100.{number}/24 dev eth0
+ip link set eth0 up
+ip link add vx0 type vxlan id 7 dstport 8472 local 198.51.100.{number} udpcsum
+ip addr add 10.9.0.{number}/24 broadcast 10.9.0.255 dev vx0
+ip link set vx0 up
+""",
+            )
+
+    @staticmethod
+    def _script(node: Node, script: str) -> None:
+        node.run(["sh", "-eu"], input=script)
+
+    def arrived(self, size: int, count: int = 50) -> list[tuple[int, int]]:
+        """Broadcast datagrams; return how many came to each remote, and how many differed."""
+        listeners = [
+            remote.popen(
+                [sys.executable, "-c", LISTEN], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+            )
+            for remote in self.remotes
+        ]
+        for listener in listeners:
+            assert listener.stdout
+            assert listener.stdout.readline() == "listening\n"
+        self.guest.run([sys.executable, "-c", BROADCAST, str(count), str(size)])
+        results = [json.loads(one.communicate(timeout=30)[0]) for one in listeners]
+        return [(result["arrived"], result["different"]) for result in results]
+
+
+BROADCAST = """
+import socket, sys, time
+count, size = map(int, sys.argv[1:])
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_BROADCAST, 1)
+    for number in range(count):
+        sock.sendto(number.to_bytes(4, "big") * (size // 4), ("10.9.0.255", 7000))
+        time.sleep(0.002)
+"""
+
+LISTEN = """
+import json, select, socket, sys
+sock = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+sock.bind(("", 7000))
+print("listening", flush=True)
+intact, sources = [], [sock, sys.stdin]
+while ready := select.select(sources, [], [], 0.5 if len(sources) == 1 else None)[0]:
+    if sock in ready:
+        data = sock.recv(65536)
+        if data == data[:4] * (len(data) // 4):
+            intact.append(data[:4])
+    else:
+        sources.remove(sys.stdin)
+print(json.dumps({"arrived": len(intact), "different": len(set(intact))}))
+"""
+
+
+@pytest.fixture
+def replication() -> Iterator[Replication]:
+    sandbox = Sandbox("host", "a", "b", "c")
+    try:
+        yield Replication(sandbox)
+    finally:
+        sandbox.close()
+
+
+@LANES
+@pytest.mark.parametrize(
+    "filtered", [False, True], ids=["without br_netfilter", "with br_netfilter"]
+)
+def test_each_copy_of_head_end_replication_arrives_once(
+    replication: Replication, lane: str, filtered: bool
+) -> None:
+    setting = Path("/proc/sys/net/bridge/bridge-nf-call-iptables")
+    replication.host.run(["sh", "-c", f"echo {int(filtered)} >{setting}"])
+    assert replication.arrived(400) == [(0, 0), (0, 0)], "the bug must show"
+    with service(replication.host, lane):
+        for size in (64, 1200):
+            assert replication.arrived(size) == [(50, 50), (50, 50)]
+    assert replication.arrived(400) == [(0, 0), (0, 0)]

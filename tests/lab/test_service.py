@@ -199,7 +199,7 @@ def test_status_shows_everything(lab: Lab) -> None:
     assert all(queue["copy_range"] >= 65531 for queue in state["queues"])
     assert {"jump", "queue-0", "queue-1"} <= {rule["role"] for rule in state["rules"]}
     assert sum(q["packets"] for q in state["service"]["queues"].values()) == 20
-    assert text.startswith("all is well: 1 port, 0 in the kernel lane, 1 in the queue lane")
+    assert text.startswith("all is well: 1 tunnel port, 0 in the kernel lane, 1 in the queue lane")
     for word in (lab.device, "recomputed", "queue-0"):
         assert word in text
     stopped = lab.sender.run([*CSUMFIX, "status", "--json"], check=False)

@@ -1,8 +1,13 @@
 """Tunnels over all kinds of underlays, and what else must survive on the way out.
 
-What this kernel lacks is not here: VLAN, bond, VRF, WireGuard, IPIP, GRE and ESP.
+What this kernel may lack is in tests/kernels: VLAN, bond, VRF, WireGuard, IPIP, GRE and ESP, and
+a qdisc that heeds SO_TXTIME.
 """
 
+import json
+import subprocess
+import sys
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -10,7 +15,18 @@ from dataclasses import dataclass
 import pytest
 
 from csumfix_lab import Lab
-from tests.lab.harness import LANES, checksum_errors, send, service, tcp_arrives
+from tests.lab.harness import (
+    LANES,
+    PEER,
+    address,
+    assert_no_rules,
+    checksum_errors,
+    link,
+    send,
+    service,
+    tcp_arrives,
+    wait_for_rules,
+)
 from tests.lab.tunnel import rebuild
 
 COUNT = 30
@@ -150,3 +166,101 @@ def test_mark_priority_tos_and_ecn_survive(bug: str, how: str) -> None:
         assert counter(lab, "seen") >= COUNT
         assert counter(lab, "whole") == counter(lab, "seen")
         assert arrived.whole is (bug == "none" or how != "without csumfix")
+
+
+# Fragments of outer packets
+
+LARGE_MTU = 5000
+
+
+def reassembled(lab: Lab) -> int:
+    return lab.receiver.all_counters()["IpReasmOKs"]
+
+
+@LANES
+@pytest.mark.parametrize("bug", ["none", "snat"])
+def test_a_tunnel_whose_packets_are_fragmented(bug: str, lane: str) -> None:
+    """The underlay's MTU is 1,500: the kernel fragments after all rules."""
+    with Lab(cause=bug) as lab:
+        rebuild(lab, "udpcsum local 192.0.2.1")  # a device that is bound may not be larger
+        link(lab, f"set {lab.device} mtu {LARGE_MTU}")
+        lab.receiver.run(["ip", "link", "set", lab.device, "mtu", "1450"])
+        with service(lab.sender, lane):
+            errors, before = checksum_errors(lab), reassembled(lab)
+            assert send(lab, COUNT, 4000, flows=5).whole
+            assert reassembled(lab) - before >= COUNT
+            assert tcp_arrives(lab, TCP_BYTES)
+            assert checksum_errors(lab) == errors
+
+
+# Sends one datagram of a tunnel in two fragments, its outer and inner checksum wrong. IP_NODEFRAG
+# keeps conntrack from putting them together.
+FRAGMENTS = """
+import json, socket, struct
+from scapy.all import IP, UDP, Raw, fragment
+from scapy.layers.vxlan import VXLAN
+from scapy.layers.l2 import Ether
+inner = Ether() / IP(src="10.1.0.1", dst="10.1.0.2") / UDP(chksum=0x1234) / Raw(bytes(2500))
+outer = IP(src="192.0.2.1", dst="192.0.2.2", id=77) / UDP(sport=50000, dport=8472, chksum=0x4321)
+parts = [bytes(part) for part in fragment(outer / VXLAN(vni=1) / inner, 1400)]
+with socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_RAW) as sock:
+    sock.setsockopt(socket.IPPROTO_IP, 22, 1)
+    for part in parts:
+        sock.sendto(part, ("192.0.2.2", 0))
+print(json.dumps([part.hex() for part in parts]))
+"""
+
+# Prints the fragments that arrive, from the IP header on.
+SEE = """
+import json, socket, sys
+sock = socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(0x0800))
+sock.bind(("eth0", 0x0800))
+sock.settimeout(15)
+print("listening", flush=True)
+parts = []
+while len(parts) < int(sys.argv[1]):
+    data = sock.recv(65536)
+    if data[4:6] == bytes([0, 77]):
+        parts.append(data.hex())
+print(json.dumps(parts))
+"""
+
+
+@LANES
+def test_fragments_leave_as_they_came(lane: str) -> None:
+    with Lab(cause="none") as lab, service(lab.sender, lane):
+        watcher = lab.receiver.popen(
+            [sys.executable, "-c", SEE, "2"], stdout=subprocess.PIPE, stdin=subprocess.DEVNULL
+        )
+        assert watcher.stdout
+        assert watcher.stdout.readline() == "listening\n"
+        sent = json.loads(lab.sender.run([sys.executable, "-c", FRAGMENTS]).stdout)
+        arrived = json.loads(watcher.communicate(timeout=20)[0])
+        assert len(sent) == 2
+        assert arrived == sent
+
+
+# A host that has no tunnel at times
+
+
+@LANES
+def test_the_only_device_comes_and_goes_under_load(lane: str) -> None:
+    with Lab(cause="dnat") as lab:
+        link(lab, f"del {lab.device}")
+        with service(lab.sender, lane) as shim:
+            shim.wait_for("ready: no vxlan device yet")
+            assert_no_rules(lab.sender)
+            for _ in range(3):
+                rebuild(lab, "udpcsum local 192.0.2.1")
+                flood = [sys.executable, PEER, "flood", address(lab), "53", "--rate=10000"]
+                load = lab.sender.popen(flood, stdin=subprocess.PIPE, stderr=subprocess.DEVNULL)
+                wait_for_rules(lab.sender, "8472")
+                time.sleep(0.2)  # what was on its way before has arrived by then
+                errors = checksum_errors(lab)
+                assert tcp_arrives(lab, TCP_BYTES)
+                assert checksum_errors(lab) == errors
+                link(lab, f"del {lab.device}")  # while packets leave
+                load.kill()
+                load.communicate()
+                wait_for_rules(lab.sender, "CSUMFIX", present=False, timeout=5)
+            assert not [line for line in shim.lines() if line.startswith(("error", "warning"))]

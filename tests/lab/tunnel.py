@@ -7,7 +7,7 @@ UNBOUND = "udpcsum"
 
 
 def rebuild(lab: Lab, options: str, *, forwarding: bool = True) -> None:
-    """Replace the sender's vxlan device.
+    """Replace the sender's vxlan device, if there is one.
 
     options: of the new device, besides its number, its port and its MAC address.
     forwarding: whether to make the FDB entry of the other end, too; see forward().
@@ -16,7 +16,7 @@ def rebuild(lab: Lab, options: str, *, forwarding: bool = True) -> None:
     family = "-6" if lab.spec.ipv6 else "-4"
     vtep, vtep6 = there.vtep.ip(False), there.vtep.ip(True)
     script = f"""
-ip link del {lab.device}
+ip link del {lab.device} 2>/dev/null || true
 ip {family} link add {lab.device} mtu {lab.spec.tunnel_mtu} address {here.mac} \
     type vxlan id 1 dstport {lab.spec.port} nolearning {options}
 ip link set {lab.device} up

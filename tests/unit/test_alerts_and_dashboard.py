@@ -73,6 +73,50 @@ def test_expressions_of_the_dashboard_are_valid(tmp_path: Path) -> None:
     assert f"SUCCESS: {len(rules)} rules found" in promtool("check", "rules", file)
 
 
+def shown(title: str) -> str:
+    """Return the PromQL expression of a panel with one number."""
+    (panel,) = (
+        one for one in dashboard()["panels"] if one["type"] == "stat" and one["title"] == title
+    )
+    found: str = panel["targets"][0]["expr"]
+    return found.replace("$instance", ".*").replace("$__rate_interval", "5m")
+
+
+@pytest.mark.parametrize(
+    ("tunnels", "loaded", "nat", "rules", "cured"),
+    [
+        (0, 0, "0x20", 2, 0),
+        (1, 1, "0+600x20", 1, 10),
+        (1, 0, "0x20", 0, 0),
+    ],
+    ids=["no tunnel", "kernel lane", "rules missing"],
+)
+def test_a_node_without_tunnels_is_not_red_and_the_kernel_lane_cures(
+    tmp_path: Path, tunnels: int, loaded: int, nat: str, rules: int, cured: int
+) -> None:
+    where = "{instance='a'}"
+    series = {
+        f"csumfix_tunnels{where}": f"{tunnels}x20",
+        f"csumfix_rules_loaded{where}": f"{loaded}x20",
+        f"csumfix_nat_packets_total{where}": nat,
+    }
+    test = {
+        "interval": "1m",
+        "input_series": [{"series": name, "values": values} for name, values in series.items()],
+        "promql_expr_test": [
+            {
+                "expr": shown(title),
+                "eval_time": "10m",
+                "exp_samples": [{"labels": "{}", "value": value}],
+            }
+            for title, value in (("Rules", rules), ("Cured", cured))
+        ],
+    }
+    file = tmp_path / "dashboard.test.json"  # JSON is YAML
+    file.write_text(json.dumps({"evaluation_interval": "1m", "tests": [test]}))
+    assert "SUCCESS" in promtool("test", "rules", file)
+
+
 def test_rules_and_example_are_valid() -> None:
     assert f"SUCCESS: {len(rules())} rules found" in promtool("check", "rules", RULES)
     assert "FAILED" not in promtool("check", "config", DEPLOY / "prometheus.yml")

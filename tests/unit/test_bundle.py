@@ -78,7 +78,7 @@ def test_it_overwrites_nothing(tmp_path: Path, kind: str) -> None:
     else:
         path.symlink_to(tmp_path / "elsewhere")
     with (
-        pytest.raises(CsumfixError, match="exists already: name a new file") as refused,
+        pytest.raises(CsumfixError, match="exists already; name a new file") as refused,
         bundle.optional(path, replace=False),
     ):
         pytest.fail("a bundle was begun")

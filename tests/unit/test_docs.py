@@ -119,7 +119,7 @@ def test_every_file_that_developers_are_sent_to_exists(name: str) -> None:
 
 @EVERY_PAGE
 def test_every_target_of_make_exists(page: Path) -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z0-9-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE))
     named = {
         found
         for code in _code(page)
@@ -152,6 +152,7 @@ def test_every_page_names_the_version_that_there_is() -> None:
         named = re.findall(r"(?:csumfix:|newTag: )(\d[\w.]*)", path.read_text())
         assert set(named) <= {version}, path
     assert f"\n## {version}" in (ROOT / "CHANGELOG.md").read_text()
+    assert (ROOT / "debian/changelog").read_text().startswith(f"csumfix ({version}-")
 
 
 def test_readme_is_two_screens() -> None:
