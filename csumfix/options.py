@@ -67,12 +67,12 @@ class Options:
         metadata=_about(
             "lane",
             "Who completes the checksums: the kernel before NAT (kernel), csumfix in a queue "
-            "(queue), or whichever the packets that leave show to be necessary (auto).",
+            "(queue), or whichever proves to be necessary (auto).",
             values={
                 "auto": "kernel lane; a port is in the queue lane while its packets are seen to "
-                "leave wrong",
+                "leave wrong, or if probes show that its checksums are lost on the way",
                 "kernel": "kernel lane only, whatever leaves",
-                "queue": "queue lane only: for NICs that lie, and for relays",
+                "queue": "queue lane only",
             },
         ),
     )
@@ -90,9 +90,20 @@ class Options:
         metadata=_about(
             "tap-pause",
             "Seconds between two looks at the packets that leave. 0: never look.",
-            "Without looks, lane auto does the same as lane kernel.",
+            "Without looks, only probes can move a port to the queue lane.",
             bounds=(0, 3600),
             metavar="SECONDS",
+        ),
+    )
+    probe: str = field(
+        default="on",
+        metadata=_about(
+            "probe",
+            "Whether to ask the other ends of the tunnels, with a few packets every 30 seconds, "
+            "what arrives there.",
+            "Without probes, a NIC that lies and a relay are not noticed. docs/security.md lists "
+            "the packets.",
+            values={"on": "ask", "off": "send nothing"},
         ),
     )
     ports: tuple[int, ...] = field(
