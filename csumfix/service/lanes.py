@@ -232,7 +232,14 @@ def _after_trial(before: PortLane, probes: ProbeFinding, now: float) -> PortLane
 
 def lanes_to_json(lanes: Mapping[int, PortLane]) -> dict[str, Any]:
     """Return the lanes as plain data, for a successor."""
-    return {str(port): asdict(lane) for port, lane in lanes.items()}
+    return {str(port): _lane_to_json(lane) for port, lane in lanes.items()}
+
+
+def _lane_to_json(lane: PortLane) -> dict[str, Any]:
+    plain = asdict(lane)
+    if lane.trial is Trial.NONE:
+        del plain["trial"]  # 65535 ports have to fit into a message
+    return plain
 
 
 def lanes_from_json(plain: Any) -> dict[int, PortLane]:

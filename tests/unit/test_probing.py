@@ -274,7 +274,7 @@ def test_a_change_of_tunnels_is_probed_soon() -> None:
         assert len(host.asked) == 1
         host.tunnels = [FLANNEL, OTHER]
         host.links_change()
-        await asyncio.sleep(11)
+        await asyncio.sleep(13)
         assert len(host.asked[-1][0]) == 2, "after the pause between two lookups"
         await process.stop()
 
