@@ -43,7 +43,7 @@ ROOT_PACKAGES := git mmdebstrap debian-archive-keyring $(if $(filter 0,$(shell i
 EMULATED := aarch64 s390x
 EMULATED_PACKAGES = make qemu-user gcc-$(MACHINE)-linux-gnu libc6-dev-$(MACHINE:aarch64=arm64)-cross
 
-DEB_PACKAGES := $(INSTALL_PACKAGES) debhelper dpkg-dev
+DEB_PACKAGES := $(INSTALL_PACKAGES) build-essential debhelper
 
 # Packages for the benchmark.
 BENCH_PACKAGES := $(PACKAGES) iperf3 sockperf
@@ -104,7 +104,8 @@ test: $(DEV) ## Run every test: C under sanitizers, units, and the lab
 	$(MAKE) -C csrc check
 	$(MAKE) -C tests/fuzz smoke
 	$(BIN)/pytest -n auto tests/unit
-	$(BIN)/pytest tests/lab
+	$(BIN)/pytest -n auto -m 'not alone' tests/lab
+	$(BIN)/pytest -m alone tests/lab
 	$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider tests/install
 
 .PHONY: test-unit

@@ -38,7 +38,7 @@ def parts_of(package: str) -> Iterator[None]:
 def absent(module: str) -> Iterator[None]:
     """Within this context, importing the module fails as if Python had been built without it.
 
-    asyncio can do without ssl (asyncio/sslproto.py), which costs 4.5 MB for OpenSSL, and the
+    asyncio works without ssl (asyncio/sslproto.py), which costs 4.5 MB for OpenSSL, and the
     service makes no TLS connection. A later import of the module finds it.
     """
     if module in sys.modules:

@@ -99,7 +99,7 @@ def data(ends: Ends, ports: tuple[int, int], acknowledged: int, *, gso: bool) ->
 
 
 def echo(ends: Ends, number: int, sequence: int, length: int, *, complete: bool) -> bytes:
-    """Return a virtio_net_hdr and a frame with an echo request and so many zeros of data."""
+    """Return a virtio_net_hdr and a frame with an echo request and this many zeros of data."""
     kind = ECHO_REQUESTS[ends.version]
     message = MESSAGE.pack(kind, 0, 0, number, sequence & 0xFFFF) + bytes(length)
     protocol = ICMP if ends.version == 4 else ICMPV6  # noqa: PLR2004

@@ -1,4 +1,4 @@
-"""Asks the other ends of tunnels which packets reach them, without any agent there.
+"""Finds out which packets reach the other ends of tunnels, without any agent there.
 
 Theory of operation
 -------------------
@@ -70,7 +70,7 @@ from csumfix.host.remotes import Remote
 ROUNDS = 40
 INTERVAL = 0.05
 LONGEST = 4.0
-"""Seconds after which no more packets are sent, on a host that has not time for all rounds."""
+"""Seconds after which no more packets are sent, on a host that is too slow for all rounds."""
 
 PATIENCE = 0.7
 """Seconds that the last answers may take."""
@@ -484,23 +484,25 @@ class Prober:
         senders: Mapping[int, socket.socket],
     ) -> None:
         """Decide which kinds of probes a remote end gets."""
-        remote, kinds = probed.remote, self._extent.kinds
+        remote = probed.remote
         sender = senders.get(remote.device)
         if sender and remote.dest_mac and remote.source_mac and remote.source:
             frames = _Frames(remote, sender)
-            for kind in FRAMES:
-                if kind in kinds:
-                    self._sends.append((self._begin(probed, kind), frames.of(kind)))
+            for kind in self._wanted(FRAMES):
+                self._sends.append((self._begin(probed, kind), frames.of(kind)))
             if remote.vtep:
                 self._plan_datagrams(stack, probed)
         elif self._extent.wanted is None:
             self._plan_ping(stack, readers, probed)
-        if Kind.CONNECT in kinds:
-            self._connects.append((self._begin(probed, Kind.CONNECT), remote))
-        if self._mark is not None:
-            self._connects.append((self._begin(probed, Kind.MARKED), remote))
-            if host_address(remote.version) not in ("", remote.source):
-                self._connects.append((self._begin(probed, Kind.MARKED_HOST), remote))
+        for kind in self._wanted(SOCKETS):
+            if kind in MARKS and self._mark is None:
+                continue
+            if kind is Kind.MARKED_HOST and host_address(remote.version) in ("", remote.source):
+                continue
+            self._connects.append((self._begin(probed, kind), remote))
+
+    def _wanted(self, kinds: Collection[Kind]) -> list[Kind]:
+        return [kind for kind in kinds if kind in self._extent.kinds]
 
     def _begin(self, probed: Probed, kind: Kind) -> _Series:
         outcome = probed.outcomes[kind] = Outcome()
@@ -513,9 +515,8 @@ class Prober:
     def _plan_datagrams(self, stack: contextlib.ExitStack, probed: Probed) -> None:
         remote = probed.remote
         family = socket.AF_INET6 if ":" in remote.vtep else socket.AF_INET
-        for kind, form in ((Kind.WRAPPED, socket.SOCK_RAW), (DATAGRAMS[1], socket.SOCK_DGRAM)):
-            if kind not in self._extent.kinds:
-                continue
+        for kind in self._wanted(DATAGRAMS):
+            form = socket.SOCK_RAW if kind is Kind.WRAPPED else socket.SOCK_DGRAM
             series = self._begin(probed, kind)
             try:
                 sock = stack.enter_context(socket.socket(family, form, socket.IPPROTO_UDP))
@@ -533,6 +534,8 @@ class Prober:
         self, stack: contextlib.ExitStack, readers: contextlib.ExitStack, probed: Probed
     ) -> None:
         """Ping by a socket for which no privileges are needed, if the host permits that."""
+        if Kind.PING not in self._extent.kinds:
+            return
         remote, series = probed.remote, self._begin(probed, Kind.PING)
         is_v4 = remote.version == 4  # noqa: PLR2004
         family = socket.AF_INET if is_v4 else socket.AF_INET6
@@ -686,5 +689,5 @@ def host_address(version: int) -> str:
 
 
 def is_arriving_wrong(outcome: Outcome) -> bool:
-    """Tell whether an answer arrived that is surely wrong."""
+    """Tell whether an answer arrived that is certainly wrong."""
     return bool(WRONG & outcome.arrived.keys())

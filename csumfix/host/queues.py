@@ -1,4 +1,4 @@
-"""Netfilter queues: NetfilterQueue binds and unbinds them, a drain in a thread does all else.
+"""Netfilter queues: NetfilterQueue binds and unbinds them; a drain thread does everything else.
 
 NetfilterQueue opens the socket, binds the queue to it and sets its length. The drain
 (csrc/drain.h) then sets the copy range and the flags on the same socket, receives the packets and

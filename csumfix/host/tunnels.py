@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any, Literal
 from csumfix.errors import CsumfixError, Exit
 from csumfix.host import rtnetlink
 from csumfix.text import printable
+from csumfix.threads import in_thread
 
 Family = Literal["4", "6", "both"]
 
@@ -93,7 +93,7 @@ def parse_link(link: Any, default_ports: tuple[int, int]) -> Tunnel:
 
 async def discover() -> list[Tunnel]:
     """Return the vxlan devices of the current network namespace."""
-    return await asyncio.to_thread(_discover)
+    return await in_thread(_discover)
 
 
 def _discover() -> list[Tunnel]:
@@ -110,8 +110,7 @@ def _links() -> list[Any]:
             continue
         except rtnetlink.NetlinkError as error:
             raise CsumfixError(
-                f"cannot list the network devices: {os.strerror(error.code)}: "
-                "look for what it says in dmesg",
+                f"cannot list the network devices: {os.strerror(error.code)}: see dmesg",
                 Exit.KERNEL,
             ) from None
     raise CsumfixError(

@@ -1,12 +1,11 @@
 """The devices that carry tunnels: the ones on which their outer packets leave this host.
 
-Where another header follows by way of a device (IPIP, GRE, WireGuard), that device is meant: the
-outer packet can be seen there. IPsec in transport mode has no device: what leaves is encrypted.
+If a device adds another header (IPIP, GRE, WireGuard), that device is meant: the outer packet is
+visible there. IPsec in transport mode has no device: what leaves is encrypted.
 """
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections.abc import Collection, Iterable
 from contextlib import suppress
@@ -14,6 +13,7 @@ from contextlib import suppress
 from csumfix.host import rtnetlink
 from csumfix.host.rtnetlink import NetlinkError
 from csumfix.host.tunnels import Tunnel
+from csumfix.threads import in_thread
 
 REMOTES = 256
 """How many remote ends are looked up: a node has few underlays, if many remotes."""
@@ -31,9 +31,9 @@ async def find(tunnels: Collection[Tunnel], *, named: bool) -> frozenset[int]:
     unbound = [tunnel for tunnel in tunnels if not tunnel.underlay]
     found: set[int] = set()
     if unbound or named:
-        found = await asyncio.to_thread(_of_unbound, unbound, named)
+        found = await in_thread(_of_unbound, unbound, named)
     if bound:
-        found |= await asyncio.to_thread(_without_vrfs, bound)
+        found |= await in_thread(_without_vrfs, bound)
     return frozenset(found)
 
 

@@ -1,8 +1,8 @@
-"""Serves the metrics, and sends the probes that measure the time in the queues meanwhile.
+"""Serves the metrics, and meanwhile sends the probes that measure the waiting time in the queues.
 
-``/metrics`` is for Prometheus, ``/healthz`` for whatever supervises the process. There is no
-password and no encryption: anybody who can reach the address may read, so let it be a local one.
-See httpserver.py for what clients can cost.
+``/metrics`` is for Prometheus, ``/healthz`` for the program that supervises the process. There is
+no password and no encryption: anybody who can reach the address may read, so use a local one. See
+httpserver.py for what clients can cost.
 
 metrics.py and prometheus_client are imported when metrics are served for the first time.
 """

@@ -6,7 +6,6 @@ goes on. Tests hand in fakes that note what was done, and in which order.
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
@@ -24,6 +23,7 @@ from csumfix.host.remotes import Remote
 from csumfix.host.rules import RuleSet
 from csumfix.host.tunnels import Tunnel
 from csumfix.service.netlink import listening
+from csumfix.threads import in_thread
 
 
 class Rules(Protocol):
@@ -165,23 +165,23 @@ class ScriptRules:
 
     async def apply(self, wanted: RuleSet) -> None:
         """Make exactly these rules be loaded."""
-        await asyncio.to_thread(rules.apply, wanted)
+        await in_thread(rules.apply, wanted)
 
     async def remove(self) -> None:
         """Remove our rules; nothing happens if there are none."""
-        await asyncio.to_thread(rules.remove)
+        await in_thread(rules.remove)
 
     async def differences(self, wanted: RuleSet) -> tuple[str, ...]:
         """Return how the loaded rules differ from these."""
-        return await asyncio.to_thread(rules.differences, wanted)
+        return await in_thread(rules.differences, wanted)
 
     async def packets(self) -> Counter[str]:
         """Count the packets that met our rules, by the rule's role."""
-        return await asyncio.to_thread(rules.packets)
+        return await in_thread(rules.packets)
 
     async def changes_are_announced(self) -> bool:
         """Tell whether changes of rules make netlink events."""
-        return await asyncio.to_thread(rules.changes_are_announced)
+        return await in_thread(rules.changes_are_announced)
 
     def conntrack_is_on(self) -> bool:
         """Tell whether conntrack follows any connection."""
@@ -205,15 +205,15 @@ class IpsetFlows:
 
     async def create(self) -> None:
         """Make an empty set of flows, or take the one that rules still use."""
-        await asyncio.to_thread(flows.create)
+        await in_thread(flows.create)
 
     async def destroy(self) -> None:
         """Remove the set, if it is there and no rule uses it."""
-        await asyncio.to_thread(flows.destroy)
+        await in_thread(flows.destroy)
 
     async def are_left(self) -> bool:
         """Tell whether any flow is in the set."""
-        return await asyncio.to_thread(flows.are_left)
+        return await in_thread(flows.are_left)
 
 
 class NetfilterQueues:
@@ -269,7 +269,7 @@ class ThreadTap:
 
     async def stop(self) -> None:
         """Stop watching; nothing happens if that has been done."""
-        await asyncio.to_thread(self._tap.stop)
+        await in_thread(self._tap.stop)
 
     def watch(self, devices: frozenset[int], ports: frozenset[int], pause: float) -> None:
         """Watch these devices for packets to these ports from now on."""

@@ -106,7 +106,7 @@ class Listener:
             who = found.stranger or "a process that does not answer"
             self.trouble = f"{who} has the name @csumfix, which is for csumfix"
             log.warning(
-                "%s: serving on without it, and trying again",
+                "%s: continuing without it, and trying again",
                 self.trouble,
                 extra={"event": "name_taken"},
             )
@@ -174,7 +174,7 @@ class Listener:
 def already_running(who: str) -> CsumfixError:
     """Return the refusal of a second service."""
     return CsumfixError(
-        f"csumfix runs already in this network namespace ({who}): "
+        f"csumfix already runs in this network namespace ({who}): "
         "one service repairs all its tunnels: "
         "stop that one first, replace it with --take-over, or see 'csumfix status'",
         Exit.IN_USE,

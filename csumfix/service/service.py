@@ -54,7 +54,7 @@ SETTLE = 0.2
 """Seconds to wait after an event: a CNI plugin makes many at once."""
 
 SHARE = 0.1
-"""Share of a CPU that each kind of work may take which other programs cause."""
+"""Share of a CPU that each kind of work that other programs can cause may take."""
 
 RULES_PAUSE, RULES_SILENT, RULES_ANNOUNCED = 4.0, 7.0, 60.0
 """Seconds between two checks of our rules: at least; at most, if changes of rules make no netlink
@@ -110,7 +110,7 @@ class Service:
     """Repairs the tunnels of the current network namespace until it is told to stop.
 
     options: the settings to start with.
-    load: reads the settings anew; raises CsumfixError if they are wrong.
+    load: reads the settings again; raises CsumfixError if they are wrong.
     successor: starts another process like this one.
     """
 
@@ -384,7 +384,7 @@ class Service:
             self._ask_now()
         if differs:
             log.warning(
-                "another program changed the rules, which are restored: %s",
+                "another program changed the rules; restored: %s",
                 "; ".join(differs[:SHOWN_DIFFERENCES]),
                 extra={"event": "rules_restored"},
             )
@@ -445,7 +445,9 @@ class Service:
             self._work.stop()
             return
         except OSError as error:  # too many open files, for example: no reason to be killed
-            log.error("cannot look at the queues: %s", error, extra={"event": "health_unknown"})
+            log.error(
+                "cannot read the state of the queues: %s", error, extra={"event": "health_unknown"}
+            )
         if self._trouble:
             log.error(
                 "%s: the watchdog may kill this process",

@@ -1,4 +1,4 @@
-"""The service's state and counters at one moment, typed from the drains to whoever reads them.
+"""The service's state and counters at one moment, as typed objects.
 
 `status`, `top`, the metrics and the control socket all use these classes. On the control socket a
 snapshot is a JSON object. The service and the command that asks it can be of different versions,
@@ -214,7 +214,7 @@ class Snapshot:
     successor: process id of a successor that was started and has not taken over yet.
     trouble: why the service is not healthy; None if it is.
     control: what is wrong with the control socket; None if nothing is.
-    rules: that are surely loaded; None if none are.
+    rules: that are known to be loaded; None if none are, or if that is not known.
     lanes: one for each tunnel port.
     tunnels_count, lanes_count, queue_lane_count: how many there are; the lists can be cut.
     wrong_packets: that the tap saw leave wrong, of all ports.

@@ -27,6 +27,8 @@ READY_TIMEOUT = 10.0
 
 
 HEALTHY = pytest.mark.parametrize("lab", ["none"], indirect=True)
+ALONE = pytest.mark.alone
+"""For tests of rates, times and CPU: `make test` runs them without others beside them."""
 """A lab without a bug of its own, so that whatever is lost was lost by us."""
 
 

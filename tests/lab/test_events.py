@@ -12,6 +12,7 @@ import pytest
 from csumfix_lab import Lab
 from csumfix_lab.process import Process
 from tests.lab.harness import (
+    ALONE,
     CSUMFIX,
     HEALTHY,
     LANES,
@@ -86,6 +87,7 @@ LITTLE = 0.25
 """Share of a CPU. Some 0.05 on an idle machine; without a bound, all of it."""
 
 
+@ALONE
 @HEALTHY
 @pytest.mark.parametrize(("count", "rate"), [(600, 20), (1000, 5000)])
 def test_events_about_other_devices_cost_little(lab: Lab, count: int, rate: int) -> None:
@@ -99,6 +101,7 @@ def test_events_about_other_devices_cost_little(lab: Lab, count: int, rate: int)
             wait_for_rules(lab.sender, "4789", timeout=20)
 
 
+@ALONE
 @HEALTHY
 def test_a_tunnel_that_goes_up_and_down_costs_little(lab: Lab) -> None:
     add_tunnels(lab, 600)
@@ -108,6 +111,7 @@ def test_a_tunnel_that_goes_up_and_down_costs_little(lab: Lab) -> None:
             assert cpu_share(daemon, 4) < LITTLE
 
 
+@ALONE
 @HEALTHY
 def test_tunnels_that_come_and_go_all_the_time_cost_a_bounded_share(lab: Lab) -> None:
     add_tunnels(lab, 600)
@@ -120,6 +124,7 @@ def test_tunnels_that_come_and_go_all_the_time_cost_a_bounded_share(lab: Lab) ->
         wait_for_rules(lab.sender, "4789", timeout=30)
 
 
+@ALONE
 @HEALTHY
 @pytest.mark.parametrize(
     "change",

@@ -21,6 +21,7 @@ from csumfix.host.rules import SCRIPT
 from csumfix_lab import Lab
 from csumfix_lab.spec import RECEIVER, VIRTUAL_VTEP
 from tests.lab.harness import (
+    ALONE,
     CSUMFIX,
     HEALTHY,
     QUEUE,
@@ -36,6 +37,8 @@ from tests.lab.harness import (
     service,
     until,
 )
+
+pytestmark = ALONE
 
 CAUSE = pytest.mark.parametrize("lab", ["stateless"], indirect=True)
 """A bug that the kernel lane does not cure, and that a change of the forwarding table ends."""

@@ -1,7 +1,7 @@
 """Tunnels over all kinds of underlays, and what else must survive on the way out.
 
 What this kernel may lack is in tests/kernels: VLAN, bond, VRF, WireGuard, IPIP, GRE and ESP, and
-a qdisc that heeds SO_TXTIME.
+a qdisc that honours SO_TXTIME.
 """
 
 import json

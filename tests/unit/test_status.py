@@ -14,7 +14,7 @@ from csumfix.host.rules import LoadedRule
 from csumfix.service.lanes import Lane
 from csumfix.service.snapshot import NO_COUNTS, ReloadSnapshot, Snapshot
 from csumfix.views import status
-from csumfix.views.status import State, findings
+from csumfix.views.status import State, headlines
 from tests.unit.snapshots import lane, queue, snapshot, tunnel
 
 QUIET = lane(departures={"right": 73}, repaired=0)
@@ -108,7 +108,7 @@ def test_the_worst_comes_first_and_nothing_is_left_out() -> None:
     seen = healthy(
         trouble="queue 0 stands still", reload=ReloadSnapshot(ok=False), tap_fault="no permission"
     )
-    texts = [finding.text for finding in findings(state(seen))]
+    texts = [headline.text for headline in headlines(state(seen))]
     assert [text.split()[0] for text in texts] == ["trouble:", "warning:", "warning:"]
 
 
