@@ -101,7 +101,7 @@ class Options:
             "probe",
             "Whether to ask the other ends of the tunnels, with a few packets every 30 seconds, "
             "what arrives there.",
-            "Without probes, relays, and NICs that claim checksum offload and do not do it, are not "
+            "Without probes, relays and NICs that do not do what they claim are not "
             "noticed. docs/security.md lists the packets.",
             values={"on": "ask", "off": "send nothing"},
         ),
