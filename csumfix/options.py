@@ -67,13 +67,12 @@ class Options:
         metadata=_about(
             "lane",
             "Where checksums are completed: in the kernel before NAT (kernel), by csumfix in a "
-            "queue (queue), or wherever the packets that leave show it to be necessary (auto).",
+            "queue (queue), or wherever it proves to be necessary (auto).",
             values={
                 "auto": "kernel lane; a port moves to the queue lane while its packets leave with "
-                "a wrong checksum",
+                "a wrong checksum, or if probes whose checksum is left to offload are lost",
                 "kernel": "always the kernel lane",
-                "queue": "always the queue lane: for relays, and for NICs that claim checksum "
-                "offload and do not do it",
+                "queue": "always the queue lane",
             },
         ),
     )
@@ -91,9 +90,20 @@ class Options:
         metadata=_about(
             "tap-pause",
             "Seconds between two looks at departing packets. 0: never look.",
-            "With 0, lane auto does the same as lane kernel.",
+            "With 0, only probes can move a port to the queue lane.",
             bounds=(0, 3600),
             metavar="SECONDS",
+        ),
+    )
+    probe: str = field(
+        default="on",
+        metadata=_about(
+            "probe",
+            "Whether to ask the other ends of the tunnels, with a few packets every 30 seconds, "
+            "what arrives there.",
+            "Without probes, relays and NICs that do not do what they claim are not "
+            "noticed. docs/security.md lists the packets.",
+            values={"on": "ask", "off": "send nothing"},
         ),
     )
     ports: tuple[int, ...] = field(

@@ -6,9 +6,10 @@ little to do: the kernel puts the first part of its answer into the socket befor
 
 from __future__ import annotations
 
+import errno
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Container, Iterator
 from typing import Any
 
 from csumfix.host.changes import HEADER, messages
@@ -24,6 +25,9 @@ with parts_of("pyroute2"):
 NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x1, 0x4, 0x10, 0x300
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 ERROR = struct.Struct("=i")
+
+NEIGHBOUR = struct.Struct("=B3xiH")
+"""struct ndmsg of linux/neighbour.h, up to its state: family, device, state."""
 
 # linux/rtnetlink.h
 RTM_GETLINK, RTM_GETROUTE, RTM_GETNEIGH = 18, 26, 30
@@ -42,6 +46,7 @@ Message = Any
 __all__ = [
     "NetlinkDumpInterrupted",
     "NetlinkError",
+    "device",
     "links",
     "members",
     "neighbours",
@@ -74,11 +79,35 @@ def members(master: int) -> list[Message]:
     return [link for link in answer if link.get("master") == master]
 
 
-def neighbours() -> list[Message]:
-    """Return the forwarding entries of all devices (RTM_GETNEIGH of AF_BRIDGE)."""
+def device(index: int) -> Message | None:
+    """Return the network device with this number; None if there is none."""
+    request = ifinfmsg()
+    request["index"] = index
+    request["attrs"] = [("IFLA_EXT_MASK", RTEXT_FILTER_SKIP_STATS)]
+    try:
+        return next(iter(_ask(request, RTM_GETLINK, NLM_F_ACK)), None)
+    except NetlinkError as error:
+        if error.code == errno.ENODEV:
+            return None
+        raise
+
+
+def neighbours(
+    family: int = socket.AF_BRIDGE, devices: Container[int] | None = None, without: int = 0
+) -> list[Message]:
+    """Return the neighbours of a family; of AF_BRIDGE, the forwarding entries.
+
+    devices: whose neighbours are meant; None for all devices.
+    without: states (NUD_*), of which a neighbour must have none.
+    """
+
+    def is_meant(data: bytes) -> bool:
+        _, index, state = NEIGHBOUR.unpack_from(data, HEADER.size)
+        return not state & without and (devices is None or index in devices)
+
     request = ndmsg()
-    request["family"] = socket.AF_BRIDGE
-    return _ask(request, RTM_GETNEIGH, NLM_F_DUMP)
+    request["family"] = family
+    return _ask(request, RTM_GETNEIGH, NLM_F_DUMP, is_meant)
 
 
 def routes(family: int) -> list[Message]:
@@ -88,23 +117,31 @@ def routes(family: int) -> list[Message]:
     return _ask(request, RTM_GETROUTE, NLM_F_DUMP)
 
 
-def route_to(address: str) -> list[Message]:
-    """Return the route that a packet to this address takes."""
+def route_to(address: str, device: int = 0) -> list[Message]:
+    """Return the route that a packet to this address takes; device: by which it must leave."""
     request = rtmsg()
     request["family"] = socket.AF_INET6 if ":" in address else socket.AF_INET
     request["dst_len"] = 128 if ":" in address else 32
     request["attrs"] = [("RTA_DST", address)]
+    if device:
+        request["attrs"].append(("RTA_OIF", device))
     return _ask(request, RTM_GETROUTE, NLM_F_ACK)
 
 
-def _ask(request: Message, kind: int, flags: int) -> list[Message]:
+def _ask(
+    request: Message,
+    kind: int,
+    flags: int,
+    is_meant: Callable[[bytes], bool] = lambda _: True,
+) -> list[Message]:
+    """Ask and decode the answer; is_meant: which of its messages, since decoding takes long."""
     request["header"] = {"type": kind, "flags": NLM_F_REQUEST | flags, "sequence_number": 1}
     request.encode()
     with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as kernel:
         kernel.settimeout(TIMEOUT)
         kernel.connect((0, 0))  # takes no messages from other processes
         kernel.sendall(request.data)
-        return [_decoded(type(request), data) for data in _answer(kernel)]
+        return [_decoded(type(request), data) for data in _answer(kernel) if is_meant(data)]
 
 
 def _decoded(kind: type[Message], data: bytes) -> Message:

@@ -13,10 +13,13 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from csumfix.core import Policy, Stats
+from csumfix.evidence import offload
+from csumfix.evidence.probes import Prober, Probes
 from csumfix.evidence.tap import Tap, Traffic
-from csumfix.host import flows, queues, rules, tunnels, underlays
+from csumfix.host import flows, queues, remotes, rules, tunnels, underlays
 from csumfix.host.changes import Changes
 from csumfix.host.queues import KernelQueue
+from csumfix.host.remotes import Remote
 from csumfix.host.rules import RuleSet
 from csumfix.host.tunnels import Tunnel
 from csumfix.service.netlink import listening
@@ -106,6 +109,18 @@ class Queues(Protocol):
         """Tell whether the kernel has loaded NFQUEUE."""
 
 
+class OtherEnds(Protocol):
+    """The other ends of the tunnels; see host/remotes.py and evidence/probes.py."""
+
+    async def find(self, found: Sequence[Tunnel], enough: int) -> list[Remote]:
+        """Return so many remote ends of each of these tunnels and inner family, if there are."""
+
+    async def ask(
+        self, remotes: Sequence[Remote], underlays: Collection[int], *, watch: bool
+    ) -> Probes:
+        """Send them probes; watch: whether to look for their answers at the underlays, too."""
+
+
 class EgressTap(Protocol):
     """Looks at packets that leave; see evidence/tap.py."""
 
@@ -139,6 +154,7 @@ class Kernel:
     queues: Queues
     make_tap: Callable[[float, Callable[[], None]], EgressTap]
     listen: Listen
+    ends: OtherEnds
 
 
 # The real ones
@@ -226,6 +242,21 @@ class NetfilterQueues:
         return queues.PROC_QUEUES.exists()
 
 
+class ProbedEnds:
+    """The other ends, by rtnetlink and packet sockets."""
+
+    async def find(self, found: Sequence[Tunnel], enough: int) -> list[Remote]:
+        """Return so many remote ends of each of these tunnels and inner family, if there are."""
+        return await remotes.find(found, enough=enough)
+
+    async def ask(
+        self, remotes: Sequence[Remote], underlays: Collection[int], *, watch: bool
+    ) -> Probes:
+        """Send them probes; watch: whether to look for their answers at the underlays, too."""
+        ports = {remote.tunnel.port for remote in remotes}
+        return await Prober(remotes, ports, underlays, None, offload.extent(watch=watch)).run()
+
+
 class ThreadTap:
     """The egress tap, in a thread of its own."""
 
@@ -261,4 +292,5 @@ def real_kernel(queues: Queues | None = None) -> Kernel:
         queues=queues or NetfilterQueues(),
         make_tap=ThreadTap,
         listen=listening,
+        ends=ProbedEnds(),
     )

@@ -128,6 +128,7 @@ class _SnapshotCollector(Collector):
         yield from _tunnels(snapshot)
         yield from _lanes(snapshot)
         yield from _tap(snapshot)
+        yield from _probes(snapshot)
         yield from _rules(snapshot)
         yield from _config(snapshot.reload)
         yield _build(snapshot.version)
@@ -259,6 +260,39 @@ def _tap(snapshot: Snapshot) -> Iterator[Metric]:
         "Whether the egress tap can see packets.",
         value=not snapshot.tap_fault,
     )
+
+
+def _probes(snapshot: Snapshot) -> Iterator[Metric]:
+    """Yield what came of the probes to the other ends of the tunnels."""
+    yield CounterMetricFamily(
+        "csumfix_probe_rounds",
+        "Times that the other ends of the tunnels were asked.",
+        value=snapshot.probe_rounds,
+    )
+    labels = ["port", "kind"]
+    sent = CounterMetricFamily(
+        "csumfix_probes_sent",
+        "Probes sent to the other ends, by how their checksum was sent.",
+        labels=labels,
+    )
+    answered = CounterMetricFamily(
+        "csumfix_probes_answered",
+        "Probes that were answered, by how their checksum was sent.",
+        labels=labels,
+    )
+    lost = GaugeMetricFamily(
+        "csumfix_probe_lost",
+        "Whether probes whose checksum is left to offload are lost while others are answered.",
+        labels=["port"],
+    )
+    for one in snapshot.lanes[:LABELLED]:
+        port = str(one.port)
+        for kind in ("complete", "offloaded"):
+            sent.add_metric([port, kind], one.probes_sent.get(kind, 0))
+            answered.add_metric([port, kind], one.probes_answered.get(kind, 0))
+        if one.probe_lost is not None:
+            lost.add_metric([port], one.probe_lost)
+    yield from (sent, answered, lost)
 
 
 def _rules(snapshot: Snapshot) -> Iterator[Metric]:

@@ -139,6 +139,19 @@ def _warnings(service: Snapshot) -> Iterator[Headline]:
         yield Headline(
             f"warning: a packet left with a wrong checksum {ago} ago: {remedy}", WARNING
         )
+    for one in service.lanes:
+        if one.probe_lost:
+            yield Headline(
+                f"warning: the {one.lane} lane does not cure port {one.port}: "
+                f"run 'csumfix doctor': {one.probe_why}",
+                WARNING,
+            )
+    if service.probe_fault and not service.tap_fault:
+        yield Headline(
+            f"warning: no probes, so a NIC that lies is not noticed: {service.probe_fault}: "
+            "set probe = off if that is meant to be so",
+            WARNING,
+        )
     if not service.reload.ok:
         yield Headline(
             "warning: the last reload failed, the old settings are in force: see the log", WARNING

@@ -35,6 +35,9 @@ ALONE = pytest.mark.alone
 QUEUE = "--lane=queue"
 """For what is about queues: by default they are not used unless something is wrong."""
 
+SILENT = "--probe=off"
+"""For tests that count packets, or want theirs to be the first."""
+
 LANES = pytest.mark.parametrize("lane", ["--lane=auto", QUEUE])
 
 

@@ -16,6 +16,7 @@ from tests.lab.harness import (
     CSUMFIX,
     HEALTHY,
     LANES,
+    SILENT,
     Load,
     Service,
     checksum_errors,
@@ -180,7 +181,7 @@ def netlink_drops(lab: Lab, daemon: Service) -> int:
 @pytest.mark.parametrize("lab", ["stateless"], indirect=True)
 def test_an_underlay_is_found_when_the_remote_end_becomes_known(lab: Lab) -> None:
     rebuild(lab, UNBOUND, forwarding=False)
-    with service(lab.sender) as daemon:
+    with service(lab.sender, SILENT) as daemon:
         until_settled(daemon)
         forward(lab)
         time.sleep(1.5)
@@ -194,7 +195,7 @@ def test_an_underlay_is_followed_when_the_route_changes(lab: Lab) -> None:
     rebuild(lab, UNBOUND)
     link(lab, "add under0 link eth0 type macvlan mode bridge")
     link(lab, "set under0 up")
-    with service(lab.sender) as daemon:
+    with service(lab.sender, SILENT) as daemon:
         until_settled(daemon)
         route = "ip route add 192.0.2.200/32 dev under0 src 192.0.2.1"
         lab.sender.run(route.split())

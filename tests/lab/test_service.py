@@ -13,6 +13,7 @@ from tests.lab.harness import (
     HEALTHY,
     LANES,
     QUEUE,
+    SILENT,
     Load,
     Service,
     assert_no_rules,
@@ -102,7 +103,7 @@ def test_traffic_goes_on_after_kill_9(lab: Lab) -> None:
 
 @HEALTHY
 def test_a_frozen_service_lets_through_what_its_socket_cannot_hold(lab: Lab) -> None:
-    with service(lab.sender, QUEUE) as daemon:
+    with service(lab.sender, SILENT, QUEUE) as daemon:
         assert send_while_stopped(lab, daemon.process, 20_000, 1400, 20_000).whole
         (queue,) = daemon.status()["service"]["queues"].values()
         assert queue["overruns"] + queue["packets"] == 20_000
@@ -189,7 +190,7 @@ def test_wrong_arguments(lab: Lab) -> None:
 
 
 def test_status_shows_everything(lab: Lab) -> None:
-    with service(lab.sender, QUEUE, "--queues", "2") as daemon:
+    with service(lab.sender, SILENT, QUEUE, "--queues", "2") as daemon:
         assert send(lab, 20, 64, flows=20).whole
         state = daemon.status()
         text = lab.sender.run([*CSUMFIX, "status"]).stdout
