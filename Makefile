@@ -134,7 +134,7 @@ test-image: $(DEV) ## Build the container image from scratch and run it in the l
 .PHONY: test-kernels
 test-kernels: $(DEV) ## Boot Debian's kernels 6.1 and 6.12 without KVM, and run what needs their modules
 	@tools/install-packages $(KERNEL_PACKAGES)
-	@tools/unpack-package busybox-static $(BUSYBOX)
+	@tools/unpack-package $(BUSYBOX) busybox-static
 	$(BIN)/python -m tests.kernels
 
 .PHONY: test-debian12

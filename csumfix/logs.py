@@ -20,6 +20,10 @@ BURST, PERIOD = 5, 60.0
 KINDS = 100
 """How many kinds of lines are remembered."""
 
+UNLIMITED = frozenset({"lane_changed"})
+"""Events of which every line is logged. service/lanes.py bounds how often a lane changes, and the
+change of many lanes is one line."""
+
 # The attributes that logging itself gives a record; all others come from "extra".
 _OWN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message"}
 
@@ -86,6 +90,8 @@ class RateLimit(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Tell whether the line may pass."""
+        if getattr(record, "event", None) in UNLIMITED:
+            return True
         now = self._clock()
         if record.msg not in self._seen and len(self._seen) >= KINDS:
             del self._seen[next(iter(self._seen))]

@@ -15,6 +15,7 @@ from csumfix.host import rtnetlink
 from csumfix.host.rtnetlink import NetlinkDumpInterrupted, NetlinkError
 from csumfix.host.tunnels import Tunnel
 from csumfix.text import printable
+from csumfix.threads import in_thread
 
 ENOUGH = 3
 """Remote ends of one tunnel and inner family."""
@@ -87,9 +88,9 @@ async def find(
     Raises CsumfixError if the route to a wanted address does not lead into a tunnel.
     """
     if wanted:
-        tables = await asyncio.to_thread(_read)
+        tables = await in_thread(_read)
         return [await _wanted(tables, tunnels, address) for address in wanted]
-    return await asyncio.to_thread(_of_tunnels, tunnels, enough)
+    return await in_thread(_of_tunnels, tunnels, enough)
 
 
 def _of_tunnels(tunnels: Sequence[Tunnel], enough: int) -> list[Remote]:
@@ -144,7 +145,7 @@ def _of_tunnel(tables: _Tables, tunnel: Tunnel, enough: int) -> list[Remote]:
 
 async def _wanted(tables: _Tables, tunnels: Sequence[Tunnel], address: str) -> Remote:
     """Return the remote end with this inner address."""
-    route = await asyncio.to_thread(_route, address)
+    route = await in_thread(_route, address)
     device = route.get("oif") if route else None
     tunnel = _carrier(tables, tunnels, device)
     if not route or not tunnel:
@@ -194,7 +195,7 @@ def _ask_for(address: str) -> None:
 async def _resolved(device: int | None, address: str) -> _Tables:
     """Return the tables as soon as the neighbour is there, or anyway after half a second."""
     for _ in range(5):
-        tables = await asyncio.to_thread(_read)
+        tables = await in_thread(_read)
         if _neighbour(tables, device, address):
             break
         await asyncio.sleep(0.1)

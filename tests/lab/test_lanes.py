@@ -144,14 +144,14 @@ def test_many_ports_that_change_their_lane_at_once_are_one_line(lab: Lab, tmp_pa
     lab.sender.run(["ip", "-batch", "-"], input="\n".join(links))
     file = tmp_path / "csumfix.toml"
     file.touch()
-    with service(lab.sender, f"--config={file}") as shim:
+    with service(lab.sender, f"--config={file}") as daemon:
         file.write_text('lane = "queue"')
-        shim.process.send_signal(signal.SIGHUP)
-        line = shim.wait_for("warning: ports ")
+        daemon.process.send_signal(signal.SIGHUP)
+        line = daemon.wait_for("warning: ports ")
         assert "8472" in line
         assert line.endswith(", and 43 more: now in the queue lane: setting lane = queue")
-        assert sum("now in the" in line for line in shim.lines()) == 1
-        assert shim.status()["service"]["lane_changes"] == 51
+        assert sum("now in the" in line for line in daemon.lines()) == 1
+        assert daemon.status()["service"]["lane_changes"] == 51
 
 
 # Changes under load
