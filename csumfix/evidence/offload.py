@@ -108,11 +108,14 @@ def _is_lost(outcomes: Outcomes, control: Kind, kind: Kind) -> bool:
 
 def is_decided(outcomes: Outcomes) -> bool:
     """Tell whether nothing more need be sent."""
-    return all(_answer(outcomes, pairs) is not Offload.UNKNOWN for pairs in QUESTIONS)
+    verdicts = {_answer(outcomes, pairs) for pairs in QUESTIONS}
+    return Offload.LOST in verdicts or Offload.UNKNOWN not in verdicts
 
 
 def wanted(outcomes: Outcomes, number: int) -> Collection[Kind]:
     """Return the kinds of which a packet should be sent in the round of this number."""
+    if is_decided(outcomes):
+        return ()
     return {kind for pairs in QUESTIONS for kind in _wanted(outcomes, pairs, number)}
 
 

@@ -8,6 +8,7 @@ from csumfix_lab import Lab
 from tests.lab.harness import (
     CSUMFIX,
     HEALTHY,
+    SILENT,
     Service,
     checksum_errors,
     link,
@@ -95,7 +96,7 @@ def test_an_underlay_may_go_while_it_is_watched(lab: Lab) -> None:
     link(lab, "set under0 up")
     route = "ip route add 192.0.2.200/32 dev under0 src 192.0.2.1"
     lab.sender.run(route.split())
-    with service(lab.sender, "--probe=off") as daemon:
+    with service(lab.sender, SILENT) as daemon:
         time.sleep(1.5)
         link(lab, "del under0")  # and its route; that by eth0 remains
         time.sleep(1.5)
