@@ -91,7 +91,11 @@ def _queue_lane() -> Cure:
     return Cure(
         "csumfix's queue lane: csumfix verifies and repairs every packet of the tunnel",
         "about 7 us of CPU per packet",
-        ("csumfix run --lane queue",),
+        (
+            "csumfix run",
+            "# It chooses this lane by evidence. To choose it yourself:",
+            "csumfix run --lane queue",
+        ),
     )
 
 

@@ -33,17 +33,16 @@ CAUSES = {
     Cause.UNKNOWN: "not known; the differences fit no single port or address.",
 }
 
-REWRITTEN_REMEDY = "run csumfix on the sender."
+SENDER_REMEDY = "run csumfix on the sender."
 DAMAGE_REMEDY = "find the source of the damage; csumfix does not change such packets."
-QUEUE_REMEDY = "run csumfix with --lane queue on the sender."
 
 REMEDIES = {
-    Cause.NEW_PORT: REWRITTEN_REMEDY,
-    Cause.NEW_ADDRESS: REWRITTEN_REMEDY,
-    Cause.NAT: REWRITTEN_REMEDY,
-    Cause.ZERO: QUEUE_REMEDY,
-    Cause.NIC: QUEUE_REMEDY,
-    Cause.RELAY: "run csumfix with --lane queue on the node behind that program.",
+    Cause.NEW_PORT: SENDER_REMEDY,
+    Cause.NEW_ADDRESS: SENDER_REMEDY,
+    Cause.NAT: SENDER_REMEDY,
+    Cause.ZERO: "run csumfix with --lane queue on the sender.",
+    Cause.NIC: SENDER_REMEDY,
+    Cause.RELAY: "run csumfix on the node behind that program.",
     Cause.DAMAGE: DAMAGE_REMEDY,
     Cause.INNER_DAMAGE: DAMAGE_REMEDY,
     Cause.UNKNOWN: "run csumfix on the sender, or on a host that forwards the damaged packets.",
