@@ -43,7 +43,7 @@ ROOT_PACKAGES := git mmdebstrap debian-archive-keyring $(if $(filter 0,$(shell i
 EMULATED := aarch64 s390x
 EMULATED_PACKAGES = make qemu-user gcc-$(MACHINE)-linux-gnu libc6-dev-$(MACHINE:aarch64=arm64)-cross
 
-DEB_PACKAGES := $(INSTALL_PACKAGES) debhelper dpkg-dev
+DEB_PACKAGES := $(INSTALL_PACKAGES) build-essential debhelper
 
 # Packages for the benchmark.
 BENCH_PACKAGES := $(PACKAGES) iperf3 sockperf
@@ -104,7 +104,8 @@ test: $(DEV) ## Run every test: C under sanitizers, units, and the lab
 	$(MAKE) -C csrc check
 	$(MAKE) -C tests/fuzz smoke
 	$(BIN)/pytest -n auto tests/unit
-	$(BIN)/pytest tests/lab
+	$(BIN)/pytest -n auto -m 'not alone' tests/lab
+	$(BIN)/pytest -m alone tests/lab
 	$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider tests/install
 
 .PHONY: test-unit
@@ -133,7 +134,7 @@ test-image: $(DEV) ## Build the container image from scratch and run it in the l
 .PHONY: test-kernels
 test-kernels: $(DEV) ## Boot Debian's kernels 6.1 and 6.12 without KVM, and run what needs their modules
 	@tools/install-packages $(KERNEL_PACKAGES)
-	@tools/unpack-package busybox-static $(BUSYBOX)
+	@tools/unpack-package $(BUSYBOX) busybox-static
 	$(BIN)/python -m tests.kernels
 
 .PHONY: test-debian12

@@ -1,1 +1,1 @@
-"""Repairs wrong outer UDP checksums of VXLAN packets without touching NIC settings."""
+"""Keeps VXLAN packets from leaving with a wrong outer UDP checksum."""

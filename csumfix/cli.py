@@ -1,4 +1,4 @@
-"""The command line: arguments in, exit code out; everything else is elsewhere."""
+"""The command line: arguments in, exit code out. The commands themselves are elsewhere."""
 
 from __future__ import annotations
 
@@ -10,12 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import click
-from rich.console import Console
 
 from csumfix import config, usage
 from csumfix.config import PORT, Configured
 from csumfix.errors import EXIT_MEANINGS, CsumfixError, Exit
-from csumfix.host import rules
 from csumfix.text import printable
 from csumfix.usage import Number, WholeNumber
 
@@ -51,7 +49,7 @@ def cli() -> None:
     """Repair wrong outer UDP checksums of VXLAN packets, without touching NIC settings."""
 
 
-@cli.command("run", short_help="Repair the tunnels of this namespace", cls=Configured)
+@cli.command("run", short_help="Repair packets of this namespace's tunnels", cls=Configured)
 @click.pass_context
 def run_command(ctx: click.Context, /, **_: Any) -> None:
     """Repair the packets of this network namespace's vxlan devices, in the foreground.
@@ -59,12 +57,16 @@ def run_command(ctx: click.Context, /, **_: Any) -> None:
     Waits for devices that do not exist yet. SIGTERM and SIGINT remove the rules, empty the
     queues and exit with 0; no packet is lost. SIGHUP reads the settings again.
 
-    Every setting may also stand in /etc/csumfix.toml (queue-base = 4), or in the environment
-    (CSUMFIX_QUEUE_BASE=4), which wins over the file; the command line wins over both.
+    Every setting can also be in /etc/csumfix.toml (queue-base = 4) or in the environment
+    (CSUMFIX_QUEUE_BASE=4). The environment overrides the file; the command line overrides both.
 
     Example: csumfix run --lane auto --metrics 127.0.0.1:9478
     """
     from csumfix import logs
+    from csumfix.lean import absent
+
+    with absent("ssl"):
+        import asyncio  # noqa: F401
     from csumfix.service import service
 
     arguments, options = ctx.meta[config.ARGUMENTS], config.options(ctx)
@@ -111,10 +113,10 @@ def config_show(ctx: click.Context, /, **_: Any) -> None:
 
 @cli.command("restart", short_help="Replace the service, losing no packet")
 def restart_command() -> None:
-    """Replace the running service by a new process, losing no packet.
+    """Replace the running service with a new process, losing no packet.
 
-    The new process runs the installed version and reads the settings again. It takes the
-    work over before the old one leaves. systemd is told about it.
+    The new process runs the installed version and reads the settings again. It takes over
+    before the old process exits, and becomes the main process of the systemd service.
 
     Example: make install && csumfix restart
     """
@@ -138,6 +140,8 @@ def rules_command(as_json: bool, arguments: tuple[str, ...]) -> None:
 
     Example: csumfix rules show --lane both --port 8472
     """
+    from csumfix.host import rules
+
     result = rules.run(arguments or ("--help",), capture=as_json)
     if as_json:
         _print_json(
@@ -150,15 +154,17 @@ def rules_command(as_json: bool, arguments: tuple[str, ...]) -> None:
     sys.exit(result.returncode)
 
 
-@cli.command("status", short_help="Say whether all is well, and show details")
+@cli.command("status", short_help="Show whether all is well, and details")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def status_command(as_json: bool) -> None:
-    """Show tunnels, rules, queues, and the counters of the service if it runs.
+    """Show whether all is well; then tunnels, lanes, rules, queues and counters.
 
     Exits with 1 if no service runs in this network namespace.
 
     Example: csumfix status --json | jq .service.queues
     """
+    from rich.console import Console
+
     from csumfix.views import status
 
     state = status.gather()
@@ -175,13 +181,13 @@ def status_command(as_json: bool) -> None:
     type=Number(0.1, DAY),
     default=1.0,
     show_default=True,
-    help="Seconds between two looks.",
+    help="Seconds between two updates.",
 )
 @click.option("--once", is_flag=True, help="Print the rates over one interval, as plain text.")
 def top_command(interval: float, once: bool) -> None:
-    """Watch the running service: its tunnels, and what each queue does per second.
+    """Watch the running service: its tunnels and lanes, and the rates of each queue.
 
-    q or Ctrl-C ends it. Exits with 1 if no service runs in this network
+    Press q or Ctrl-C to end it. Exits with 1 if no service runs in this network
     namespace. The wait is measured only while metrics are on.
 
     Example: csumfix top --interval 5
@@ -209,7 +215,7 @@ def top_command(interval: float, once: bool) -> None:
     "--local",
     metavar="ADDRESS",
     multiple=True,
-    help="Underlay address of the host that captured; tells what arrived from what left.",
+    help="Underlay address of the capturing host; shows which packets arrived and which left.",
 )
 @click.option(
     "--port",
@@ -225,16 +231,16 @@ def top_command(interval: float, once: bool) -> None:
 def check_command(
     source: str | None, live: bool, receiver: bool, sender: bool, **others: Any
 ) -> None:
-    """Tell which tunnel packets have wrong checksums, outer and inner, and why.
+    """Report which tunnel packets have wrong checksums, outer or inner, and why.
 
-    Reads a file of tcpdump, or with "-" a pipe. With --live it watches DEVICE, or
-    the devices that carry tunnels. Knows VXLAN, and Geneve on port 6081.
+    Reads a capture file, or standard input if FILE is "-". With --live it watches
+    DEVICE, or the devices that carry tunnels. Knows VXLAN, and Geneve on port 6081.
 
-    A packet that leaves may have checksums that the NIC has yet to compute; a packet
-    that arrives may not. tcpdump -i any records which is which. For other captures
-    give --receiver, --sender or --local.
+    A departing packet may have checksums that the NIC has yet to compute; an arriving
+    packet must not. tcpdump -i any records the direction of each packet. For other
+    captures, give --receiver, --sender or --local.
 
-    Exits with 1 only if something is surely wrong.
+    Exits with 1 only if a packet is certainly wrong.
 
     Example: tcpdump -i any -w - udp port 8472 | csumfix check -
     """
@@ -244,13 +250,13 @@ def check_command(
     if not live and source is None:
         raise click.UsageError("Missing argument 'FILE'")
     if receiver + sender + bool(others["local"]) + live > 1:
-        raise click.UsageError("Only one of --receiver, --sender, --local and --live makes sense")
+        raise click.UsageError("--receiver, --sender, --local and --live exclude each other")
     direction = Direction.IN if receiver else Direction.OUT if sender else None
     options = check.CheckOptions(source, live=live, direction=direction, **others)
     sys.exit(Exit.NEGATIVE if check.run(options) else Exit.OK)
 
 
-@cli.command("doctor", short_help="Find out what is wrong, by experiment")
+@cli.command("doctor", short_help="Find out what loses packets, by experiment")
 @click.option(
     "--to", metavar="ADDRESS", multiple=True, help="Address of a pod or node behind the tunnel."
 )
@@ -262,7 +268,7 @@ def check_command(
     show_default=True,
     help="Send probes.",
 )
-@click.option("--receiver", is_flag=True, help="Tell who sends wrong packets to this host.")
+@click.option("--receiver", is_flag=True, help="Find out who sends wrong packets to this host.")
 @click.option(
     "--seconds",
     type=Number(0.1, DAY),
@@ -280,7 +286,7 @@ def check_command(
 @click.option(
     "--replace-addresses",
     is_flag=True,
-    help="Replace addresses and names in the bundle, each by the same one throughout.",
+    help="Replace addresses and names in the bundle, consistently.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def doctor_command(  # noqa: PLR0913 - one for each option
@@ -295,23 +301,24 @@ def doctor_command(  # noqa: PLR0913 - one for each option
     replace_addresses: bool,
     as_json: bool,
 ) -> None:
-    """Find out what is wrong with this host's tunnels. Changes nothing.
+    """Find out what loses packets of this host's tunnels. Changes nothing.
 
     Sends a few packets to the other ends of this host's tunnels, watches how they
-    leave, and reads rules and devices, in less than 10 s.
+    leave, and reads NAT rules and device features. That takes less than 10 s.
 
-    --receiver watches what arrives instead, and the counters of this host and its
-    pods. --kernel tries the bugs in throwaway namespaces, in some 10 s; that needs
-    no root where users may make namespaces.
+    --receiver instead watches the packets that arrive, and the checksum errors of
+    this host and its pods. --kernel tests the running kernel for the known bugs, in
+    throwaway namespaces. That takes about 10 s, and needs no root where
+    unprivileged users may create namespaces.
 
-    Exits with 0 if all is well, 1 if something was found, 7 if it is undecided.
+    Exits with 0 if all is well, 1 if a fault was found, 7 if undecided.
 
     Example: csumfix doctor --to 10.244.1.10
     """
     from csumfix.views import bundle
 
     if receiver and kernel:
-        raise click.UsageError("Only one of --receiver and --kernel makes sense")
+        raise click.UsageError("--receiver and --kernel exclude each other")
     with bundle.optional(bundle_file, replace=replace_addresses) as diagnosed:
         if kernel:
             from csumfix_lab import doctor as laboratory
@@ -331,7 +338,7 @@ def doctor_command(  # noqa: PLR0913 - one for each option
 
 @cli.command("trace", short_help="Show packets as they leave this host", epilog=TRACE_EXAMPLE)
 @click.option("--bad-only", is_flag=True, help="Show only packets whose outer checksum is wrong.")
-@click.option("--count", type=WholeNumber(1), help="Stop after that many packets.")
+@click.option("--count", type=WholeNumber(1), help="Stop after this many packets.")
 @click.option(
     "--pcap",
     type=click.Path(path_type=Path, dir_okay=False),
@@ -349,8 +356,8 @@ def trace_command(
 ) -> None:
     """Show the VXLAN packets that leave this host, until Ctrl-C. Changes none of them.
 
-    A packet is shown as the network device gets it, after all NAT. The device
-    completes packets that are "partial".
+    It shows packets as the network device gets them, after all NAT. The device
+    completes the checksums that are "partial".
 
     Example: csumfix trace --bad-only --count 10 --pcap wrong.pcapng
     """
@@ -359,7 +366,7 @@ def trace_command(
     trace.run(trace.TraceOptions(bad_only, count or 0, pcap, ports))
 
 
-@cli.command("lab", short_help="Try it in a throwaway two-node lab")
+@cli.command("lab", short_help="Try csumfix in a throwaway two-node lab")
 @click.option(
     "--cause",
     type=click.Choice(LAB_CAUSES),
@@ -381,7 +388,7 @@ def trace_command(
 def lab_command(cause: str, ipv6: bool, mtu: int, port: int, command: tuple[str, ...]) -> None:
     """Run a command, or a shell, on a node of a throwaway two-node VXLAN lab.
 
-    Needs no root, except for cause nic where only root may use /dev/net/tun.
+    Needs no root, except for cause nic on hosts where only root may use /dev/net/tun.
 
     Example: csumfix lab --cause snat -- csumfix run
     """
@@ -413,7 +420,7 @@ def main() -> None:
         # Python would try again on its way out.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         _fail(
-            f"the output cannot be written: {error.strerror}: see to the file or disk it goes to",
+            f"the output cannot be written: {error.strerror}: check the file or disk it goes to",
             Exit.BROKEN,
         )
 

@@ -40,7 +40,7 @@ def check(environment: Mapping[str, str], settings: Iterable[str]) -> None:
 
 
 def _is_link(name: str, environment: Mapping[str, str]) -> bool:
-    """Tell whether Kubernetes set this variable: then there is the Service's host, too."""
+    """Tell whether Kubernetes set this variable: then the Service's host is set as well."""
     return any(
         f"{name[: found.start()]}_SERVICE_HOST" in environment
         for found in SERVICE_LINK.finditer(name)

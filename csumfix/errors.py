@@ -1,4 +1,4 @@
-"""The one kind of error that a user sees: a line that says what, why, and what to do."""
+"""The error that users see: one line that says what failed, why, and the remedy."""
 
 from enum import IntEnum
 
@@ -18,7 +18,7 @@ class Exit(IntEnum):
 
 EXIT_MEANINGS = {
     Exit.OK: "done",
-    Exit.NEGATIVE: "negative result (not running, not installed, wrong checksums found)",
+    Exit.NEGATIVE: "negative result (not running, not loaded, wrong checksums found)",
     Exit.USAGE: "wrong usage",
     Exit.MISSING: "a program is missing",
     Exit.PERMISSION: "no permission",

@@ -15,19 +15,23 @@ from csumfix.text import printable, shortened
 STDERR = 2
 
 BURST, PERIOD = 5, 60.0
-"""So many lines of one kind are let through in so many seconds."""
+"""BURST lines of one kind are logged in PERIOD seconds."""
 
 KINDS = 100
-"""So many kinds are remembered."""
+"""How many kinds of lines are remembered."""
 
-# What a record has besides the fields that its author gave.
+UNLIMITED = frozenset({"lane_changed"})
+"""Events of which every line is logged. service/lanes.py bounds how often a lane changes, and the
+change of many lanes is one line."""
+
+# The attributes that logging itself gives a record; all others come from "extra".
 _OWN_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message"}
 
 _PRIORITIES = {logging.DEBUG: 7, logging.INFO: 6, logging.WARNING: 4, logging.ERROR: 3}
 
 
 class _PrintableFormatter(logging.Formatter):
-    """A message of bounded length, and nothing in it or in a traceback that steers a terminal."""
+    """Bounds the length of a message; no text in it or in its traceback controls a terminal."""
 
     def formatMessage(self, record: logging.LogRecord) -> str:  # noqa: N802 - logging's name
         """Return the line without a traceback."""
@@ -39,7 +43,7 @@ class _PrintableFormatter(logging.Formatter):
 
 
 class TextFormatter(_PrintableFormatter):
-    """Information as it is; anything worse says so first."""
+    """Information as it is; anything worse begins with its level."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one line."""
@@ -48,7 +52,7 @@ class TextFormatter(_PrintableFormatter):
 
 
 class JournalFormatter(_PrintableFormatter):
-    """A line that tells journald its priority; see sd-daemon(3)."""
+    """Begins a line with its priority for journald; see sd-daemon(3)."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one line."""
@@ -56,7 +60,7 @@ class JournalFormatter(_PrintableFormatter):
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time in UTC, level, message, and what ``extra`` adds."""
+    """One JSON object per line: time in UTC, level, message, and the fields of ``extra``."""
 
     def format(self, record: logging.LogRecord) -> str:
         """Return one line."""
@@ -73,10 +77,10 @@ class JsonFormatter(logging.Formatter):
 
 
 class RateLimit(logging.Filter):
-    """Lets BURST lines of a kind through in each PERIOD, and says how many it held back.
+    """Passes BURST lines of a kind in each PERIOD, and says how many it held back.
 
-    The text before its arguments are filled in is what makes the kind. Libraries may fill it in
-    themselves: of KINDS texts the oldest is forgotten.
+    Lines whose text is the same before their arguments are filled in are of one kind. Libraries
+    may fill in texts themselves, so only the last KINDS texts are remembered.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
@@ -86,6 +90,8 @@ class RateLimit(logging.Filter):
 
     def filter(self, record: logging.LogRecord) -> bool:
         """Tell whether the line may pass."""
+        if getattr(record, "event", None) in UNLIMITED:
+            return True
         now = self._clock()
         if record.msg not in self._seen and len(self._seen) >= KINDS:
             del self._seen[next(iter(self._seen))]
@@ -102,7 +108,7 @@ class RateLimit(logging.Filter):
         return True
 
 
-_limit = RateLimit()  # one for ever, or each reload would let a new burst through
+_limit = RateLimit()  # the same for all of set_up()'s handlers: a reload starts no new burst
 
 
 def set_up(style: str) -> None:
@@ -115,7 +121,7 @@ def set_up(style: str) -> None:
 
 
 def _replace_closed_stderr() -> None:
-    """Log to nowhere if standard error was closed: no other file may get its number."""
+    """Open /dev/null if standard error was closed, so that no other file gets its descriptor."""
     if sys.stderr is None:
         sys.stderr = Path(os.devnull).open("w")  # noqa: SIM115
         os.dup2(sys.stderr.fileno(), STDERR)
@@ -129,7 +135,7 @@ def _formatter(style: str) -> logging.Formatter:
 
 
 def _is_journal() -> bool:
-    """Tell whether standard error goes to journald, which says so in JOURNAL_STREAM."""
+    """Tell whether standard error goes to journald, which announces it in JOURNAL_STREAM."""
     try:
         seen = os.fstat(sys.stderr.fileno())
     except OSError:

@@ -1,7 +1,7 @@
-"""What the service was asked to do, and what an operator is told about each setting.
+"""The settings of the service: their defaults, and their descriptions for operators.
 
-This is the one place where a setting's default and meaning are written. ``csumfix.config`` makes
-the flags of it; ``make manual`` makes the sample file, the man pages and the table in docs/.
+Each setting is described only here. ``csumfix.config`` makes the flags from these descriptions;
+``make manual`` makes the sample file, the man pages and the table in docs/.
 """
 
 from __future__ import annotations
@@ -66,13 +66,13 @@ class Options:
         default=LaneSetting.AUTO,
         metadata=_about(
             "lane",
-            "Who completes the checksums: the kernel before NAT (kernel), csumfix in a queue "
-            "(queue), or whichever the packets that leave show to be necessary (auto).",
+            "Where checksums are completed: in the kernel before NAT (kernel), by csumfix in a "
+            "queue (queue), or wherever it proves to be necessary (auto).",
             values={
-                "auto": "kernel lane; a port is in the queue lane while its packets are seen to "
-                "leave wrong",
-                "kernel": "kernel lane only, whatever leaves",
-                "queue": "queue lane only: for NICs that lie, and for relays",
+                "auto": "kernel lane; a port moves to the queue lane while its packets leave with "
+                "a wrong checksum, or if probes whose checksum is left to offload are lost",
+                "kernel": "always the kernel lane",
+                "queue": "always the queue lane",
             },
         ),
     )
@@ -80,7 +80,7 @@ class Options:
         default=600,
         metadata=_about(
             "hold",
-            "With lane auto: seconds without anything wrong before a port leaves the queue lane.",
+            "With lane auto: seconds without a wrong packet before a port leaves the queue lane.",
             bounds=(1, 7 * 24 * 3600),
             metavar="SECONDS",
         ),
@@ -89,10 +89,21 @@ class Options:
         default=1.0,
         metadata=_about(
             "tap-pause",
-            "Seconds between two looks at the packets that leave. 0: never look.",
-            "Without looks, lane auto does the same as lane kernel.",
+            "Seconds between two looks at departing packets. 0: never look.",
+            "With 0, only probes can move a port to the queue lane.",
             bounds=(0, 3600),
             metavar="SECONDS",
+        ),
+    )
+    probe: str = field(
+        default="on",
+        metadata=_about(
+            "probe",
+            "Whether to ask the other ends of the tunnels, with a few packets every 30 seconds, "
+            "what arrives there.",
+            "Without probes, relays and NICs that do not do what they claim are not "
+            "noticed. docs/security.md lists the packets.",
+            values={"on": "ask", "off": "send nothing"},
         ),
     )
     ports: tuple[int, ...] = field(
@@ -128,7 +139,7 @@ class Options:
         default="keep",
         metadata=_about(
             "zero",
-            "What to do with an outer checksum of 0, 'not computed'.",
+            "What to do with an outer checksum of 0, which means 'not computed'.",
             values={"keep": "leave it", "fill": "compute it, in the queue lane"},
         ),
     )
@@ -137,8 +148,8 @@ class Options:
         metadata=_about(
             "metrics",
             "Serve Prometheus metrics here, such as 127.0.0.1:9478.  [default: nowhere]",
-            "There is no password and no encryption. The unit for systemd admits only this host; "
-            "IPAddressAllow= in 'systemctl edit csumfix' admits others.",
+            "There is no password and no encryption. The systemd unit admits only this host; "
+            "to admit others, add IPAddressAllow= with 'systemctl edit csumfix'.",
             metavar="ADDRESS:PORT",
             example="127.0.0.1:9478",
         ),
@@ -147,7 +158,7 @@ class Options:
         default="text",
         metadata=_about(
             "log-format",
-            "How log lines look.",
+            "Format of log lines.",
             values={"text": "for people", "json": "one JSON object per line"},
         ),
     )
@@ -155,7 +166,7 @@ class Options:
         default=False,
         metadata=_about(
             "take-over",
-            "Take the work over from a running csumfix, instead of refusing; loses no packet.",
+            "Take over from a running csumfix instead of refusing to start; loses no packet.",
             is_flag=True,
             is_for_managers=True,
         ),

@@ -1,7 +1,7 @@
 """Text of this host made fit to be shown: device names, answers and errors may hold any bytes.
 
 The kernel lets a network device's name be any bytes but "/", ":" and white space
-(net/core/dev.c, dev_valid_name()): not only UTF-8, and control characters, too.
+(net/core/dev.c, dev_valid_name()): also control characters, and bytes that are not UTF-8.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ def listing(items: Iterable[object], separator: str = ", ", limit: int = LISTED)
 
 
 def shortened(text: str, limit: int = LINE) -> str:
-    """Return the text, cut off at so many characters, which is then said."""
+    """Return the text, cut off after this many characters, with a note if it was cut."""
     if len(text) <= limit:
         return text
     mark = " ... (cut off)"

@@ -14,8 +14,8 @@ _ELSEWHERE = f"any other machine with kernel {os.uname().release} would give the
 
 
 def run(*, as_json: bool) -> tuple[Exit, dict[str, Any]]:
-    """Test this kernel, and print what was found; return the exit code, and it as plain data."""
-    click.echo("csumfix: testing this kernel in throwaway namespaces, for some 10 s", err=True)
+    """Test this kernel and print the result; return the exit code, and the result as data."""
+    click.echo("csumfix: testing this kernel in throwaway namespaces, for about 10 s", err=True)
     try:
         result = selftest.run()
     except CsumfixError as error:

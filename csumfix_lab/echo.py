@@ -56,7 +56,7 @@ def ask(address: str, port: int) -> tuple[int, int]:
 def _collect(
     flows: list[socket.socket], answers: set[tuple[int, bytes]], seconds: float, enough: int
 ) -> None:
-    """Read answers for so many seconds, or until there are enough."""
+    """Read answers for this many seconds, or until there are enough."""
     ends = time.monotonic() + seconds
     while len(answers) < enough and (left := ends - time.monotonic()) > 0:
         for sock in select.select(flows, [], [], left)[0]:

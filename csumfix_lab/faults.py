@@ -1,4 +1,4 @@
-"""What can be wrong with a network beside checksums: nft rules for the wire, or for a node.
+"""Faults of a network other than wrong checksums: nft rules for the wire, or for a node.
 
 The wire is a bridge, so its rules are of family bridge. See Lab.fault().
 """
@@ -36,7 +36,7 @@ def loss(port: int, percent: int) -> str:
 
 
 def mtu_hole(port: int, longest: int) -> str:
-    """Have the wire drop what is longer than so many bytes from the IP header on, silently."""
+    """Have the wire silently drop packets of more than this many bytes, from the IP header on."""
     # On a bridge the length of a packet is counted from its network header, too (nft(8)).
     return _wire(f"udp dport {port} meta length > {longest} drop")
 

@@ -2,8 +2,8 @@
 
     python ipvs.py VIRTUAL REAL PORT
 
-Run by path in a node. It says in one line what the kernel answered if that was no, and exits with
-1. The module ip_vs must be loaded: only root of the machine may load it.
+Run by path in a node. If the kernel refuses, it prints the kernel's answer in one line and exits
+with 1. The module ip_vs must be loaded already; only root of the machine may load it.
 """
 
 import socket

@@ -1,4 +1,4 @@
-"""The kernel's bugs that the self-test looks for, and what a trial says about one. Pure.
+"""The kernel bugs that the self-test looks for, and what the result of a trial means. Pure.
 
 Each bug is one way to rewrite the outer header of a packet whose inner checksum is partial. See
 csumfix_lab.causes for the causes, and the design of the kernel's checksum code there.
@@ -16,11 +16,11 @@ IPVS = "ipvs"
 class Bug:
     """One bug.
 
-    name: what the operator calls it.
+    name: as shown to the operator.
     cause: of csumfix_lab.causes, whose rules provoke it; or IPVS, which has none.
     outer_checksum: whether the vxlan device computes outer checksums, over IPv4.
     tracked: conntrack rewrites the header, which then must be seen by its rules.
-    ipv6: whether there is one over IPv6, too.
+    ipv6: whether it also exists over IPv6.
     """
 
     name: str
@@ -139,7 +139,7 @@ def judge(case: Case, trial: Trial, cured: Trial | None) -> Outcome:
 
     A checksum error at the receiver proves the bug. That the kernel is right is proven only if
     every datagram was answered and the outer headers really were rewritten. Where the tunnel's
-    remote end is a virtual address, the answers prove that, too.
+    remote end is a virtual address, the answers prove that as well.
     """
     if trial.errors:
         return Outcome(case, State.LIVE, trial=trial, cured=cured)

@@ -1,4 +1,4 @@
-"""Which of the kernel's bugs this very kernel has: tried out in throwaway labs.
+"""Finds out which of the kernel bugs the running kernel has, by trying them in throwaway labs.
 
 Theory of operation
 -------------------
@@ -7,7 +7,7 @@ try. The labs run side by side: most of the time they wait for datagrams that ar
 the rules of one case are loaded after those of another, each time into tables that are emptied
 first. Datagrams then go through the tunnel and are sent back; the receiver's counters say whether
 their checksums were wrong. Each try uses new inner source ports, and so new outer flows, which
-know nothing of the rules before. Where a bug shows, the kernel lane's rules are loaded, and the
+are not affected by earlier rules. Where a bug shows, the kernel lane's rules are loaded, and the
 same is tried again.
 
 A lab dies with this process. On Ctrl-C the cases that are being tried end first, within a second.
@@ -132,7 +132,7 @@ def _try_all(
 
 
 class _NotLoadedError(Exception):
-    """What provokes a bug could not be set up; the message says why."""
+    """The setup that provokes a bug failed; the message says why."""
 
 
 class _Station:
@@ -154,7 +154,7 @@ class _Station:
         self._errors = self._all_errors()
 
     def outcome(self, case: Case) -> Outcome:
-        """Try a case; if it shows the bug, try it with the kernel lane, too."""
+        """Try a case; if it shows the bug, try it again with the kernel lane."""
         try:
             self._provoke(case)
             trial = self._try(case)

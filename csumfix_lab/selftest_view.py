@@ -1,4 +1,4 @@
-"""What the self-test says: the verdict first, then a table, then what was not testable and why."""
+"""The output of the self-test: verdict, table, and what was not testable and why."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +18,7 @@ _CURES = {
         "or without the service: csumfix-rules apply --lane kernel"
     ),
     QUEUE_LANE: (
-        "queue lane (not tried here): csumfix run, which takes it once wrong packets leave; "
+        "queue lane (not tried here): csumfix run, which uses it once wrong packets leave; "
         "or csumfix run --lane queue"
     ),
 }
@@ -45,7 +45,7 @@ def verdict(result: Result) -> str:
     queue = [bug.name for bug, cures in live.items() if QUEUE_LANE in cures]
     cured = "the kernel lane cures all of them"
     if len(queue) == len(live):
-        cured = "the queue lane is for them"
+        cured = "the queue lane cures them"
     elif queue:
         cured = f"the kernel lane cures all but {' and '.join(queue)} (queue lane)"
     return f"{kernel} has {len(live)} of the {len(tried)} bugs that could be tried: {cured}."
@@ -109,5 +109,5 @@ def _notes(result: Result) -> Iterator[str]:
     if cures - {""}:
         yield (
             "A bug does harm only where something rewrites the tunnel's packets; "
-            "'csumfix doctor' tells whether that is so on this host."
+            "'csumfix doctor' finds out whether that is the case on this host."
         )

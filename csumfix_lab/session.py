@@ -39,9 +39,8 @@ def _hints(lab: Lab) -> list[str]:
         query = f"nsenter --net=/run/netns/{lab.client.name} {query}"
     receiver = "nsenter --net=/run/netns/receiver"
     csumfix = shlex.join([sys.executable, "-m", "csumfix"])
-    options = " --lane queue" if lab.cause.lying_nic or lab.cause.relay else ""
-    if lab.cause.guest:  # the sender itself has no vxlan device to discover
-        options = f" --port {lab.spec.port}"
+    # With a guest, the sender itself has no vxlan device to discover.
+    options = f" --port {lab.spec.port}" if lab.cause.guest else ""
     service = [("query by service IP", f"{query} @{lab.service_ip}")] if lab.cause.service else []
     rows = [
         ("query by pod IP", f"{query} @{lab.pod_ip}"),

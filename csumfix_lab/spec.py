@@ -81,7 +81,7 @@ class LabSpec:
     port: int = 8472
     guest: bool = False  # the client is a guest behind the sender, not the sender itself
     virtual_vtep: bool = False  # the client sends to VIRTUAL_VTEP
-    relay: bool = False  # the receiver sends to it, too; a relay in the wire has that address
+    relay: bool = False  # the receiver also sends to it; a relay in the wire has that address
     outer_checksum: bool = True  # over IPv4; over IPv6 it is always on (RFC 8200, 8.1)
 
     def __post_init__(self) -> None:

@@ -28,13 +28,8 @@ def _complete(c_enum: str, count: str) -> Callable[[type[Members]], type[Members
     """
 
     def check(members: type[Members]) -> type[Members]:
-        known = {
-            count,
-            *(
-                f"{c_enum.split('_', maxsplit=1)[0]}_{name}".upper()
-                for name in members.__members__
-            ),
-        }
+        prefix = c_enum.split("_", maxsplit=1)[0]
+        known = {count, *(f"{prefix}_{name}".upper() for name in members.__members__)}
         unknown = set(ffi.typeof(f"enum {c_enum}").relements) ^ known
         if unknown:
             raise ImportError(

@@ -1,1 +1,1 @@
-"""What is known of the packets: judged captures, the egress tap, and later probes."""
+"""Evidence about packets: captures, the egress tap and probes; and the causes it shows."""

@@ -1,9 +1,9 @@
 """Finds causes from judged packets: counts per sender, and differences of checksums. Pure.
 
-NAT updates the outer checksum of a packet whose inner checksum is partial as if the outer one were
-partial, too (inet_proto_csum_replace4() and inet_proto_csum_replace2() in net/core/utils.c). A new
-source port is then ignored, and the checksum is off by new minus old port. A new address is added
-instead of subtracted, and the checksum is off by twice new minus old address, the same for all
+If the inner checksum of a packet is partial, NAT updates the outer one as if it were partial as
+well (inet_proto_csum_replace4() and inet_proto_csum_replace2() in net/core/utils.c). A new source
+port is then ignored, and the checksum is off by new minus old port. A new address is added instead
+of subtracted, and the checksum is off by twice new minus old address, the same for all
 flows to one remote end. These differences were measured in the lab (tests/lab/test_check.py), on
 Linux 6.18 over IPv4 and IPv6.
 """

@@ -1,12 +1,13 @@
-"""From what probes, rules and devices say to one cause, or to "not a checksum". Pure.
+"""Concludes from probes, rules and devices which cause a tunnel suffers from, if any. Pure.
 
-Each remote end is judged by itself. The order of the questions:
+Each remote end is judged separately. The questions, in order:
 
-1. Did a probe leave with a wrong outer checksum? Then this host's NAT does it, whether or not
-   anything was answered. Which probes did, and by how much they are off, says which NAT.
-2. Which probes reached the other end? An answer that arrives damaged shows that its question did.
-   The same packet with and without offload tells a checksum from everything else.
-3. Did answers arrive with wrong checksums? Then the other end, or what is before it, is sick, too.
+1. Did a probe leave with a wrong outer checksum? Then this host's NAT causes it, whether or not
+   anything was answered. The kinds of these probes, and the differences of their checksums, show
+   which NAT.
+2. Which probes reached the other end? Even a damaged answer shows that its probe did.
+   The same packet, once with and once without offload, separates checksums from other causes.
+3. Did answers arrive with wrong checksums? Then the other end, or something before it, is faulty.
 
 A kind of probe counts as lost only if chance cannot have lost all of it, given how many of the
 others were answered.
@@ -30,13 +31,13 @@ from csumfix.host.nics import Nic
 from csumfix.text import listing
 
 CHANCE = 1e-4
-"""Probability below which chance has not lost all packets of a kind."""
+"""If the probability that chance lost all packets of a kind is lower, something else did."""
 
 NONE_AT_ALL = 20
 """Packets of a kind that must have gone unanswered if nothing at all was answered."""
 
 LOSS, LOST = 0.05, 3
-"""Part, and number, of pings that must be missing before a path is said to lose packets."""
+"""Share, and number, of missing pings from which on the path counts as lossy."""
 
 FIXED_KERNELS = ((5, 7), (5, 4, 41), (4, 19, 123), (4, 14, 181))
 """Kernels whose NAT leaves a checksum of 0 alone: "netfilter: nat: never update the UDP checksum
@@ -44,10 +45,10 @@ when it's 0" (ea64d8d6c675 in Linux 5.7), and the stable series that have it."""
 
 
 class Verdict(enum.StrEnum):
-    """What is the matter with a tunnel, the worst first."""
+    """The possible conclusions about a tunnel, worst first."""
 
     KUBE_PROXY = "kube_proxy"
-    """kube-proxy's mark outlives encapsulation."""
+    """kube-proxy's mark survives encapsulation."""
     CNI = "cni"
     """The same, because the CNI masquerades before kube-proxy can clear the mark."""
     SNAT = "snat"
@@ -55,9 +56,9 @@ class Verdict(enum.StrEnum):
     IPVS = "ipvs"
     STATELESS = "stateless"
     NAT = "nat"
-    """Something rewrites the outer header, and it is not known what."""
+    """Something unknown rewrites the outer header."""
     ZERO_NAT = "zero_nat"
-    """NAT makes something of a checksum of 0."""
+    """NAT turns a checksum of 0 into a wrong one."""
     NIC = "nic"
     """Inner checksums are never computed."""
     NIC_OUTER = "nic_outer"
@@ -66,7 +67,7 @@ class Verdict(enum.StrEnum):
     """GSO packets only."""
     RELAY = "relay"
     FORWARDED = "forwarded"
-    """Packets of others are wrong as they leave this host."""
+    """Packets that this host forwards for others leave it wrong."""
     REMOTE = "remote"
     """The other end sends wrong checksums."""
     MTU = "mtu"
@@ -82,7 +83,7 @@ NO_RULES = NatRules()
 
 HEALTHY = frozenset({Verdict.HEALTHY, Verdict.CURED})
 CHECKSUMS = frozenset(list(Verdict)[: list(Verdict).index(Verdict.REMOTE) + 1])
-"""Those by which a checksum is the matter."""
+"""The verdicts that are about checksums."""
 
 
 @dataclass(frozen=True)
@@ -105,11 +106,11 @@ class Facts:
 
 @dataclass(frozen=True)
 class Conclusion:
-    """What is the matter, and what that rests on.
+    """A verdict and its evidence.
 
-    evidence: for it. against: what does not fit, or was not seen.
-    experiment: what to do next, if it is not certain.
-    rules: those that rewrite.
+    evidence: for the verdict. against: what does not fit, or was not seen.
+    experiment: what to try next, if the verdict is not certain.
+    rules: those that rewrite packets.
     """
 
     verdict: Verdict
@@ -176,13 +177,13 @@ class _Case:
 
 NAMES = {
     Kind.PING: "pings",
-    Kind.PING_OFFLOADED: "pings left to offload",
+    Kind.PING_OFFLOADED: "pings, checksum left to offload",
     Kind.PING_LARGE: "pings as long as the MTU",
     Kind.SYN: "TCP SYN, checksum complete",
     Kind.SYN_OFFLOADED: "TCP SYN, checksum left to offload",
-    Kind.WRAPPED: "VXLAN packets of our own, complete",
+    Kind.WRAPPED: "VXLAN packets made by doctor, both checksums complete",
     Kind.WRAPPED_OFFLOADED: "the same, outer checksum left to offload",
-    Kind.CONNECT: "ordinary connections",
+    Kind.CONNECT: "ordinary TCP connections",
     Kind.MARKED: "connections with kube-proxy's mark",
     Kind.MARKED_HOST: "the same from the host's main address",
     Kind.DATA: "TCP data, checksum complete",
@@ -191,13 +192,13 @@ NAMES = {
 
 
 def _rate(outcomes: Collection[Outcome]) -> float | None:
-    """Return which part of the packets of the best kind was answered, cautiously."""
+    """Return a cautious estimate of the share of packets that the path answers."""
     rates = [(one.answered + 0.0) / (one.sent + 1) for one in outcomes if one.answered]
     return max(rates) * 0.8 if rates else None
 
 
 def conclude(probed: Probed, facts: Facts) -> list[Conclusion]:
-    """Say what is the matter between this host and one remote end, the surest thing first."""
+    """Return the conclusions about one remote end, the most certain first."""
     case = _Case(probed, facts)
     own = _leaves_wrong(case) or _reaches(case)
     remote = _remote(case)
@@ -212,7 +213,7 @@ def conclude(probed: Probed, facts: Facts) -> list[Conclusion]:
 def _leaves_wrong(case: _Case) -> Conclusion | None:
     marked = case.wrong(*MARKS)
     unmarked = case.wrong(*(kind for kind in Kind if kind not in MARKS))
-    # A flow without mark is hit, too, if the port that it wants has been given to a marked one.
+    # A flow without the mark is hit as well if NAT has given its port to a marked flow.
     plain = case.outcome(Kind.CONNECT).left
     if marked and plain[Departure.WRONG] <= plain.total() / 2:
         return _marked(case, marked)
@@ -238,10 +239,12 @@ def _marked(case: _Case, wrong: dict[Kind, Outcome]) -> Conclusion:
     if not rules.clears_mark:
         evidence.append("KUBE-POSTROUTING masquerades marked packets without clearing the mark")
         return Conclusion(Verdict.KUBE_PROXY, tuple(evidence), (), "", culprits)
-    evidence.append("KUBE-POSTROUTING clears the mark, but a rule before it has ended table nat")
+    evidence.append(
+        "KUBE-POSTROUTING clears the mark, but an earlier rule ends the traversal of table nat"
+    )
     against: tuple[str, ...] = ()
     if Kind.MARKED in wrong:
-        against = ("packets from the tunnel's own address are hit as well, which is unusual",)
+        against = ("packets from the tunnel's own address are affected as well, which is unusual",)
     firsts = tuple(rule for rule in culprits if rule.owner != "kube-proxy")
     return Conclusion(Verdict.CNI, tuple(evidence), against, "", firsts or culprits)
 
@@ -268,7 +271,7 @@ def _rewritten(case: _Case, wrong: dict[Kind, Outcome]) -> Conclusion:
     vtep, port = case.probed.remote.vtep, case.probed.remote.tunnel.port
     dests = {dest for one in wrong.values() for dest in one.dests}
     if dests and vtep and vtep not in dests:
-        evidence.append(f"they were to go to {vtep} and left for {listing(sorted(dests))}")
+        evidence.append(f"probes to {vtep} left for {listing(sorted(dests))} instead")
         verdict = Verdict.DNAT if verdict is not Verdict.ZERO_NAT else verdict
     evidence += _difference(cause, flows)
     rules = case.facts.after
@@ -280,9 +283,9 @@ def _rewritten(case: _Case, wrong: dict[Kind, Outcome]) -> Conclusion:
             return Conclusion(Verdict.IPVS, tuple(evidence))
         if stateless and not culprits:
             return Conclusion(Verdict.STATELESS, tuple(evidence), (), "", stateless)
-    against = () if culprits else (f"no rule was seen that does it{_unread(rules)}",)
+    against = () if culprits else (f"no rule that does this was found{_unread(rules)}",)
     if verdict is Verdict.ZERO_NAT:
-        evidence.append("the tunnel sends no outer checksum, and NAT made one of it")
+        evidence.append("the tunnel sends no outer checksum (0), and NAT has changed the 0")
     return Conclusion(verdict, tuple(evidence), against, "", culprits)
 
 
@@ -300,16 +303,16 @@ def _difference(cause: Cause, flows: dict[int, Flow]) -> Iterator[str]:
     off = causes.difference(flow)
     if cause is Cause.NEW_PORT:
         old = (port - off) % causes.MODULUS
-        yield f"each flow is off by its new minus its old source port, as {old} -> {port}"
+        yield f"the checksum is off by the new minus the old source port, such as {old} -> {port}"
     elif cause is Cause.NEW_ADDRESS:
-        yield f"every flow is off by {off}, which is twice the new minus the old address"
+        yield f"every checksum is off by {off}, which is twice the new minus the old address"
 
 
 def _culprits(case: _Case, rewrites: str, *, inner: bool = False) -> tuple[NatRule, ...]:
     """Return the rules that may have rewritten the probes, the likeliest first.
 
     Table nat sees the first packet of each flow, so their counters have risen.
-    inner: rules that speak of the tunnel's own device count, too.
+    inner: rules of the inner packets' address family count as well.
     """
     before = {rule.key: rule.packets or 0 for rule in case.facts.before.rules}
     remote = case.probed.remote
@@ -339,9 +342,9 @@ def _reaches(case: _Case) -> Conclusion:
     if _stays_here(case):
         return Conclusion(
             Verdict.NOT_LEAVING,
-            ("no probe was seen at the device that carries the tunnel",),
+            ("no probe reached the device that carries the tunnel",),
             (),
-            "look for a rule that drops them, and at 'ip route get' for the VTEP",
+            "look for a rule that drops them, and run 'ip route get' for the VTEP",
         )
     if case.has_frames:
         return _lost(case)
@@ -350,9 +353,12 @@ def _reaches(case: _Case) -> Conclusion:
 
 def _unsent(case: _Case) -> Conclusion:
     faults = {one.fault for one in case.probed.outcomes.values()} - {""}
-    reason = listing(sorted(faults)) or "none was wanted"
+    reason = listing(sorted(faults)) or "none was requested"
     return Conclusion(
-        Verdict.UNDECIDED, (), (f"no probe was sent: {reason}",), "run it as root, with probes"
+        Verdict.UNDECIDED,
+        (),
+        (f"no probe was sent: {reason}",),
+        "run this as root, without --probe off",
     )
 
 
@@ -363,7 +369,7 @@ def _stays_here(case: _Case) -> bool:
 
 
 def _lost(case: _Case) -> Conclusion:
-    """Ordinary packets are lost, or seem to be: compare them with those of our own."""
+    """Ordinary packets are lost, or seem to be: compare them with packets that we made."""
     syn, ping = case.is_reached(Kind.SYN), case.is_reached(Kind.PING)
     if case.offloaded is None:
         return _too_lossy(case)
@@ -375,24 +381,24 @@ def _lost(case: _Case) -> Conclusion:
 
 
 def _inner(case: _Case, kinds: tuple[Kind, Kind]) -> Conclusion:
-    """The inner checksum makes the difference, and it left as it should."""
+    """Only packets with an offloaded inner checksum are lost, and they left as they should."""
     evidence = [case.shown(kind) for kind in kinds]
     evidence.append(f"none of {_left(case)} probes left with a wrong outer checksum")
     sources = {port for one in case.probed.outcomes.values() for port in one.sources}
-    # Answers to TCP are flows of their own; those to all pings are one flow.
+    # Each answer to TCP is a flow; the answers to all pings are one flow.
     if len(sources) == 1 and case.outcome(Kind.SYN).sources:
         port = next(iter(sources))
         evidence.append(
             f"all answers come from outer source port {port}, where a vxlan device "
-            "would choose one for each flow"
+            "would choose a different one for each flow"
         )
         return Conclusion(Verdict.RELAY, tuple(evidence), _cured_in_vain(case))
     evidence += _devices(case.facts.nics)
     against = list(_cured_in_vain(case))
     if case.outer_checksum:
         against.append(
-            "outer checksums are computed; a program between the nodes that resends the "
-            "datagrams would look the same"
+            "the tunnel computes outer checksums, so a program between the nodes that resends "
+            "the datagrams would look the same"
         )
     return Conclusion(Verdict.NIC, tuple(evidence), tuple(against))
 
@@ -405,7 +411,7 @@ def _cured_in_vain(case: _Case) -> tuple[str, ...]:
     if not case.facts.lanes:
         return ()
     lanes = listing(sorted(case.facts.lanes))
-    return (f"csumfix's rules are loaded ({lanes} lane) and do not cure it",)
+    return (f"csumfix's rules are loaded ({lanes} lane) and do not repair these packets",)
 
 
 def _devices(nics: Sequence[Nic]) -> list[str]:
@@ -420,11 +426,11 @@ def _devices(nics: Sequence[Nic]) -> list[str]:
 def _behind_firewall(case: _Case) -> Conclusion:
     """SYN packets are lost in either form, and pings are not."""
     reached = case.is_reached(Kind.PING_OFFLOADED)
-    firewall = f"{case.shown(Kind.SYN)}, with pings answered: a firewall drops them"
+    firewall = f"{case.shown(Kind.SYN)}, but pings are answered: a firewall drops TCP"
     if reached is False:
         found = _inner(case, (Kind.PING, Kind.PING_OFFLOADED))
         return Conclusion(found.verdict, (*found.evidence, firewall), found.against)
-    # A device without this feature leaves ICMP to the kernel, and is not tried by it.
+    # If a device lacks this feature, the kernel computes ICMP checksums, and pings do not test it.
     generic = all("tx-checksum-ip-generic" in nic.features for nic in case.facts.nics[:1])
     if reached and generic and case.facts.nics:
         found = _works(case)
@@ -435,12 +441,12 @@ def _behind_firewall(case: _Case) -> Conclusion:
         Verdict.UNDECIDED,
         (firewall,),
         ("pings do not show whether the NIC computes TCP checksums",),
-        "give a port that is open: csumfix doctor --tcp POD-ADDRESS:PORT",
+        "name an open port: csumfix doctor --tcp POD-ADDRESS:PORT",
     )
 
 
 def _all_lost(case: _Case) -> Conclusion:
-    """Nothing comes back of what the tunnel's device sends."""
+    """Nothing that the tunnel's device sends is answered."""
     evidence = [case.shown(kind) for kind in (Kind.PING, Kind.SYN, Kind.WRAPPED)]
     wrapped = case.is_reached(Kind.WRAPPED)
     if wrapped:
@@ -448,32 +454,34 @@ def _all_lost(case: _Case) -> Conclusion:
         plain = case.is_reached(Kind.WRAPPED_OFFLOADED)
         if plain is not None:
             works = "answered" if plain else "lost"
-            evidence.append(f"with the outer checksum left to offload the last ones are {works}")
+            evidence.append(
+                f"with the outer checksum left to offload, these VXLAN packets are {works}"
+            )
         return Conclusion(Verdict.NIC_OUTER, tuple(evidence), _cured_in_vain(case))
     if wrapped is None:
         return Conclusion(
             Verdict.UNDECIDED,
             tuple(evidence),
-            ("no VXLAN packets of our own could be sent",),
+            ("doctor could not send VXLAN packets of its own making",),
             "run 'csumfix check --live' at the other end while this runs here",
         )
-    evidence.append("the last ones left with both checksums complete and right")
+    evidence.append("these VXLAN packets left with both checksums complete and right")
     return Conclusion(
         Verdict.BLACK_HOLE,
         tuple(evidence),
-        ("what damages every packet on the way would look the same from here",),
+        ("something that damages every packet on the way would look the same from here",),
         "run 'csumfix check --live' at the other end while this runs here",
     )
 
 
 def _lost_without_frames(case: _Case) -> Conclusion:
     evidence = [case.shown(kind) for kind in (Kind.CONNECT, Kind.PING)]
-    why = case.facts.blind or "packets cannot be put into this tunnel by hand"
+    why = case.facts.blind or "doctor cannot send frames of its own making into this tunnel"
     return Conclusion(
         Verdict.UNDECIDED,
         tuple(evidence),
         (f"only ordinary sockets could be used: {why}",),
-        "run it as root: a wrong checksum and a firewall look the same to an ordinary user",
+        "run this as root: without root, a wrong checksum and a firewall look the same",
     )
 
 
@@ -482,8 +490,8 @@ def _too_lossy(case: _Case) -> Conclusion:
     return Conclusion(
         Verdict.UNDECIDED,
         shown,
-        ("so many packets are lost, or whole flows, that it may be no checksum",),
-        "look for what loses packets or flows of every kind, then run it again",
+        ("so many packets or whole flows are lost that checksums may not be the cause",),
+        "find what loses packets or flows of every kind, then run this again",
     )
 
 
@@ -499,30 +507,30 @@ def _works(case: _Case) -> Conclusion:
         return Conclusion(
             Verdict.MTU,
             (f"{case.shown(Kind.PING)}, those of {length} bytes: none",),
-            ("what answers may be what is lost: try from the other end, too",),
+            ("the answers may be what is lost: also run csumfix doctor at the other end",),
         )
     if case.is_reached(Kind.GSO) is False and case.is_reached(Kind.DATA):
         return _gso(case)
     if bulk:
         return Conclusion(
             Verdict.NIC_GSO,
-            ("1 MB over TCP got stuck, while single packets of every length arrive",),
+            ("1 MB over TCP got stuck, but single packets of every length arrive",),
             ("a slow receiver would look the same",),
             f"ethtool -K {_first(case.facts.nics)} tx-udp_tnl-segmentation off, then try again",
         )
     if _is_lossy(case):
         shown = tuple(case.shown(kind) for kind in (Kind.PING, Kind.SYN, Kind.SYN_OFFLOADED))
-        return Conclusion(Verdict.LOSS, shown, ("packets of all kinds are lost alike",))
+        return Conclusion(Verdict.LOSS, shown, ("packets of all kinds are lost equally",))
     return _healthy(case)
 
 
 def _gso(case: _Case) -> Conclusion:
-    """GSO packets are lost, and single ones arrive."""
+    """GSO packets are lost, and single packets arrive."""
     against: tuple[str, ...] = ()
     if "kernel" in case.facts.lanes:
         against = (
-            "csumfix's kernel lane finishes single packets, and leaves GSO packets to the NIC: "
-            "it may ruin both",
+            "csumfix's kernel lane completes single packets but leaves GSO packets to the NIC, so "
+            "without csumfix the NIC may ruin both",
         )
     shown = [case.shown(kind) for kind in (Kind.SYN_OFFLOADED, Kind.DATA, Kind.GSO)]
     return Conclusion(Verdict.NIC_GSO, (*shown, *_devices(case.facts.nics)), against)
@@ -539,12 +547,12 @@ def _marked_lost(case: _Case, marked: list[Kind]) -> Conclusion:
         return Conclusion(
             Verdict.UNDECIDED,
             shown,
-            ("the marked ones left with right checksums: a rule or route may drop the mark",),
-            f"look for rules and routes that speak of mark {_mark(case.facts.after)}",
+            ("the marked packets left with right checksums: a rule or route may drop them",),
+            f"look for rules and routes that match mark {_mark(case.facts.after)}",
         )
     rules = case.facts.after
     verdict = Verdict.CNI if rules.clears_mark else Verdict.KUBE_PROXY
-    return Conclusion(verdict, shown, (f"departures were not seen: {case.facts.blind}",))
+    return Conclusion(verdict, shown, (f"packets were not seen leaving: {case.facts.blind}",))
 
 
 def _is_lossy(case: _Case) -> bool:
@@ -562,15 +570,15 @@ def _healthy(case: _Case) -> Conclusion:
     rewritten = _rewrites(case)
     lanes = listing(sorted(case.facts.lanes))
     if rewritten and case.facts.lanes:
-        evidence.append(f"{rewritten}, and it is right: csumfix's {lanes} lane cures it")
+        evidence.append(f"{rewritten}, and csumfix's {lanes} lane keeps the checksums right")
         return Conclusion(Verdict.CURED, tuple(evidence), (), "", _culprits(case, "source"))
     if rewritten:
-        evidence.append(f"{rewritten}, and it is right all the same")
+        evidence.append(f"{rewritten}, but the checksums are right")
     elif case.facts.lanes:
         evidence.append(f"csumfix's rules are loaded ({lanes} lane)")
     against = []
     if case.facts.blind:
-        against.append(f"departures were not seen: {case.facts.blind}")
+        against.append(f"packets were not seen leaving: {case.facts.blind}")
     if not case.has_frames:
         against.append("only the first packet of each flow was tried")
     return Conclusion(Verdict.HEALTHY, tuple(evidence), tuple(against))
@@ -586,7 +594,7 @@ def _rewrites(case: _Case) -> str:
     dests = {dest for one in outcomes.values() for dest in one.dests}
     others = sorted(port for port in ports if not low <= port <= high)
     if remote.vtep and dests and remote.vtep not in dests:
-        return f"NAT sends to {listing(sorted(dests))} what is for {remote.vtep}"
+        return f"NAT sends packets for {remote.vtep} to {listing(sorted(dests))}"
     if others:
         return f"NAT gives flows new outer ports such as {others[0]}"
     return ""
@@ -617,7 +625,7 @@ def _remote(case: _Case) -> Conclusion | None:
 
 
 def has_zero_checksum_bug(version: tuple[int, ...]) -> bool:
-    """Tell whether NAT of this kernel makes garbage of an outer checksum of 0."""
+    """Tell whether this kernel's NAT turns an outer checksum of 0 into garbage."""
     if version >= FIXED_KERNELS[0]:
         return False
     series = [fixed for fixed in FIXED_KERNELS[1:] if fixed[:2] == version[:2]]

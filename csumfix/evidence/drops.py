@@ -1,4 +1,4 @@
-"""Packets that the kernel dropped for their checksum while somebody watched. Pure.
+"""Packets that the kernel dropped for their checksum during an observation. Pure.
 
 A packet with a wrong outer checksum is dropped, and counted, where the tunnel ends: in the host's
 network namespace. One with a right outer and a wrong inner checksum is dropped in the pod's.

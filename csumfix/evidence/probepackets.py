@@ -1,6 +1,6 @@
 """The packets of probes, byte for byte, and how their answers are recognised. Pure.
 
-Every kind of probe has a number of its own, 65301 to 65312. It is the destination port of a TCP
+Every kind of probe has a number of its own, 65301 to 65313. It is the destination port of a TCP
 probe and the identifier of an ICMP one, so a capture or a firewall's log shows which kind a packet
 is of. The packets are:
 
@@ -11,6 +11,10 @@ is of. The packets are:
   packet that somebody has to make two such segments of. Either port answers with RST, because
   there is no such connection; its sequence number is the one that was acknowledged.
 - An ICMP or ICMPv6 echo request, with zeros as data. The sequence number tells probes apart.
+- The same whose last four bytes of data are 12 34 db 97. A virtio_net_hdr says that the checksum
+  of these four bytes is to be put into the first two of them, where it already is. This changes
+  nothing, whoever does it or does not. But because something is left to offload, the kernel
+  computes the outer checksum itself (local checksum offload: net/ipv4/udp.c, udp_set_csum()).
 - All in an IP header without options or extension headers: TTL or hop limit 64, DF set over
   IPv4, identification 0, traffic class 0.
 
@@ -27,7 +31,7 @@ from typing import NamedTuple
 
 from csumfix.core import checksum
 
-NUMBERS = range(65301, 65313)
+NUMBERS = range(65301, 65314)
 """Ports and identifiers of probes: behind the ports that NodePorts and most systems draw from."""
 
 TCP, UDP, ICMP, ICMPV6 = 6, 17, 1, 58  # protocol numbers
@@ -50,6 +54,9 @@ VNET = struct.Struct("=BBHHHH")
 NEEDS_CHECKSUM = 1  # linux/virtio_net.h: VIRTIO_NET_HDR_F_NEEDS_CSUM
 GSO_TCP = {4: 1, 6: 4}  # VIRTIO_NET_HDR_GSO_TCPV4, VIRTIO_NET_HDR_GSO_TCPV6; by IP version
 SEGMENT_DATA, SEGMENTS = 500, 2  # bytes of each segment, and how many a GSO packet has
+
+INVARIANT = bytes.fromhex("1234 db97")
+"""0x1234 is the complement of the sum of both."""
 
 TCP_CHECKSUM, ICMP_CHECKSUM, UDP_CHECKSUM = 16, 2, 6  # offsets of the field
 
@@ -92,11 +99,22 @@ def data(ends: Ends, ports: tuple[int, int], acknowledged: int, *, gso: bool) ->
 
 
 def echo(ends: Ends, number: int, sequence: int, length: int, *, complete: bool) -> bytes:
-    """Return a virtio_net_hdr and a frame with an echo request and so many zeros of data."""
+    """Return a virtio_net_hdr and a frame with an echo request and this many zeros of data."""
     kind = ECHO_REQUESTS[ends.version]
     message = MESSAGE.pack(kind, 0, 0, number, sequence & 0xFFFF) + bytes(length)
     protocol = ICMP if ends.version == 4 else ICMPV6  # noqa: PLR2004
     return _frame(ends, protocol, message, ICMP_CHECKSUM, complete=complete)
+
+
+def echo_outer(ends: Ends, number: int, sequence: int, length: int) -> bytes:
+    """Return the same, complete, of which the kernel computes the outer checksum, too."""
+    kind = ECHO_REQUESTS[ends.version]
+    data = bytes(length - len(INVARIANT)) + INVARIANT
+    message = MESSAGE.pack(kind, 0, 0, number, sequence & 0xFFFF) + data
+    protocol = ICMP if ends.version == 4 else ICMPV6  # noqa: PLR2004
+    frame = _frame(ends, protocol, message, ICMP_CHECKSUM, complete=True)
+    start = len(frame) - VNET.size - len(INVARIANT)
+    return VNET.pack(NEEDS_CHECKSUM, 0, 0, 0, start, 0) + frame[VNET.size :]
 
 
 def echo_data(version: int, mtu: int) -> int:

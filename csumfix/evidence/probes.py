@@ -1,4 +1,4 @@
-"""Asks the other ends of tunnels which packets reach them, without any agent there.
+"""Finds out which packets reach the other ends of tunnels, without any agent there.
 
 Theory of operation
 -------------------
@@ -10,6 +10,7 @@ that a wrong outer checksum is found even if nothing is ever answered.
 
 ========================  ==================================================================
 PING, PING_OFFLOADED      echo request of 56 bytes; inner checksum complete, left to offload
+PING_OUTER                PING with the outer checksum complete, too; for the service
 PING_LARGE                echo request as long as the tunnel's MTU, complete
 SYN, SYN_OFFLOADED        TCP SYN; complete, left to offload
 DATA, GSO                 TCP data of no connection: a segment, complete; a GSO packet of two
@@ -29,8 +30,9 @@ MARKED_HOST               the same from the host's main address, as a query to a
   of a connection. Hence ordinary sockets, each with a port of its own.
 - Nothing is sent to anything but inner addresses behind the host's own tunnels, and to the port of
   the tunnel at their VTEPs.
-- A remote end gets at most ROUNDS packets of each kind, at most one of a kind in INTERVAL seconds,
-  and no more of a kind that has been answered often enough.
+- The doctor sends a remote end at most ROUNDS packets of each kind, at most one of a kind in
+  INTERVAL seconds, and no more of a kind that has been answered often enough. The service sends
+  fewer packets of fewer kinds, as offload.py says.
 - All is done in the event loop. A cancelled call leaves no socket and no thread behind.
 """
 
@@ -68,7 +70,7 @@ from csumfix.host.remotes import Remote
 ROUNDS = 40
 INTERVAL = 0.05
 LONGEST = 4.0
-"""Seconds after which no more packets are sent, on a host that has not time for all rounds."""
+"""Seconds after which no more packets are sent, on a host that is too slow for all rounds."""
 
 PATIENCE = 0.7
 """Seconds that the last answers may take."""
@@ -114,11 +116,12 @@ class Kind(enum.IntEnum):
     MARKED_HOST = 65310
     DATA = 65311
     GSO = 65312
+    PING_OUTER = 65313
 
 
 FRAMES = (
     *(Kind.PING, Kind.PING_OFFLOADED, Kind.PING_LARGE),
-    *(Kind.SYN, Kind.SYN_OFFLOADED, Kind.DATA, Kind.GSO),
+    *(Kind.SYN, Kind.SYN_OFFLOADED, Kind.DATA, Kind.GSO, Kind.PING_OUTER),
 )
 DATAGRAMS = (Kind.WRAPPED, Kind.WRAPPED_OFFLOADED)
 SOCKETS = (Kind.CONNECT, Kind.MARKED, Kind.MARKED_HOST)
@@ -146,6 +149,8 @@ class Outcome:
     sources: outer source ports of the answers.
     lost_flows: flows of which LOST_FLOW packets or more were sent and none answered.
     fault: why nothing could be sent.
+    sent_at: when the packets that count in `sent` were sent, in seconds of CLOCK_MONOTONIC.
+    answered_at: when those of them were sent that have been answered.
     """
 
     sent: int = 0
@@ -158,6 +163,31 @@ class Outcome:
     sources: set[int] = field(default_factory=set)
     lost_flows: int = 0
     fault: str = ""
+    sent_at: list[float] = field(default_factory=list)
+    answered_at: list[float] = field(default_factory=list)
+
+
+Outcomes = Mapping[Kind, Outcome]
+"""Of one remote end."""
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much a round of probes asks; the default is what the doctor asks.
+
+    kinds: that are sent.
+    flows: how many flows of a kind there are, if there are several.
+    watch: whether the underlay is watched, too.
+    wanted: returns the kinds that the next packets to a remote end should be of, given the number
+        of the round; None if each kind is sent until it has been answered often enough.
+    decided: tells whether nothing more need be known of a remote end.
+    """
+
+    kinds: frozenset[Kind] = frozenset(Kind) - {Kind.PING_OUTER}
+    flows: Mapping[Kind, int] = field(default_factory=lambda: FLOWS)
+    watch: bool = True
+    wanted: Callable[[Outcomes, int], Collection[Kind]] | None = None
+    decided: Callable[[Outcomes], bool] = lambda _: False
 
 
 @dataclass
@@ -191,6 +221,8 @@ class _Series:
     """By token: the flow, and whether the packet counts."""
     answers: set[int] = field(default_factory=set)
     began: set[int] = field(default_factory=set)
+    at: dict[int, float] = field(default_factory=dict)
+    """When each packet was sent, by its token."""
     next: int = 0
 
     @property
@@ -239,7 +271,10 @@ class _Series:
         counts = flow in self.began or self.kind in SOCKETS
         self.began.add(flow)
         self.sent[token] = (flow, counts)
+        self.at[token] = time.monotonic()
         self.outcome.sent += counts
+        if counts:
+            self.outcome.sent_at.append(self.at[token])
 
     def take(self, token: int) -> bool:
         """An answer came; tell whether it answers a packet of ours that counts."""
@@ -249,6 +284,8 @@ class _Series:
         if token not in self.answers:
             self.answers.add(token)
             self.outcome.answered += counts
+            if counts:
+                self.outcome.answered_at.append(self.at[token])
         return counts
 
 
@@ -257,6 +294,7 @@ class Prober:
 
     ports: of the tunnels. underlays: numbers of the devices that carry them.
     mark: of kube-proxy; None if there is none, and then no marked packets are sent.
+    extent: how much is asked.
     """
 
     def __init__(
@@ -265,11 +303,16 @@ class Prober:
         ports: Collection[int],
         underlays: Collection[int],
         mark: int | None,
+        extent: Extent = Extent(),
     ) -> None:
+        self._extent = extent
         self._policy = Policy(tuple(sorted(ports)))
         self._ports, self._underlays, self._mark = ports, underlays, mark
         self.result = Probes([Probed(remote) for remote in remotes])
         self._series: dict[tuple[Kind, bytes], _Series] = {}
+        self._outcomes = {
+            ip_address(one.remote.address).packed: one.outcomes for one in self.result.probed
+        }
         self._sends: list[tuple[_Series, Callable[[int, int], None]]] = []
         self._connects: list[tuple[_Series, Remote]] = []
         self._tasks: set[asyncio.Task[None]] = set()
@@ -277,36 +320,31 @@ class Prober:
 
     async def run(self, progress: Callable[[float], None] = lambda _: None) -> Probes:
         """Probe; progress is called with the part that is done, 0 to 1."""
-        with contextlib.ExitStack() as stack:
-            try:
-                self._open(stack)
+        sockets = contextlib.ExitStack()
+        try:
+            with contextlib.ExitStack() as readers:
+                self._open(sockets, readers)
                 await self._rounds(progress)
-            finally:
-                for task in self._tasks:
-                    task.cancel()
-                await asyncio.gather(*self._tasks, return_exceptions=True)
-            for series in self._series.values():
-                series.outcome.lost_flows = series.lost_flows()
+        finally:
+            for task in self._tasks:
+                task.cancel()
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            # Closing a packet socket takes milliseconds: the kernel calls synchronize_net().
+            await asyncio.to_thread(sockets.close)
+        for series in self._series.values():
+            series.outcome.lost_flows = series.lost_flows()
         return self.result
 
     async def _rounds(self, progress: Callable[[float], None]) -> None:
         last = time.monotonic() + LONGEST
+        idle = 0
         for number in range(ROUNDS):
             began = time.monotonic()
-            if began > last:
+            if began > last or self._is_decided:
                 break
             progress(number / ROUNDS)
-            busy = False
-            for series, send in self._sends:
-                if self._is_wanted(series):
-                    busy = True
-                    self._send(series, send)
-            for series, remote in self._connects:
-                if self._is_wanted(series):
-                    busy = True
-                    if number % 2 == 0:
-                        self._connect(series, remote)
-            if not busy:
+            idle = 0 if self._send_round(number) else idle + 1
+            if idle and (self._extent.wanted is None or idle * INTERVAL > PATIENCE):
                 break
             await asyncio.sleep(max(0.0, began + INTERVAL - time.monotonic()))
         ends = time.monotonic() + PATIENCE
@@ -314,8 +352,27 @@ class Prober:
             await asyncio.sleep(INTERVAL)
         progress(1)
 
-    def _is_wanted(self, series: _Series) -> bool:
+    def _send_round(self, number: int) -> bool:
+        """Send a packet of each kind that is wanted; tell whether any is."""
+        busy = False
+        for series, send in self._sends:
+            if self._is_wanted(series, number):
+                busy = True
+                self._send(series, send)
+        for series, remote in self._connects:
+            if self._is_wanted(series, number):
+                busy = True
+                if number % 2 == 0:
+                    self._connect(series, remote)
+        return busy
+
+    def _is_wanted(self, series: _Series, number: int = 0) -> bool:
         """Tell whether more packets of a kind can say more."""
+        if self._extent.wanted:
+            outcomes = self._outcomes[series.remote]
+            return not series.outcome.fault and series.kind in self._extent.wanted(
+                outcomes, number
+            )
         if series.is_settled:
             return False
         # They stand in for SYN packets where a firewall drops those.
@@ -323,8 +380,12 @@ class Prober:
         return not (series.kind is Kind.PING_OFFLOADED and syn and syn.is_settled)
 
     @property
+    def _is_decided(self) -> bool:
+        return all(self._extent.decided(probed.outcomes) for probed in self.result.probed)
+
+    @property
     def _is_all_answered(self) -> bool:
-        return all(
+        return self._extent.wanted is not None or all(
             series.is_answered or not (series.kind is Kind.PING or self._is_wanted(series))
             for series in self._series.values()
         )
@@ -376,18 +437,18 @@ class Prober:
 
     # Opening
 
-    def _open(self, stack: contextlib.ExitStack) -> None:
+    def _open(self, stack: contextlib.ExitStack, readers: contextlib.ExitStack) -> None:
         loop = asyncio.get_running_loop()
         try:
-            for index in self._underlays:
+            for index in self._underlays if self._extent.watch else ():
                 for direction in (Direction.OUT, Direction.IN):
                     tap = TapSocket(index, self._ports, direction, probepackets.NUMBERS)
                     stack.callback(tap.close)
                     self._taps.append(tap)
                     loop.add_reader(tap, self._watch, tap, direction)
-                    stack.callback(loop.remove_reader, tap.fileno())
+                    readers.callback(loop.remove_reader, tap.fileno())
             devices = {probed.remote.device for probed in self.result.probed}
-            senders = {device: self._packet_socket(stack, device) for device in devices}
+            senders = {device: self._packet_socket(stack, readers, device) for device in devices}
         except PermissionError:
             self.result.blind = "CAP_NET_RAW is missing"
             senders = {}
@@ -395,9 +456,11 @@ class Prober:
             self.result.blind = error.strerror or "packet sockets do not work"
             senders = {}
         for probed in self.result.probed:
-            self._plan(stack, probed, senders)
+            self._plan(stack, readers, probed, senders)
 
-    def _packet_socket(self, stack: contextlib.ExitStack, device: int) -> socket.socket:
+    def _packet_socket(
+        self, stack: contextlib.ExitStack, readers: contextlib.ExitStack, device: int
+    ) -> socket.socket:
         """Return what sends frames by a device; answers are read from another socket."""
         answers = stack.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_DGRAM, 0))
         answers.setblocking(False)
@@ -405,7 +468,7 @@ class Prober:
         bind(answers, device)
         loop = asyncio.get_running_loop()
         loop.add_reader(answers, self._listen, answers)
-        stack.callback(loop.remove_reader, answers)
+        readers.callback(loop.remove_reader, answers)
         sender = stack.enter_context(socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0))
         sender.setblocking(False)
         sender.setsockopt(SOL_PACKET, PACKET_VNET_HDR, 1)
@@ -416,6 +479,7 @@ class Prober:
     def _plan(
         self,
         stack: contextlib.ExitStack,
+        readers: contextlib.ExitStack,
         probed: Probed,
         senders: Mapping[int, socket.socket],
     ) -> None:
@@ -424,22 +488,26 @@ class Prober:
         sender = senders.get(remote.device)
         if sender and remote.dest_mac and remote.source_mac and remote.source:
             frames = _Frames(remote, sender)
-            for kind in FRAMES:
+            for kind in self._wanted(FRAMES):
                 self._sends.append((self._begin(probed, kind), frames.of(kind)))
             if remote.vtep:
                 self._plan_datagrams(stack, probed)
-        else:
-            self._plan_ping(stack, probed)
-        self._connects.append((self._begin(probed, Kind.CONNECT), remote))
-        if self._mark is not None:
-            self._connects.append((self._begin(probed, Kind.MARKED), remote))
-            if host_address(remote.version) not in ("", remote.source):
-                self._connects.append((self._begin(probed, Kind.MARKED_HOST), remote))
+        elif self._extent.wanted is None:
+            self._plan_ping(stack, readers, probed)
+        for kind in self._wanted(SOCKETS):
+            if kind in MARKS and self._mark is None:
+                continue
+            if kind is Kind.MARKED_HOST and host_address(remote.version) in ("", remote.source):
+                continue
+            self._connects.append((self._begin(probed, kind), remote))
+
+    def _wanted(self, kinds: Collection[Kind]) -> list[Kind]:
+        return [kind for kind in kinds if kind in self._extent.kinds]
 
     def _begin(self, probed: Probed, kind: Kind) -> _Series:
         outcome = probed.outcomes[kind] = Outcome()
         low, high = 40000, 60000
-        flows = random.sample(range(low, high), FLOWS.get(kind, 1))
+        flows = random.sample(range(low, high), self._extent.flows.get(kind, 1))
         remote = ip_address(probed.remote.address).packed
         self._series[kind, remote] = _Series(kind, remote, outcome, flows)
         return self._series[kind, remote]
@@ -447,7 +515,8 @@ class Prober:
     def _plan_datagrams(self, stack: contextlib.ExitStack, probed: Probed) -> None:
         remote = probed.remote
         family = socket.AF_INET6 if ":" in remote.vtep else socket.AF_INET
-        for kind, form in ((Kind.WRAPPED, socket.SOCK_RAW), (DATAGRAMS[1], socket.SOCK_DGRAM)):
+        for kind in self._wanted(DATAGRAMS):
+            form = socket.SOCK_RAW if kind is Kind.WRAPPED else socket.SOCK_DGRAM
             series = self._begin(probed, kind)
             try:
                 sock = stack.enter_context(socket.socket(family, form, socket.IPPROTO_UDP))
@@ -461,8 +530,12 @@ class Prober:
                 send = _wrapped(remote, kind, sock, raw=form is socket.SOCK_RAW)
                 self._sends.append((series, send))
 
-    def _plan_ping(self, stack: contextlib.ExitStack, probed: Probed) -> None:
+    def _plan_ping(
+        self, stack: contextlib.ExitStack, readers: contextlib.ExitStack, probed: Probed
+    ) -> None:
         """Ping by a socket for which no privileges are needed, if the host permits that."""
+        if Kind.PING not in self._extent.kinds:
+            return
         remote, series = probed.remote, self._begin(probed, Kind.PING)
         is_v4 = remote.version == 4  # noqa: PLR2004
         family = socket.AF_INET if is_v4 else socket.AF_INET6
@@ -487,7 +560,7 @@ class Prober:
 
         loop = asyncio.get_running_loop()
         loop.add_reader(sock, read)
-        stack.callback(loop.remove_reader, sock)
+        readers.callback(loop.remove_reader, sock)
         self._sends.append((series, send))
 
     # Watching
@@ -567,6 +640,10 @@ class _Frames:
             return lambda flow, token: self._send(
                 probepackets.data(self._ends, (flow, int(kind)), token, gso=kind is Kind.GSO)
             )
+        if kind is Kind.PING_OUTER:
+            return lambda _, token: self._send(
+                probepackets.echo_outer(self._ends, int(kind), token, PING_DATA)
+            )
         length = PING_DATA
         if kind is Kind.PING_LARGE:
             length = probepackets.echo_data(self._remote.version, self._remote.mtu)
@@ -612,5 +689,5 @@ def host_address(version: int) -> str:
 
 
 def is_arriving_wrong(outcome: Outcome) -> bool:
-    """Tell whether an answer arrived that is surely wrong."""
+    """Tell whether an answer arrived that is certainly wrong."""
     return bool(WRONG & outcome.arrived.keys())

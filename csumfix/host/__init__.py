@@ -1,1 +1,1 @@
-"""The kernel of this node: tunnels, rules, queues and what it says of their changes."""
+"""Reads and changes the kernel of this node: tunnels, rules, queues and netlink events."""

@@ -1,7 +1,7 @@
-"""Which netlink events change something for csumfix. Pure: bytes in, yes or no out.
+"""Decides which netlink events change something for csumfix. Pure: bytes in, yes or no out.
 
-A host with many containers has thousands of events per second, nearly all of them about devices
-and rules that are none of ours. So a message is read only as far as it takes to tell.
+A host with many containers has thousands of events per second, and nearly all of them are about
+devices and rules that are not ours. So each message is read only as far as is needed to tell.
 """
 
 from __future__ import annotations
@@ -43,25 +43,25 @@ IN_MANGLE = _string_attribute(1, b"mangle")
 
 RTA_DST = 1
 TO_LINK_LOCAL = ATTRIBUTE.pack(ATTRIBUTE.size + 16, RTA_DST) + bytes.fromhex("fe80") + bytes(14)
-"""The route that each device has for IPv6 link-local addresses, while it is up."""
+"""The route for IPv6 link-local addresses that each device has while it is up."""
 
 
 class Changes:
-    """What is known about one kind of events."""
+    """What events of one kind have told so far."""
 
     def concern_us(self, datagram: bytes) -> bool:
         """Tell whether any event in the datagram changes something for us."""
         raise NotImplementedError
 
     def forget(self) -> None:
-        """Forget what events have told, because some were lost."""
+        """Forget it, because events were lost."""
 
 
 class LinkChanges(Changes):
-    """Whether a vxlan device came, changed, was renamed or went, or an underlay went.
+    """Whether a vxlan device appeared, changed or went, or an underlay went.
 
-    A device announces itself again and again: for its state, its carrier, its place in a bridge.
-    Only its name, its MTU and its tunnel parameters matter.
+    The kernel announces a device for each change of its state, its carrier or its bridge. Only its
+    name, its MTU and its tunnel parameters matter.
     """
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class LinkChanges(Changes):
     def concern_us(self, datagram: bytes) -> bool:
         """See the base class."""
         changed = False
-        for message in _messages(datagram):  # all of them: each is remembered
+        for message in messages(datagram):  # all of them: each is remembered
             changed |= self._is_change(message)
         return changed
 
@@ -89,7 +89,7 @@ class LinkChanges(Changes):
         if kind not in (RTM_NEWLINK, RTM_DELLINK) or len(message) < HEADER.size + LINK.size:
             return False
         family, _, index, _, _ = LINK.unpack_from(message, HEADER.size)
-        if family != socket.AF_UNSPEC:  # what a bridge says about its ports
+        if family != socket.AF_UNSPEC:  # a bridge announces its ports
             return False
         if kind == RTM_DELLINK:
             known = self._seen.pop(index, None) is not None
@@ -102,7 +102,7 @@ class LinkChanges(Changes):
 
 
 class RouteChanges(Changes):
-    """Whether a tunnel that is not bound to an underlay may now leave by another one."""
+    """Whether a tunnel that is bound to no underlay may now send by another one."""
 
     def __init__(self) -> None:
         self._unbound: frozenset[int] = frozenset()
@@ -111,13 +111,13 @@ class RouteChanges(Changes):
     def expect(self, unbound: frozenset[int], *, routed: bool) -> None:
         """Look for events about these devices, which are bound to no underlay.
 
-        routed: whether routes decide which way some tunnel takes.
+        routed: whether routes decide by which device the packets of some tunnel leave.
         """
         self._unbound, self._routed = unbound, routed
 
     def concern_us(self, datagram: bytes) -> bool:
         """See the base class."""
-        return self._routed and any(map(self._is_change, _messages(datagram)))
+        return self._routed and any(map(self._is_change, messages(datagram)))
 
     def _is_change(self, message: bytes) -> bool:
         kind = HEADER.unpack_from(message)[1]
@@ -132,7 +132,7 @@ class RouteChanges(Changes):
 
 
 def _leads_elsewhere(message: bytes) -> bool:
-    """Tell whether a route can lead to a remote end: not to this host, nor to all neighbours."""
+    """Tell whether a route can lead to a remote VTEP; local and link-local ones cannot."""
     if len(message) < HEADER.size + ROUTE.size:
         return False
     kind = ROUTE.unpack_from(message, HEADER.size)[7]
@@ -140,14 +140,15 @@ def _leads_elsewhere(message: bytes) -> bool:
 
 
 class RuleChanges(Changes):
-    """Whether rules have changed in a table that has ours."""
+    """Whether rules have changed in the table that has ours."""
 
     def concern_us(self, datagram: bytes) -> bool:
         """See the base class."""
         return IN_MANGLE in datagram
 
 
-def _messages(datagram: bytes) -> Iterator[bytes]:
+def messages(datagram: bytes) -> Iterator[bytes]:
+    """Yield the netlink messages of a datagram, each with its header."""
     start = 0
     while start + HEADER.size <= len(datagram):
         length = HEADER.unpack_from(datagram, start)[0]
@@ -158,7 +159,7 @@ def _messages(datagram: bytes) -> Iterator[bytes]:
 
 
 def _essence(message: bytes) -> tuple[bytes, ...]:
-    """Return what matters about a vxlan device: name, MTU, and its parameters as they are."""
+    """Return the name, the MTU and the tunnel parameters of a vxlan device, not decoded."""
     found = {}
     for kind, data in _attributes(message[HEADER.size + LINK.size :]):
         if kind in (IFLA_IFNAME, IFLA_MTU):

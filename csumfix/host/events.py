@@ -1,4 +1,4 @@
-"""Netlink events: what the kernel announces when devices, routes or rules change."""
+"""Netlink events: the kernel announces changes of devices, routes and rules."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ NFTABLES = (NETLINK_NETFILTER, 1 << 6)
 """Rules of nftables, and with them of iptables-nft: NFNLGRP_NFTABLES."""
 
 LARGEST = 1 << 16
-"""Bytes of a datagram that are read; the kernel's are smaller (include/linux/netlink.h:
-NLMSG_GOODSIZE)."""
+"""Bytes of a datagram that are read. The kernel's are smaller (NLMSG_GOODSIZE in
+include/linux/netlink.h)."""
 
 AT_ONCE = 2000
-"""Datagrams of one read, so that a flood of them does not keep the event loop."""
+"""Datagrams that one read() takes at most, so that a flood does not block the event loop."""
 
 BUFFER = 4 << 20
-"""Bytes that the kernel may hold: a quarter of a second of 5,000 link events per second."""
+"""Bytes that the kernel may buffer: 5,000 link events per second for a quarter of a second."""
 
 
 class NetlinkEvents:
@@ -43,7 +43,7 @@ class NetlinkEvents:
         self._changes = changes
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, protocol)
         self._socket.setblocking(False)
-        with suppress(PermissionError):  # in a user namespace; then events are lost sooner
+        with suppress(PermissionError):  # in a user namespace the buffer stays small
             self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, BUFFER)
         self._socket.bind((0, groups))
 
@@ -52,7 +52,7 @@ class NetlinkEvents:
         return self._socket.fileno()
 
     def read(self) -> bool:
-        """Read the events that are there; tell whether any changes something for us."""
+        """Read the events that have arrived; tell whether any changes something for us."""
         changed = False
         for _ in range(AT_ONCE):
             try:

@@ -1,4 +1,4 @@
-"""The rules of this host that rewrite addresses, and who has put them there.
+"""The rules of this host that rewrite addresses, and which program made them.
 
 Reads what ``iptables-save``, ``nft list ruleset`` and /proc/net/ip_vs say; changes nothing.
 iptables-save without ``-t`` shows the tables that exist and makes none, not even the legacy one,
@@ -53,12 +53,12 @@ OWNERS = (
     ("ufw", "ufw"),
     ("LIBVIRT", "libvirt"),
 )
-"""Who makes chains, or nft tables, whose names begin like this."""
+"""Programs by the beginning of the names of their chains or nft tables."""
 
 HINTS = (("docker0", "Docker"), ("flanneld", "flannel"), ("kube", "kube-proxy"))
-"""What rules in the kernel's own chains say about who made them."""
+"""Programs by words in their rules, for rules in the kernel's own chains."""
 
-SOMEBODY = "an administrator or a program that leaves no name"
+SOMEBODY = "an unknown program or an administrator"
 
 SAVED = re.compile(r"^\[(\d+):\d+\] -A (\S+) (.*)$")
 TARGET = re.compile(r" -[jg] (\S+)")
@@ -68,7 +68,8 @@ NFT_CHAIN = re.compile(r"^\s+chain (\S+) \{")
 NFT_SET = re.compile(r"\b(?:ip6? [sd]addr|udp [sd]port) set ")
 NFT_NAT = re.compile(r"\b(snat|masquerade|dnat|redirect)\b")
 NFT_MARK = re.compile(r"mark set (?:meta )?mark or (0x[0-9a-f]+)")
-NFT_COUNTER = re.compile(r"counter packets (\d+)")
+NFT_COUNTER = re.compile(r"counter packets (\d+) bytes \d+")
+QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')
 OF_IPTABLES = frozenset({"nat", "mangle", "filter", "raw", "security"})
 """Tables that iptables-nft makes; nft shows them, too."""
 
@@ -97,7 +98,7 @@ class NatRule:
 class NatRules:
     """All of them.
 
-    mark: what kube-proxy marks packets with that are to be masqueraded; None if it marks none.
+    mark: kube-proxy's mark for packets to be masqueraded; None if it marks none.
     clears_mark: whether kube-proxy clears it when it masquerades (since 1.18.6, kubernetes#92035).
     ipvs: virtual UDP services: address and port.
     trouble: why some could not be read; empty if all were.
@@ -169,7 +170,7 @@ def _ipvs() -> str:
 
 
 def parse(texts: list[tuple[str, str]], ipvs: str = "", trouble: str = "") -> NatRules:
-    """Make sense of what the programs printed: by family ("4", "6", or "both" for nft)."""
+    """Parse the output of the programs, which is given by family ("4", "6", or "both" for nft)."""
     rules: dict[tuple[str, str, str], NatRule] = {}
     mark, clears = None, False
     for family, text in texts:
@@ -215,7 +216,7 @@ def _rule(family: str, chain: str, line: str, packets: int | None) -> NatRule | 
 
 
 def _saved_rewrites(line: str) -> Rewrites | None:
-    found = TARGET.search(f" {line}")
+    found = TARGET.search(QUOTED.sub('""', f" {line}"))
     return TARGETS.get(found[1]) if found else None
 
 

@@ -1,7 +1,16 @@
-"""Netfilter queues: NetfilterQueue binds and owns them, a drain in a thread empties them."""
+"""Netfilter queues: NetfilterQueue binds and unbinds them; a drain thread does everything else.
+
+NetfilterQueue opens the socket, binds the queue to it and sets its length. The drain
+(csrc/drain.h) then sets the copy range and the flags on the same socket, receives the packets and
+sends the verdicts; no packet passes through NetfilterQueue or through Python.
+"""
 
 from __future__ import annotations
 
+import errno
+import os
+import socket
+import struct
 import threading
 import warnings
 from collections.abc import Callable, Sequence
@@ -11,18 +20,38 @@ from typing import Any
 
 from netfilterqueue import NetfilterQueue
 
-from csumfix.core import COPY_WHOLE, Drain, Policy, Stats
+from csumfix.core import Drain, Policy, Stats
 from csumfix.errors import CsumfixError, Exit
+from csumfix.host.changes import ATTRIBUTE, HEADER
+from csumfix.host.events import NETLINK_NETFILTER
 
 PROC_QUEUES = Path("/proc/net/netfilter/nfnetlink_queue")
 
 MAX_LENGTH = 1 << 16
-"""Packets a queue may hold: more than its socket can, so that the socket is the only limit. Beyond
-a limit the kernel accepts packets unrepaired (fail-open), and only for sockets it counts them."""
+"""Packets that a queue may hold: more than its socket can, so that the socket is the only limit.
+Beyond either limit the kernel accepts packets unrepaired (fail-open), but it counts them only if
+the socket was full."""
 
 SOCKET_BYTES = 8 << 20
-"""Socket buffer asked for; the kernel doubles it. Measured: it holds 13,000 packets of
-114 bytes, 7,000 of 1,450."""
+"""Size of the socket's buffer; the kernel doubles it. Measured: it holds 13,000 packets of 114
+bytes, or 7,000 of 1,450."""
+
+ANSWER_SECONDS = 5
+
+# linux/netlink.h, linux/netfilter/nfnetlink.h, linux/netfilter/nfnetlink_queue.h
+NLM_F_REQUEST, NLM_F_ACK = 0x1, 0x4
+NFNETLINK_V0 = 0
+NFQNL_CONFIG = 3 << 8 | 2  # NFNL_SUBSYS_QUEUE, NFQNL_MSG_CONFIG
+NFQA_CFG_CMD = 1
+NFQNL_CFG_CMD_BIND = 1
+
+BIND_REMEDIES = {
+    errno.EPERM: (
+        "CAP_NET_ADMIN is missing in this network namespace: run as root",
+        Exit.PERMISSION,
+    ),
+    errno.EINVAL: ("NFQUEUE may be missing: run 'modprobe nfnetlink_queue'", Exit.KERNEL),
+}
 
 
 @dataclass(frozen=True)
@@ -57,38 +86,35 @@ def kernel_queues() -> dict[int, KernelQueue]:
         ) from None
     except PermissionError:
         raise CsumfixError(
-            f"cannot read {PROC_QUEUES}: it is root's: run as root", Exit.PERMISSION
+            f"cannot read {PROC_QUEUES}: permission denied: run as root", Exit.PERMISSION
         ) from None
     queues = (KernelQueue(*map(int, line.split()[:8])) for line in lines)
     return {queue.number: queue for queue in queues}
 
 
 def accept(packet: Any) -> None:
-    """Let a packet go on as it is: what a foreign rule sends before the drain takes over."""
+    """Accept a packet unchanged.
+
+    NetfilterQueue calls this only for packets that another program's rule queues before the drain
+    runs.
+    """
     packet.accept()
 
 
 class Queue:
     """One bound queue and the thread that empties it.
 
-    Order matters to its users: make it before rules send packets to it; stop() only
-    after they are gone and the queue is empty, because closing a queue drops what it holds.
+    Make it before rules send packets to it. Call stop() only after those rules are gone and the
+    queue is empty, because unbinding a queue drops the packets in it.
     """
 
-    def __init__(
-        self,
-        number: int,
-        policy: Policy,
-        callback: Callable[[Any], None] = accept,
-        copy_range: int = COPY_WHOLE,
-        max_length: int = MAX_LENGTH,
-    ) -> None:
+    def __init__(self, number: int, policy: Policy, max_length: int = MAX_LENGTH) -> None:
         self.number = number
         self.error: OSError | None = None
-        self._nfqueue = _bind(number, callback, max_length)
+        self._nfqueue = _bind(number, max_length)
         self._drain = Drain(self._nfqueue.get_fd(), number, policy)
         try:
-            self._drain.configure(SOCKET_BYTES, copy_range)
+            self._drain.configure(SOCKET_BYTES)
         except OSError as error:
             self._nfqueue.unbind()
             raise CsumfixError(
@@ -106,14 +132,10 @@ class Queue:
 
     def _run(self) -> None:
         try:
-            self._empty()
+            self._drain.run()
         except OSError as error:
             self.error = error
             self._on_failure()
-
-    def _empty(self) -> None:
-        """Answer packets until stop()."""
-        self._drain.run()
 
     @property
     def alive(self) -> bool:
@@ -141,7 +163,10 @@ class Queue:
 
 
 def require_free(numbers: Sequence[int]) -> None:
-    """Raise if somebody has bound one of these queues; a kernel yet without NFQUEUE has none."""
+    """Raise if another process has bound one of these queues.
+
+    A kernel that has not loaded NFQUEUE yet has none.
+    """
     if not PROC_QUEUES.exists():
         return
     bound = kernel_queues()
@@ -150,15 +175,15 @@ def require_free(numbers: Sequence[int]) -> None:
             raise _in_use(bound[number])
 
 
-def _bind(number: int, callback: Callable[[Any], None], max_length: int) -> NetfilterQueue:
+def _bind(number: int, max_length: int) -> NetfilterQueue:
     try:
         nfqueue = NetfilterQueue()
         with warnings.catch_warnings():
             # A small socket buffer shows as overruns in the counters; it is no reason to stop.
             warnings.simplefilter("ignore", RuntimeWarning)
-            nfqueue.bind(number, callback, max_length, sock_len=SOCKET_BYTES)
+            nfqueue.bind(number, accept, max_length, sock_len=SOCKET_BYTES)
     except OSError as error:
-        raise _bind_error(number) from error
+        raise _bind_error(number, str(error)) from error
     return nfqueue
 
 
@@ -171,12 +196,32 @@ def _in_use(owner: KernelQueue) -> CsumfixError:
     )
 
 
-def _bind_error(number: int) -> CsumfixError:
+def _bind_error(number: int, complaint: str) -> CsumfixError:
     owner = kernel_queues().get(number)
     if owner:
         return _in_use(owner)
-    return CsumfixError(
-        f"cannot bind queue {number}: CAP_NET_ADMIN is missing in this network namespace: "
-        "run as root",
-        Exit.PERMISSION,
-    )
+    code = _ask_to_bind(number)
+    reason = os.strerror(code) if code else complaint
+    remedy, exit_code = BIND_REMEDIES.get(code, ("see what dmesg says", Exit.KERNEL))
+    return CsumfixError(f"cannot bind queue {number}: {reason}: {remedy}", exit_code)
+
+
+def _ask_to_bind(number: int) -> int:
+    """Return the errno with which the kernel refuses to bind a queue; 0 if it does not.
+
+    libnetfilter_queue's nfq_create_queue() tells NetfilterQueue only that it failed.
+    """
+    command = struct.pack("!BxH", NFQNL_CFG_CMD_BIND, socket.AF_UNSPEC)
+    attribute = ATTRIBUTE.pack(ATTRIBUTE.size + len(command), NFQA_CFG_CMD) + command
+    body = struct.pack("!BBH", socket.AF_UNSPEC, NFNETLINK_V0, number) + attribute
+    header = HEADER.pack(HEADER.size + len(body), NFQNL_CONFIG, NLM_F_REQUEST | NLM_F_ACK, 1, 0)
+    try:
+        with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as kernel:
+            kernel.settimeout(ANSWER_SECONDS)
+            kernel.connect((0, 0))
+            kernel.sendall(header + body)
+            answer = kernel.recv(4096)
+    except OSError as error:
+        return error.errno or errno.ETIMEDOUT
+    (negative,) = struct.unpack_from("=i", answer, HEADER.size)
+    return -int(negative)

@@ -5,17 +5,17 @@ from __future__ import annotations
 import asyncio
 import ipaddress
 import socket
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import Container, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
-from pyroute2 import AsyncIPRoute
-from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
-
 from csumfix.errors import CsumfixError, Exit
+from csumfix.host import rtnetlink
+from csumfix.host.rtnetlink import NetlinkDumpInterrupted, NetlinkError
 from csumfix.host.tunnels import Tunnel
 from csumfix.text import printable
+from csumfix.threads import in_thread
 
 ENOUGH = 3
 """Remote ends of one tunnel and inner family."""
@@ -64,35 +64,50 @@ class Remote:
 class _Tables:
     """What the kernel knows of devices, neighbours and forwarding."""
 
-    links: dict[int, Any] = field(default_factory=dict)
     neighbours: list[Any] = field(default_factory=list)
     vteps: dict[tuple[int, str], str] = field(default_factory=dict)
+    _devices: dict[int, Any] = field(default_factory=dict)
+
+    def device(self, index: int | None) -> Any:
+        """Return the device with this number; None if there is none."""
+        if index is None:
+            return None
+        if index not in self._devices:
+            with suppress(NetlinkError):
+                self._devices[index] = rtnetlink.device(index)
+        return self._devices.get(index)
 
 
-async def find(tunnels: Sequence[Tunnel], wanted: Sequence[str] = ()) -> list[Remote]:
+async def find(
+    tunnels: Sequence[Tunnel], wanted: Sequence[str] = (), enough: int = ENOUGH
+) -> list[Remote]:
     """Return some remote ends of these tunnels, or those that are wanted by their inner address.
+
+    enough: how many of one tunnel and inner family.
 
     Raises CsumfixError if the route to a wanted address does not lead into a tunnel.
     """
-    async with AsyncIPRoute() as ip:
-        tables = await _read(ip)
-        if wanted:
-            return [await _wanted(ip, tables, tunnels, address) for address in wanted]
-        found = []
-        for tunnel in tunnels:
-            found += await _of_tunnel(ip, tables, tunnel)
-        return found
+    if wanted:
+        tables = await in_thread(_read)
+        return [await _wanted(tables, tunnels, address) for address in wanted]
+    return await in_thread(_of_tunnels, tunnels, enough)
 
 
-async def _read(ip: Any) -> _Tables:
+def _of_tunnels(tunnels: Sequence[Tunnel], enough: int) -> list[Remote]:
+    tables = _read({tunnel.index for tunnel in tunnels})
+    return [remote for tunnel in tunnels for remote in _of_tunnel(tables, tunnel, enough)]
+
+
+def _read(devices: Container[int] | None = None) -> _Tables:
+    """Read the tables of these devices; None for all."""
     tables = _Tables()
-    tables.links = {link["index"]: link async for link in _dump(ip.get_links)}
     tables.neighbours = [
         entry
-        async for entry in _dump(ip.neigh, "dump")
-        if entry.get("NDA_LLADDR") and not entry["state"] & UNUSABLE
+        for family in (socket.AF_INET, socket.AF_INET6)
+        for entry in _dump(family, devices, UNUSABLE)
+        if entry.get("NDA_LLADDR")
     ]
-    async for entry in _dump(ip.fdb, "dump"):
+    for entry in _dump(socket.AF_BRIDGE, devices):
         if entry.get("NDA_DST") and entry.get("NDA_LLADDR"):
             tables.vteps.setdefault(
                 (entry["ifindex"], entry.get("NDA_LLADDR")), entry.get("NDA_DST")
@@ -100,19 +115,15 @@ async def _read(ip: Any) -> _Tables:
     return tables
 
 
-async def _dump(request: Any, *arguments: str) -> AsyncIterator[Any]:
-    """Yield what a dump brings; what it has if the tables change all the time."""
+def _dump(family: int, devices: Container[int] | None, without: int = 0) -> list[Any]:
+    """Return a table of neighbours; nothing if it changes all the time."""
     for _ in range(ATTEMPTS):
         with suppress(NetlinkDumpInterrupted, NetlinkError):
-            found = [one async for one in await request(*arguments)]
-            break
-    else:
-        found = []
-    for one in found:
-        yield one
+            return rtnetlink.neighbours(family, devices, without)
+    return []
 
 
-async def _of_tunnel(ip: Any, tables: _Tables, tunnel: Tunnel) -> list[Remote]:
+def _of_tunnel(tables: _Tables, tunnel: Tunnel, enough: int) -> list[Remote]:
     """Return remote ends whose inner addresses are neighbours on the tunnel's own device."""
     found: dict[int, list[Remote]] = {4: [], 6: []}
     entries = [one for one in tables.neighbours if one["ifindex"] == tunnel.index]
@@ -121,20 +132,20 @@ async def _of_tunnel(ip: Any, tables: _Tables, tunnel: Tunnel) -> list[Remote]:
         there = ipaddress.ip_address(address) if address else None
         if not there or there.is_link_local or there.is_multicast:
             continue
-        enough = found[there.version]
+        known = found[there.version]
         vtep = _vtep(tables, tunnel, entry.get("NDA_LLADDR"))
-        if len(enough) >= ENOUGH or any(vtep and one.vtep == vtep for one in enough):
+        if len(known) >= enough or any(vtep and one.vtep == vtep for one in known):
             continue
-        route = await _route(ip, address, oif=tunnel.index)
+        route = _route(address, tunnel.index)
         if route:
             mac = _mac(entry.get("NDA_LLADDR"))
-            enough.append(_remote(tables, tunnel, route, address, (mac, vtep)))
+            known.append(_remote(tables, tunnel, route, address, (mac, vtep)))
     return [*found[4], *found[6]]
 
 
-async def _wanted(ip: Any, tables: _Tables, tunnels: Sequence[Tunnel], address: str) -> Remote:
+async def _wanted(tables: _Tables, tunnels: Sequence[Tunnel], address: str) -> Remote:
     """Return the remote end with this inner address."""
-    route = await _route(ip, address)
+    route = await in_thread(_route, address)
     device = route.get("oif") if route else None
     tunnel = _carrier(tables, tunnels, device)
     if not route or not tunnel:
@@ -147,7 +158,7 @@ async def _wanted(ip: Any, tables: _Tables, tunnels: Sequence[Tunnel], address: 
     entry = _neighbour(tables, device, hop)
     if not entry and not tunnel.metadata:
         _ask_for(address)
-        tables = await _resolved(ip, device, hop)
+        tables = await _resolved(device, hop)
         entry = _neighbour(tables, device, hop)
     text = entry.get("NDA_LLADDR") if entry else ""
     is_plain = not tunnel.metadata  # others take packets from their own programs only
@@ -161,7 +172,7 @@ def _carrier(tables: _Tables, tunnels: Sequence[Tunnel], device: int | None) -> 
     A collect-metadata tunnel is fed by programs that no route shows.
     """
     for tunnel in tunnels:
-        link = tables.links.get(tunnel.index)
+        link = tables.device(tunnel.index)
         if device is not None and device in (tunnel.index, link and link.get("master")):
             return tunnel
     return next((tunnel for tunnel in tunnels if tunnel.metadata), None)
@@ -181,19 +192,19 @@ def _ask_for(address: str) -> None:
         sock.sendto(b"", (address, 9))  # discard
 
 
-async def _resolved(ip: Any, device: int | None, address: str) -> _Tables:
+async def _resolved(device: int | None, address: str) -> _Tables:
     """Return the tables as soon as the neighbour is there, or anyway after half a second."""
     for _ in range(5):
-        tables = await _read(ip)
+        tables = await in_thread(_read)
         if _neighbour(tables, device, address):
             break
         await asyncio.sleep(0.1)
     return tables
 
 
-async def _route(ip: Any, address: str, **more: int) -> Any:
+def _route(address: str, device: int = 0) -> Any:
     with suppress(NetlinkError, OSError):
-        for route in await ip.route("get", dst=address, **more):
+        for route in rtnetlink.route_to(address, device):
             return route
     return None
 
@@ -202,7 +213,7 @@ def _remote(
     tables: _Tables, tunnel: Tunnel, route: Any, address: str, there: tuple[bytes, str]
 ) -> Remote:
     device = route.get("oif")
-    link = tables.links.get(device)
+    link = tables.device(device)
     return Remote(
         tunnel=tunnel,
         device=device,

@@ -21,7 +21,7 @@ from csumfix.host.tunnels import Family
 
 SCRIPT = Path(sysconfig.get_path("scripts")) / "csumfix-rules"
 SYSTEM_PATH = "/usr/sbin:/sbin"
-"""Where iptables is. A user's PATH often lacks these; csumfix-rules adds them, too."""
+"""Where iptables is. A user's PATH often lacks these; csumfix-rules adds them as well."""
 
 LATER = (
     " lane=kernel rule=gate what=missing",

@@ -7,11 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pyroute2 import AsyncIPRoute
-from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
-
 from csumfix.errors import CsumfixError, Exit
+from csumfix.host import rtnetlink
 from csumfix.text import printable
+from csumfix.threads import in_thread
 
 Family = Literal["4", "6", "both"]
 
@@ -24,7 +23,7 @@ class Tunnel:
     """One vxlan device.
 
     port: UDP destination port.
-    family: of the underlay; both if the device does not tell.
+    family: of the underlay; both if the device does not say.
     mtu: of the device, bytes.
     checksum: whether it computes outer checksums over IPv4 (``udpcsum``).
     checksum6: the same over IPv6 (no ``udp6zerocsumtx``).
@@ -50,7 +49,7 @@ class Tunnel:
 
 
 def local_port_range() -> tuple[int, int]:
-    """Return the namespace's range of ephemeral ports, from which vxlan devices draw."""
+    """Return the namespace's range of ephemeral ports, which vxlan devices use by default."""
     low, high = LOCAL_PORT_RANGE.read_text().split()
     return int(low), int(high)
 
@@ -58,8 +57,8 @@ def local_port_range() -> tuple[int, int]:
 def _family(data: Any) -> Family:
     """Return the underlay's family.
 
-    A device without a local or remote address has its remotes in the forwarding table only, as
-    Calico and Cilium make it: they may be of either family.
+    A device without a local or remote address has its remotes only in the forwarding table. Calico
+    and Cilium make such devices. Their remotes may be of either family.
     """
     if data.get("IFLA_VXLAN_LOCAL6") or data.get("IFLA_VXLAN_GROUP6"):
         return "6"
@@ -71,7 +70,7 @@ def _family(data: Any) -> Family:
 def parse_link(link: Any, default_ports: tuple[int, int]) -> Tunnel:
     """Read one RTM_NEWLINK message of a vxlan device.
 
-    default_ports: what a device without a source port range of its own uses.
+    default_ports: the source ports of a device that has no range configured.
     """
     data = link.get(("linkinfo", "data"))
     ports = data.get("IFLA_VXLAN_PORT_RANGE") or {"low": 0, "high": 0}
@@ -94,22 +93,24 @@ def parse_link(link: Any, default_ports: tuple[int, int]) -> Tunnel:
 
 async def discover() -> list[Tunnel]:
     """Return the vxlan devices of the current network namespace."""
+    return await in_thread(_discover)
+
+
+def _discover() -> list[Tunnel]:
     default_ports = local_port_range()
-    return [parse_link(link, default_ports) for link in await _links(kind="vxlan")]
+    return [parse_link(link, default_ports) for link in _links()]
 
 
-async def _links(**wanted: str) -> list[Any]:
-    """List devices; anew if one came or went meanwhile, which makes a list incomplete."""
+def _links() -> list[Any]:
+    """List the devices; again if the list changed meanwhile, because it may be incomplete."""
     for _ in range(LIST_ATTEMPTS):
         try:
-            async with AsyncIPRoute() as ip:
-                return [link async for link in await ip.get_links(**wanted)]
-        except NetlinkDumpInterrupted:
+            return rtnetlink.links("vxlan")
+        except rtnetlink.NetlinkDumpInterrupted:
             continue
-        except NetlinkError as error:
+        except rtnetlink.NetlinkError as error:
             raise CsumfixError(
-                f"cannot list the network devices: {os.strerror(error.code)}: "
-                "look for what it says in dmesg",
+                f"cannot list the network devices: {os.strerror(error.code)}: see dmesg",
                 Exit.KERNEL,
             ) from None
     raise CsumfixError(

@@ -1,1 +1,1 @@
-"""The service: what it decides and does to the kernel, and what it tells of itself."""
+"""The service: decides on lanes, changes rules and queues, and reports its state."""

@@ -69,7 +69,7 @@ class Peer:
             return None
 
     async def hangs_up(self, timeout: float) -> bool:
-        """Wait for it to hang up; tell whether it did within so many seconds."""
+        """Wait for the peer to hang up; tell whether it did within `timeout` seconds."""
         with contextlib.suppress(ConnectionError):
             try:
                 async with asyncio.timeout(timeout):
@@ -258,7 +258,7 @@ def _explain_absence(found: address.Found) -> None:
     if found.stranger:
         raise CsumfixError(
             f"{found.stranger} has the name of csumfix's socket, and is not believed: it is "
-            "neither root nor csumfix's user: see what it is and stop it, then start csumfix",
+            "neither root nor csumfix's user: find out what it is and stop it, then start csumfix",
             Exit.IN_USE,
         )
     if found.busy:
@@ -271,7 +271,7 @@ def _explain_absence(found: address.Found) -> None:
 def _not_understood(owner: address.Owner) -> CsumfixError:
     return CsumfixError(
         f"{owner} has the name of csumfix's socket, but does not speak like csumfix: "
-        "see what it is, and stop it",
+        "find out what it is, and stop it",
         Exit.IN_USE,
     )
 

@@ -20,8 +20,9 @@ from csumfix.host.rules import LanesRefusedError, RuleSet, is_about_kernel
 from csumfix.host.tunnels import Tunnel
 from csumfix.options import LaneSetting, Options
 from csumfix.service.kernel import EgressTap, Kernel
-from csumfix.service.lanes import Evidence, Lane, PortLane, Terms, decide
+from csumfix.service.lanes import Evidence, Lane, PortLane, ProbeFinding, Terms, Trial, decide
 from csumfix.service.pool import Pool
+from csumfix.service.probing import Probing
 from csumfix.service.ruleset import rule_set, tunnel_ports
 from csumfix.service.runner import Clock
 from csumfix.service.snapshot import PortSnapshot, Snapshot
@@ -47,6 +48,7 @@ class Datapath:
     lanes: of each tunnel port, as the rules have them.
     rules: that were loaded last; None if there is no tunnel.
     restored: how often rules that another program had changed were loaded again.
+    reloads: how often the same rules were loaded again for any reason.
     lane_changes: how often a port changed its lane.
     underlays: numbers of the devices that carry the tunnels.
     """
@@ -58,14 +60,16 @@ class Datapath:
         tap: EgressTap,
         clock: Clock,
         on_queue_failure: Callable[[], None],
+        probing: Probing,
     ) -> None:
         self.pool = Pool(kernel.queues, clock, on_queue_failure)
         self.lanes: dict[int, PortLane] = {}
         self.rules: RuleSet | None = None
-        self.restored = self.lane_changes = 0
+        self.restored = self.reloads = self.lane_changes = 0
         self.underlays: frozenset[int] = frozenset()
         self._kernel = kernel
         self._tap = tap
+        self._probing = probing
         self._clock = clock
         self._options = options
         self._numbers = options.queue_numbers
@@ -74,6 +78,8 @@ class Datapath:
         self._in_sync = False
         self._kernel_fault: str | None = None
         self._kernel_since: dict[int, float] = {}
+        self._changed_at: dict[int, float] = {}
+        self._carried_by: frozenset[int] = frozenset()
         self._leaving: dict[int, float] = {}
         self._repaired: dict[int, tuple[int, float | None]] = {}
         self._met: Counter[str] = Counter()
@@ -166,7 +172,34 @@ class Datapath:
         ports = tunnel_ports(options, self._tunnels)
         named = bool(options.ports)
         self.underlays = await self._kernel.links.underlays(self._tunnels, named=named)
+        self._note_carriers()
         self._tap.watch(self.underlays, ports, self._options.tap_pause)
+
+    def _note_carriers(self) -> None:
+        """Have what probes found be tried anew if the tunnels leave by other devices now.
+
+        Meanwhile the ports stay in the queue lane for the hold time, for the new devices may lie
+        as well.
+        """
+        before = self._carried_by
+        self._carried_by = self.underlays or before
+        if not before or self._carried_by == before:
+            return
+        self._probing.forget()
+        for port, lane in self.lanes.items():
+            if lane.trial is Trial.HELPED:
+                self.lanes[port] = replace(lane, trial=Trial.NONE)
+                self._repaired[port] = self._repaired.get(port, (0, None))[0], self._clock()
+
+    @property
+    def tunnels(self) -> Sequence[Tunnel]:
+        """The vxlan devices."""
+        return self._tunnels
+
+    @property
+    def trials(self) -> frozenset[int]:
+        """Ports of which the next probes are to tell whether the queue lane helps."""
+        return frozenset(port for port, lane in self.lanes.items() if lane.trial is Trial.RUNNING)
 
     @property
     def tunnel_numbers(self) -> frozenset[int]:
@@ -194,7 +227,10 @@ class Datapath:
 
     def is_waiting_for_quiet(self) -> bool:
         """Tell whether lanes may change without further evidence, by the passing of time."""
-        held = any(one.lane is Lane.QUEUE and one.by_evidence for one in self.lanes.values())
+        held = any(
+            one.lane is Lane.QUEUE and one.by_evidence and one.trial is not Trial.HELPED
+            for one in self.lanes.values()
+        )
         return held or bool(self._leaving)
 
     async def restore(self) -> tuple[str, ...]:
@@ -206,6 +242,9 @@ class Datapath:
         if not differs or differs == self._irreparable:
             return ()
         await self._apply(self.rules)
+        self.reloads += 1
+        # What probes found meanwhile is about other rules: the kernel lane may have its gate now.
+        self._changed_at = dict.fromkeys(self.lanes, self._clock())
         self._irreparable = await self._kernel.rules.differences(self.rules)
         if all(map(is_about_kernel, differs)):
             return ()
@@ -322,9 +361,16 @@ class Datapath:
                 traffic.wrong,
                 self._repaired_at(port, repaired[port], now),
                 self._kernel_since.get(port),
+                self._finding(port),
             )
             decided[port] = decide(terms, self.lanes.get(port), evidence, now)
         return decided
+
+    def _finding(self, port: int) -> ProbeFinding | None:
+        """Return what probes have found since the rules of the port's lane were loaded."""
+        finding = self._probing.findings.get(port)
+        loaded = self._changed_at.get(port)
+        return finding if finding and (loaded is None or finding.at > loaded) else None
 
     def _repaired_at(self, port: int, repaired: int, now: float) -> float | None:
         """Return when the queue lane was last found to have repaired a packet of this port.
@@ -379,6 +425,14 @@ class Datapath:
             before = self.lanes.get(port)
             if before and before.lane is not lane.lane:
                 changed.setdefault(lane.lane, []).append(port)
+                self._changed_at[port] = self._clock()
+            elif before and before.trial is Trial.RUNNING and lane.trial is Trial.HELPED:
+                log.info(
+                    "port %d: stays in the queue lane: %s",
+                    port,
+                    lane.why,
+                    extra={"event": "lane_kept", "port": port},
+                )
         for to, ports in changed.items():
             self.lane_changes += len(ports)
             log.warning(
@@ -441,6 +495,8 @@ class Datapath:
             kernel_fault=self._kernel_fault,
             nat_packets=self.met("nat"),
             tap_fault=traffic.fault,
+            probe_fault=self._probing.fault,
+            probe_rounds=self._probing.rounds,
             rules=self.rules if self._in_sync else None,
             rules_restored=self.restored,
             queues=self.pool.snapshot(),
@@ -449,6 +505,8 @@ class Datapath:
     def _port(self, port: int, traffic: Traffic, repaired: int) -> PortSnapshot:
         lane, now = self.lanes[port], self._clock()
         seen = traffic.ports.get(port, PortTraffic())
+        finding = self._finding(port)
+        sent, answered = self._probing.snapshot_of(port)
         return PortSnapshot(
             port=port,
             lane=str(lane.lane),
@@ -459,4 +517,9 @@ class Datapath:
             repaired=repaired,
             departures={str(name): count for name, count in seen.departures.items()},
             wrong_seconds=None if seen.wrong_at is None else now - seen.wrong_at,
+            probe_lost=finding.lost if finding else None,
+            probe_why=finding.why if finding else "",
+            probe_seconds=now - finding.at if finding else None,
+            probes_sent=sent,
+            probes_answered=answered,
         )

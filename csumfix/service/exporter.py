@@ -1,71 +1,46 @@
-"""The metrics' HTTP server, and the probes that measure the time in the queue meanwhile.
+"""Serves the metrics, and meanwhile sends the probes that measure the waiting time in the queues.
 
-``/metrics`` is for Prometheus, ``/healthz`` for whoever watches over the process. There is no
-password and no encryption: anybody who can reach the address may read, so let it be a local one.
+``/metrics`` is for Prometheus, ``/healthz`` for the program that supervises the process. There is
+no password and no encryption: anybody who can reach the address may read, so use a local one. See
+httpserver.py for what clients can cost.
 
-Slow clients cannot do much harm: at most CONNECTIONS are served at a time. One that keeps silent
-for TIMEOUT seconds is hung up on, and when there are too many, the one that is there longest: if
-newcomers were, eight clients that send a byte now and then would keep out kubelet's probes.
-Many clients cannot do much harm either: what is accepted and answered per second is bounded, and
-costs a small share of a CPU. The others wait in the kernel, or are refused.
+metrics.py and prometheus_client are imported when metrics are served for the first time.
 """
 
 from __future__ import annotations
 
 import asyncio
 import errno
-import logging
 import random
 import socket
-import socketserver
-import threading
-import time
-from collections.abc import Callable, Iterable
-from contextlib import suppress
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable
+from http import HTTPStatus
 from urllib.parse import urlsplit
-from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
-
-from prometheus_client import make_wsgi_app
 
 from csumfix.errors import CsumfixError, Exit
-from csumfix.service import metrics
+from csumfix.service.httpserver import Request, Response, Server, text
 from csumfix.service.pace import Pace
 from csumfix.service.snapshot import Snapshot
 
-if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+BACKLOG = 1024
+"""Connections that the kernel keeps for us, if its limit permits (net.core.somaxconn)."""
 
-log = logging.getLogger("csumfix")
+SCRAPES, SCRAPERS = (20, 10), 4
+"""Scrapes that are answered: per second on average, at once; and that may wait for their turn."""
 
-CONNECTIONS = 8
-CONNECTS, SCRAPES = (250, 25), (20, 10)
-"""Connections that are accepted, and scrapes that are answered: per second on average, at once."""
+PROBES_PER_SECOND = 5
+"""A wait is sampled some 75 times between two scrapes. Probes are most of what an idle service
+does."""
 
-BACKLOG = 128
-
-SCRAPERS = 4
-"""Scrapes at the same time."""
-
-TIMEOUT = 5.0
-POLL = 0.1
-
-PROBES_PER_SECOND = 10
-
-UNAVAILABLE = "503 Service Unavailable"
 EXIT_CODES = {errno.EADDRINUSE: Exit.IN_USE, errno.EACCES: Exit.PERMISSION}
-
-Answer = TypeVar("Answer")
 
 
 class Exporter:
-    """Serves at the address that it is moved to, at first nowhere.
+    """Serves at the address that move() is given, and nowhere before that.
 
     snapshot: what the metrics are made of.
     trouble: says in a line why the service is not healthy; None if it is.
-    probe: has every queue measure its wait.
-
-    All three are called in the event loop, where nothing changes meanwhile.
+    probe: makes every queue measure its wait.
     """
 
     def __init__(
@@ -74,14 +49,14 @@ class Exporter:
         trouble: Callable[[], str | None],
         probe: Callable[[], None],
     ) -> None:
-        self._probe = probe
+        self._snapshot, self._trouble, self._probe = snapshot, trouble, probe
         self._loop = asyncio.get_running_loop()
-        self._application = _application(
-            lambda: self._in_loop(snapshot), lambda: self._in_loop(trouble)
-        )
         self._address: str | None = None
-        self._server: _Server | None = None
-        self._timer = self._loop.call_later(0, int)
+        self._server: Server | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._pace = Pace(*SCRAPES)
+        self._scrapers = 0
+        self._render: Callable[[str], tuple[bytes, str]] | None = None
 
     async def move(self, address: str | None) -> None:
         """Serve at another address, or not at all; if that is impossible, all stays as it was.
@@ -92,7 +67,7 @@ class Exporter:
             return
         before = self._address
         # First away from the old address: the new one may include it.
-        await self._close()
+        self._close()
         try:
             self._open(address)
         except CsumfixError:
@@ -102,159 +77,73 @@ class Exporter:
     def _open(self, address: str | None) -> None:
         if not address:
             return
-        self._server = _listen(address, self._application)
+        self._server = Server(_listen(address), self._answer)
         self._address = address
-        threading.Thread(
-            target=self._server.serve_forever, args=[POLL], name="metrics", daemon=True
-        ).start()
-        self._plan_probe()
+        if self._render is None:
+            from csumfix.service import metrics
 
-    async def _close(self) -> None:
-        self._timer.cancel()
+            self._render = metrics.renderer(self._snapshot)
+        self._schedule_probe()
+
+    def _close(self) -> None:
+        if self._timer:
+            self._timer.cancel()
         if self._server:
-            await asyncio.to_thread(self._server.shutdown)
-            self._server.server_close()
+            self._server.close()
         self._server = self._address = None
 
-    def _plan_probe(self) -> None:
-        # Moments of a Poisson process see what all moments see on average; regular ones could keep
-        # step with the traffic.
+    async def _answer(self, request: Request) -> Response:
+        try:
+            path = urlsplit(request.target).path
+        except ValueError:
+            return text("no valid address", HTTPStatus.BAD_REQUEST)
+        match path:
+            case "/metrics":
+                return await self._scrape(request.headers.get("accept", ""))
+            case "/healthz":
+                trouble = self._trouble()
+                status = HTTPStatus.SERVICE_UNAVAILABLE if trouble else HTTPStatus.OK
+                return text(trouble or "ok", status)
+        return text("there are /metrics and /healthz", HTTPStatus.NOT_FOUND)
+
+    async def _scrape(self, accepted: str) -> Response:
+        if self._scrapers >= SCRAPERS:
+            return text("too many scrapes at a time: try again", HTTPStatus.SERVICE_UNAVAILABLE)
+        self._scrapers += 1
+        try:
+            while pause := self._pace.take():
+                await asyncio.sleep(pause)
+        finally:
+            self._scrapers -= 1
+        assert self._render  # _open() has made it
+        body, content_type = self._render(accepted)
+        return Response(body, content_type=content_type)
+
+    def _schedule_probe(self) -> None:
+        # Probe at Poisson intervals, which see time averages (PASTA: Wolff, "Poisson Arrivals See
+        # Time Averages", 1982). A fixed period could synchronise with the traffic.
         pause = random.expovariate(PROBES_PER_SECOND)
         self._timer = self._loop.call_later(pause, self._probe_and_go_on)
 
     def _probe_and_go_on(self) -> None:
-        self._plan_probe()
+        self._schedule_probe()
         self._probe()
 
-    def _in_loop(self, function: Callable[[], Answer]) -> Answer:
-        """Call a function in the event loop, from another thread."""
 
-        async def call() -> Answer:
-            return function()
-
-        return asyncio.run_coroutine_threadsafe(call(), self._loop).result(TIMEOUT)
-
-
-class _Handler(WSGIRequestHandler):
-    timeout = TIMEOUT
-
-    def log_message(self, *_: Any) -> None:
-        """Keep quiet about requests."""
-
-
-class _Server(socketserver.ThreadingMixIn, WSGIServer):
-    """A WSGI server with a bounded number of threads."""
-
-    daemon_threads = True
-    request_queue_size = BACKLOG
-
-    def __init__(self, address: tuple[str, int]) -> None:
-        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        self._free = threading.BoundedSemaphore(CONNECTIONS)
-        self._served: list[socket.socket] = []  # the oldest first
-        self._pace = Pace(*CONNECTS)
-        super().__init__(address, _Handler)
-
-    def server_bind(self) -> None:
-        """Bind without asking DNS for our name, which HTTPServer does."""
-        socketserver.TCPServer.server_bind(self)
-        self.server_name, self.server_port = str(self.server_address[0]), self.server_address[1]
-        self.setup_environ()
-
-    def get_request(self) -> tuple[socket.socket, Any]:
-        """Accept a connection, not too soon after the last ones."""
-        time.sleep(self._pace.take())
-        return super().get_request()
-
-    def process_request(self, request: Any, client_address: Any) -> None:
-        """Answer in a thread; if there are too many, instead of the oldest."""
-        if not self._free.acquire(blocking=False):
-            self._hang_up_on_oldest()
-            if not self._free.acquire(timeout=POLL):
-                self.shutdown_request(request)
-                return
-        self._served.append(request)
-        try:
-            super().process_request(request, client_address)
-        except RuntimeError:  # no thread to be had
-            self._forget(request)
-            raise
-
-    def _hang_up_on_oldest(self) -> None:
-        with suppress(IndexError, OSError):  # it may be leaving by itself
-            self._served[0].shutdown(socket.SHUT_RDWR)
-
-    def _forget(self, request: socket.socket) -> None:
-        self._served.remove(request)
-        self._free.release()
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        """Answer, in the thread."""
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._forget(request)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """Keep quiet about clients that hang up or keep silent."""
-        log.debug("metrics: a connection broke", exc_info=True)
-
-
-def _listen(address: str, application: WSGIApplication) -> _Server:
+def _listen(address: str) -> socket.socket:
     parts = urlsplit(f"//{address}")
+    family = socket.AF_INET6 if ":" in str(parts.hostname) else socket.AF_INET
+    listening = socket.socket(family, socket.SOCK_STREAM)
     try:
-        server = _Server((str(parts.hostname), parts.port or 0))
+        listening.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listening.bind((parts.hostname, parts.port or 0))
+        listening.listen(BACKLOG)
     except OSError as error:
+        listening.close()
         raise CsumfixError(
             f"cannot serve metrics at {address}: {error.strerror}: "
             "another program has that port, or this host lacks that address: "
             "choose another with --metrics",
             EXIT_CODES.get(error.errno or 0, Exit.USAGE),
         ) from error
-    server.set_app(application)
-    return server
-
-
-def _application(
-    snapshot: Callable[[], Snapshot], trouble: Callable[[], str | None]
-) -> WSGIApplication:
-    exposition = _paced(make_wsgi_app(metrics.registry(snapshot)))
-
-    def health() -> tuple[str, str]:
-        reason = trouble()
-        return (UNAVAILABLE, reason) if reason else ("200 OK", "ok")
-
-    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        try:
-            match environ["PATH_INFO"]:
-                case "/metrics":
-                    return exposition(environ, start_response)
-                case "/healthz":
-                    return _text(start_response, *health())
-        except TimeoutError:
-            return _text(start_response, UNAVAILABLE, "the service does not answer itself")
-        return _text(start_response, "404 Not Found", "there are /metrics and /healthz")
-
-    return answer
-
-
-def _paced(exposition: WSGIApplication) -> WSGIApplication:
-    """Have scrapes wait for their turn, but never so many that health is not answered."""
-    pace = Pace(*SCRAPES)
-    free = threading.BoundedSemaphore(SCRAPERS)
-
-    def answer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        if not free.acquire(blocking=False):
-            return _text(start_response, UNAVAILABLE, "too many scrapes at a time: try again")
-        try:
-            pace.wait()
-            return exposition(environ, start_response)
-        finally:
-            free.release()
-
-    return answer
-
-
-def _text(start_response: StartResponse, status: str, line: str) -> Iterable[bytes]:
-    start_response(status, [("Content-Type", "text/plain; charset=utf-8")])
-    return [f"{line}\n".encode()]
+    return listening

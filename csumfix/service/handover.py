@@ -160,7 +160,10 @@ class SuccessorProcess:
     def start(self) -> Message:
         """Start it, and return the answer for the client that asked for that."""
         if os.getpid() == 1:
-            return _refusal("its end would end the container: roll out a new one", Exit.USAGE)
+            return _refusal(
+                "csumfix is process 1, so its exit would end the container: roll out a new pod",
+                Exit.USAGE,
+            )
         if self.pid:
             return _refusal(
                 f"process {self.pid} is about to take over already: wait for it", Exit.IN_USE
@@ -170,8 +173,8 @@ class SuccessorProcess:
             self._watch(self.pid)
         except (OSError, subprocess.SubprocessError) as error:  # no process, or gone already
             self.pid = None
-            log.error("no successor could be started: %s", error, extra=FAILED)
-            return _refusal(f"no successor could be started: {error}: see its log", Exit.BROKEN)
+            log.error("starting a successor failed: %s", error, extra=FAILED)
+            return _refusal(f"starting a successor failed: {error}: see its log", Exit.BROKEN)
         return {"successor": self.pid}
 
     def stop(self) -> None:
@@ -214,7 +217,7 @@ def restart() -> str:
 
 def _await_successor(pid: int) -> str:
     """Wait until the process with this id has taken over; return a line for the operator."""
-    seen = f"process {pid} did not take over: the old process goes on"
+    seen = f"process {pid} did not take over: the old process continues"
     deadline = time.monotonic() + RESTART
     while time.monotonic() < deadline:
         try:
@@ -225,7 +228,7 @@ def _await_successor(pid: int) -> str:
         if state and state.pid == pid:
             return f"process {pid}, version {state.version}, has taken over"
         if state and state.successor != pid:
-            seen = f"process {pid} did not take over: the old process goes on"
+            seen = f"process {pid} did not take over: the old process continues"
             break
         time.sleep(POLL)
     raise CsumfixError(

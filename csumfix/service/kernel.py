@@ -6,7 +6,6 @@ goes on. Tests hand in fakes that note what was done, and in which order.
 
 from __future__ import annotations
 
-import asyncio
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
@@ -14,13 +13,17 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from csumfix.core import Policy, Stats
+from csumfix.evidence import offload
+from csumfix.evidence.probes import Prober, Probes
 from csumfix.evidence.tap import Tap, Traffic
-from csumfix.host import flows, queues, rules, sockets, tunnels, underlays
+from csumfix.host import flows, queues, remotes, rules, sockets, tunnels, underlays
 from csumfix.host.changes import Changes
 from csumfix.host.queues import KernelQueue
+from csumfix.host.remotes import Remote
 from csumfix.host.rules import RuleSet
 from csumfix.host.tunnels import Tunnel
 from csumfix.service.netlink import listening
+from csumfix.threads import in_thread
 
 
 class Rules(Protocol):
@@ -109,6 +112,18 @@ class Queues(Protocol):
         """Tell whether the kernel has loaded NFQUEUE."""
 
 
+class OtherEnds(Protocol):
+    """The other ends of the tunnels; see host/remotes.py and evidence/probes.py."""
+
+    async def find(self, found: Sequence[Tunnel], enough: int) -> list[Remote]:
+        """Return so many remote ends of each of these tunnels and inner family, if there are."""
+
+    async def ask(
+        self, remotes: Sequence[Remote], underlays: Collection[int], *, watch: bool
+    ) -> Probes:
+        """Send them probes; watch: whether to look for their answers at the underlays, too."""
+
+
 class EgressTap(Protocol):
     """Looks at packets that leave; see evidence/tap.py."""
 
@@ -142,6 +157,7 @@ class Kernel:
     queues: Queues
     make_tap: Callable[[float, Callable[[], None]], EgressTap]
     listen: Listen
+    ends: OtherEnds
 
 
 # The real ones
@@ -152,23 +168,23 @@ class ScriptRules:
 
     async def apply(self, wanted: RuleSet) -> None:
         """Make exactly these rules be loaded."""
-        await asyncio.to_thread(rules.apply, wanted)
+        await in_thread(rules.apply, wanted)
 
     async def remove(self) -> None:
         """Remove our rules; nothing happens if there are none."""
-        await asyncio.to_thread(rules.remove)
+        await in_thread(rules.remove)
 
     async def differences(self, wanted: RuleSet) -> tuple[str, ...]:
         """Return how the loaded rules differ from these."""
-        return await asyncio.to_thread(rules.differences, wanted)
+        return await in_thread(rules.differences, wanted)
 
     async def packets(self) -> Counter[str]:
         """Count the packets that met our rules, by the rule's role."""
-        return await asyncio.to_thread(rules.packets)
+        return await in_thread(rules.packets)
 
     async def changes_are_announced(self) -> bool:
         """Tell whether changes of rules make netlink events."""
-        return await asyncio.to_thread(rules.changes_are_announced)
+        return await in_thread(rules.changes_are_announced)
 
     def conntrack_is_on(self) -> bool:
         """Tell whether conntrack follows any connection."""
@@ -184,7 +200,7 @@ class NetlinkLinks:
 
     async def socket_ports(self) -> frozenset[int]:
         """Return those of VXLAN's well-known ports that have a UDP socket here."""
-        return await asyncio.to_thread(sockets.socket_ports)
+        return await in_thread(sockets.socket_ports)
 
     async def underlays(self, found: Collection[Tunnel], *, named: bool) -> frozenset[int]:
         """Return the numbers of the devices that carry these tunnels."""
@@ -196,15 +212,15 @@ class IpsetFlows:
 
     async def create(self) -> None:
         """Make an empty set of flows, or take the one that rules still use."""
-        await asyncio.to_thread(flows.create)
+        await in_thread(flows.create)
 
     async def destroy(self) -> None:
         """Remove the set, if it is there and no rule uses it."""
-        await asyncio.to_thread(flows.destroy)
+        await in_thread(flows.destroy)
 
     async def are_left(self) -> bool:
         """Tell whether any flow is in the set."""
-        return await asyncio.to_thread(flows.are_left)
+        return await in_thread(flows.are_left)
 
 
 class NetfilterQueues:
@@ -233,6 +249,21 @@ class NetfilterQueues:
         return queues.PROC_QUEUES.exists()
 
 
+class ProbedEnds:
+    """The other ends, by rtnetlink and packet sockets."""
+
+    async def find(self, found: Sequence[Tunnel], enough: int) -> list[Remote]:
+        """Return so many remote ends of each of these tunnels and inner family, if there are."""
+        return await remotes.find(found, enough=enough)
+
+    async def ask(
+        self, remotes: Sequence[Remote], underlays: Collection[int], *, watch: bool
+    ) -> Probes:
+        """Send them probes; watch: whether to look for their answers at the underlays, too."""
+        ports = {remote.tunnel.port for remote in remotes}
+        return await Prober(remotes, ports, underlays, None, offload.extent(watch=watch)).run()
+
+
 class ThreadTap:
     """The egress tap, in a thread of its own."""
 
@@ -245,7 +276,7 @@ class ThreadTap:
 
     async def stop(self) -> None:
         """Stop watching; nothing happens if that has been done."""
-        await asyncio.to_thread(self._tap.stop)
+        await in_thread(self._tap.stop)
 
     def watch(self, devices: frozenset[int], ports: frozenset[int], pause: float) -> None:
         """Watch these devices for packets to these ports from now on."""
@@ -268,4 +299,5 @@ def real_kernel(queues: Queues | None = None) -> Kernel:
         queues=queues or NetfilterQueues(),
         make_tap=ThreadTap,
         listen=listening,
+        ends=ProbedEnds(),
     )

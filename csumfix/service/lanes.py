@@ -3,21 +3,31 @@
 The kernel lane finishes checksums in place, before any NAT. The queue lane sends whole flows
 through NFQUEUE, where the C core repairs them. With the setting ``auto``:
 
-    a port is in    evidence                                        it goes to
-    (new)           none                                            kernel
-    kernel          a packet left wrong, SETTLE after the rules     queue, at once
-    kernel          a packet left wrong before that                 kernel
-    queue           a repair, or a packet left wrong, of late       queue
-    queue           none for the hold time                          kernel
-    any             the kernel cannot finish checksums              queue
-    any             the kernel has no queues                        kernel
+    a port is in      evidence                                        it goes to
+    (new)             none                                            kernel
+    kernel            a packet left wrong, SETTLE after the rules     queue, at once
+    kernel            a packet left wrong before that                 kernel
+    kernel            probes left to offload are lost, others not     queue, on trial
+    queue             a repair, or a packet left wrong, of late       queue
+    queue             none for the hold time                          kernel
+    queue, on trial   probes are answered                             queue, to stay
+    queue, on trial   probes are lost as before                       kernel; it did not help
+    queue, to stay    whatever it is                                  queue
+    any               the kernel cannot finish checksums              queue
+    any               the kernel has no queues                        kernel
+
+What the probes find is a lie of the NIC, or a relay on the path. Neither can be seen on this host,
+in either lane, so their absence cannot be noticed: the port stays in the queue lane until its
+tunnels leave by other devices, or the service begins anew. A trial that did not help is not
+repeated before the hold time has passed.
 
 A port that had to come back to the queue lane stays there twice as long each time, up to
-2 ** MAX_DOUBLINGS times the hold time. So a cause that comes and goes does not make the lane flap.
-The setting ``kernel`` or ``queue`` overrides evidence.
+2 ** MAX_DOUBLINGS times the hold time, so that a cause which comes and goes does not make the
+lane flap. Trials that do not help become rarer in the same way. The setting ``kernel`` or
+``queue`` overrides evidence.
 
-All times are seconds of CLOCK_MONOTONIC. All processes of a host share that clock, so a successor
-can take over the lanes as they are.
+All times are seconds of CLOCK_MONOTONIC, which every process of a host shares until it reboots:
+a successor can take the lanes over as they are.
 """
 
 from __future__ import annotations
@@ -42,6 +52,20 @@ class Lane(enum.StrEnum):
     QUEUE = "queue"
 
 
+class Trial(enum.StrEnum):
+    """What is known of the queue lane as a cure of what the probes found.
+
+    RUNNING: the next probes tell.
+    HELPED: probes are answered in the queue lane.
+    FAILED: they were lost there, too.
+    """
+
+    NONE = "none"
+    RUNNING = "running"
+    HELPED = "helped"
+    FAILED = "failed"
+
+
 @dataclass(frozen=True)
 class Terms:
     """What holds for all ports.
@@ -58,6 +82,20 @@ class Terms:
 
 
 @dataclass(frozen=True)
+class ProbeFinding:
+    """What a round of probes to the other ends of a port's tunnels has found.
+
+    at: when the round began.
+    lost: whether probes whose checksum was left to offload were lost while others were answered.
+    why: the same in words.
+    """
+
+    at: float
+    lost: bool
+    why: str = ""
+
+
+@dataclass(frozen=True)
 class Evidence:
     """What is known about one port.
 
@@ -65,12 +103,14 @@ class Evidence:
     wrong: that packet, in words.
     repaired_at: when the queue lane last had to repair a packet.
     kernel_since: since when the kernel lane's rules have been loaded for the port.
+    probes: the last round of probes that found something out; None if none has.
     """
 
     wrong_at: float | None = None
     wrong: str = ""
     repaired_at: float | None = None
     kernel_since: float | None = None
+    probes: ProbeFinding | None = None
 
     @property
     def latest(self) -> float | None:
@@ -87,6 +127,10 @@ class Evidence:
             return False
         return self.wrong_at > max(since, self.kernel_since) + SETTLE
 
+    def probed_since(self, since: float) -> ProbeFinding | None:
+        """Return what the probes found that were sent after this time and after SETTLE."""
+        return self.probes if self.probes and self.probes.at > since + SETTLE else None
+
 
 @dataclass(frozen=True)
 class PortLane:
@@ -96,6 +140,7 @@ class PortLane:
     why: in words, for the operator.
     by_evidence: whether evidence, and no setting or fault, put it there.
     relapses: how often it had to come back to the queue lane.
+    trial: of the queue lane, for what the probes found.
     """
 
     lane: Lane
@@ -103,6 +148,7 @@ class PortLane:
     why: str
     by_evidence: bool = False
     relapses: int = 0
+    trial: Trial = Trial.NONE
 
     def hold(self, terms: Terms) -> float:
         """Return the seconds without evidence after which it leaves the queue lane."""
@@ -141,17 +187,28 @@ def _stay_or_go(before: PortLane | None, lane: Lane, why: str, now: float) -> Po
 
 
 def _from_kernel(terms: Terms, before: PortLane, evidence: Evidence, now: float) -> PortLane:
-    if not evidence.passed_the_kernel_lane(before.since):
-        return before
     forgotten = now - before.since > terms.hold * 2.0**MAX_DOUBLINGS
     came_from_queue = before.by_evidence and not forgotten
     relapses = before.relapses + 1 if came_from_queue else 0
-    return PortLane(Lane.QUEUE, now, evidence.wrong, by_evidence=True, relapses=relapses)
+    if evidence.passed_the_kernel_lane(before.since):
+        return PortLane(Lane.QUEUE, now, evidence.wrong, by_evidence=True, relapses=relapses)
+    if before.trial is Trial.FAILED and now - before.since < before.hold(terms):
+        return before
+    loaded = evidence.kernel_since
+    probes = None if loaded is None else evidence.probed_since(max(before.since, loaded))
+    if probes and probes.lost:
+        return PortLane(Lane.QUEUE, now, probes.why, True, relapses, Trial.RUNNING)
+    return before
 
 
 def _from_queue(terms: Terms, before: PortLane, evidence: Evidence, now: float) -> PortLane:
     if not before.by_evidence:
         return PortLane(Lane.KERNEL, now, "default", relapses=before.relapses)
+    if before.trial is Trial.HELPED:
+        return before
+    probes = evidence.probed_since(before.since)
+    if before.trial is Trial.RUNNING and probes:
+        return _after_trial(before, probes, now)
     quiet_since = max(before.since, evidence.latest or before.since)
     hold = before.hold(terms)
     if now - quiet_since < hold:
@@ -165,16 +222,37 @@ def _from_queue(terms: Terms, before: PortLane, evidence: Evidence, now: float) 
     )
 
 
+def _after_trial(before: PortLane, probes: ProbeFinding, now: float) -> PortLane:
+    if not probes.lost:
+        why = f"{before.why}; in the queue lane they are answered"
+        return replace(before, why=why, trial=Trial.HELPED)
+    why = f"the queue lane did not help: {probes.why}"
+    return PortLane(Lane.KERNEL, now, why, True, before.relapses, Trial.FAILED)
+
+
 def lanes_to_json(lanes: Mapping[int, PortLane]) -> dict[str, Any]:
     """Return the lanes as plain data, for a successor."""
-    return {str(port): asdict(lane) for port, lane in lanes.items()}
+    return {str(port): _lane_to_json(lane) for port, lane in lanes.items()}
+
+
+def _lane_to_json(lane: PortLane) -> dict[str, Any]:
+    plain = asdict(lane)
+    if lane.trial is Trial.NONE:
+        del plain["trial"]  # 65535 ports have to fit into a message
+    return plain
 
 
 def lanes_from_json(plain: Any) -> dict[int, PortLane]:
     """Return the lanes that a predecessor sent; none if they have another form."""
     try:
         return {
-            int(port): PortLane(**{**lane, "lane": Lane(lane["lane"])})
+            int(port): PortLane(
+                **{
+                    **lane,
+                    "lane": Lane(lane["lane"]),
+                    "trial": Trial(lane.get("trial", Trial.NONE)),
+                }
+            )
             for port, lane in plain.items()
         }
     except (AttributeError, KeyError, TypeError, ValueError):

@@ -7,7 +7,6 @@ import contextlib
 import errno
 import logging
 import os
-import secrets
 import socket
 from collections.abc import Callable
 from pathlib import Path
@@ -19,6 +18,10 @@ from csumfix.service.pace import Pace
 log = logging.getLogger("csumfix")
 
 BACKLOG = 64
+
+AT_ONCE = 32
+"""Connections that are accepted in a row, before anything else has its turn."""
+
 RETRY = 5.0
 """Seconds between two attempts to get an address that is missing."""
 
@@ -58,17 +61,23 @@ class Acceptor:
         self._loop.add_reader(self._socket, self._accept)
 
     def _accept(self) -> None:
-        pause = self._pace.take() if self._pace else 0.0
-        try:
-            if not pause:
-                self._on_connection(self._socket.accept()[0])
-        except (BlockingIOError, ConnectionError):  # it has gone again
-            return
-        except OSError:  # too many open files
-            pause = OUT_OF_DESCRIPTORS
-        if pause:  # those who connect meanwhile wait in the backlog, and cost nothing
-            self._loop.remove_reader(self._socket)
-            self._timer = self._loop.call_later(pause, self._listen)
+        for _ in range(AT_ONCE):
+            try:
+                connection = self._socket.accept()[0]
+            except (BlockingIOError, ConnectionError):  # there is none, or it has gone
+                return
+            except OSError:  # too many open files
+                self._rest(OUT_OF_DESCRIPTORS)
+                return
+            self._on_connection(connection)
+            if self._pace and (pause := self._pace.take()):
+                self._rest(pause)
+                return
+
+    def _rest(self, seconds: float) -> None:
+        """Accept nothing for a while. New connections wait in the kernel and cost nothing."""
+        self._loop.remove_reader(self._socket)
+        self._timer = self._loop.call_later(seconds, self._listen)
 
 
 class Listener:
@@ -97,7 +106,7 @@ class Listener:
             who = found.stranger or "a process that does not answer"
             self.trouble = f"{who} has the name @csumfix, which is for csumfix"
             log.warning(
-                "%s: serving on without it, and trying again",
+                "%s: continuing without it, and trying again",
                 self.trouble,
                 extra={"event": "name_taken"},
             )
@@ -139,7 +148,7 @@ class Listener:
         if not address.prepare_directory():
             return
         self._path = address.path()
-        temporary = self._path.with_suffix(f".{secrets.token_hex(4)}")
+        temporary = self._path.with_suffix(f".{os.urandom(4).hex()}")
         try:
             listening = _bound(str(temporary))
             temporary.chmod(0o600)
@@ -165,7 +174,7 @@ class Listener:
 def already_running(who: str) -> CsumfixError:
     """Return the refusal of a second service."""
     return CsumfixError(
-        f"csumfix runs already in this network namespace ({who}): "
+        f"csumfix already runs in this network namespace ({who}): "
         "one service repairs all its tunnels: "
         "stop that one first, replace it with --take-over, or see 'csumfix status'",
         Exit.IN_USE,

@@ -9,19 +9,22 @@ import platform
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from itertools import accumulate
 
-from prometheus_client import CollectorRegistry, ProcessCollector
-from prometheus_client.metrics_core import (
-    CounterMetricFamily,
-    GaugeMetricFamily,
-    HistogramMetricFamily,
-    Metric,
-)
-from prometheus_client.registry import Collector
-
 from csumfix import core
 from csumfix.evidence.departures import Departure
 from csumfix.host.tunnels import Tunnel
+from csumfix.lean import parts_of
 from csumfix.service.snapshot import QueueSnapshot, ReloadSnapshot, Snapshot
+
+with parts_of("prometheus_client"):
+    from prometheus_client.metrics_core import (
+        CounterMetricFamily,
+        GaugeMetricFamily,
+        HistogramMetricFamily,
+        Metric,
+    )
+    from prometheus_client.openmetrics import exposition as openmetrics
+    from prometheus_client.process_collector import ProcessCollector
+    from prometheus_client.registry import Collector, CollectorRegistry
 
 Queues = Mapping[int, QueueSnapshot]
 
@@ -68,6 +71,28 @@ KERNEL_COUNTERS = (
 """Field of KernelCounters, metric, help."""
 
 
+CLASSIC = "text/plain; version=0.0.4; charset=utf-8"
+
+
+def renderer(snapshot: Callable[[], Snapshot]) -> Callable[[str], tuple[bytes, str]]:
+    """Return a function from a client's Accept header to the metrics and their content type.
+
+    Prometheus accepts OpenMetrics. The classic text format, for all other clients, is imported
+    when one asks, because it comes with 6 MB of HTTP servers and clients.
+    """
+    metrics = registry(snapshot)
+
+    def render(accepted: str) -> tuple[bytes, str]:
+        if "application/openmetrics-text" in accepted:
+            rendered: bytes = openmetrics.generate_latest(metrics)  # type: ignore[no-untyped-call]
+            return rendered, openmetrics.CONTENT_TYPE_LATEST
+        from prometheus_client.exposition import generate_latest
+
+        return generate_latest(metrics), CLASSIC
+
+    return render
+
+
 def registry(snapshot: Callable[[], Snapshot]) -> CollectorRegistry:
     """Make a registry with all metrics of the service and its process."""
     made = CollectorRegistry()
@@ -103,6 +128,7 @@ class _SnapshotCollector(Collector):
         yield from _tunnels(snapshot)
         yield from _lanes(snapshot)
         yield from _tap(snapshot)
+        yield from _probes(snapshot)
         yield from _rules(snapshot)
         yield from _config(snapshot.reload)
         yield _build(snapshot.version)
@@ -234,6 +260,39 @@ def _tap(snapshot: Snapshot) -> Iterator[Metric]:
         "Whether the egress tap can see packets.",
         value=not snapshot.tap_fault,
     )
+
+
+def _probes(snapshot: Snapshot) -> Iterator[Metric]:
+    """Yield what came of the probes to the other ends of the tunnels."""
+    yield CounterMetricFamily(
+        "csumfix_probe_rounds",
+        "Times that the other ends of the tunnels were asked.",
+        value=snapshot.probe_rounds,
+    )
+    labels = ["port", "kind"]
+    sent = CounterMetricFamily(
+        "csumfix_probes_sent",
+        "Probes sent to the other ends, by how their checksum was sent.",
+        labels=labels,
+    )
+    answered = CounterMetricFamily(
+        "csumfix_probes_answered",
+        "Probes that were answered, by how their checksum was sent.",
+        labels=labels,
+    )
+    lost = GaugeMetricFamily(
+        "csumfix_probe_lost",
+        "Whether probes whose checksum is left to offload are lost while others are answered.",
+        labels=["port"],
+    )
+    for one in snapshot.lanes[:LABELLED]:
+        port = str(one.port)
+        for kind in ("complete", "offloaded"):
+            sent.add_metric([port, kind], one.probes_sent.get(kind, 0))
+            answered.add_metric([port, kind], one.probes_answered.get(kind, 0))
+        if one.probe_lost is not None:
+            lost.add_metric([port], one.probe_lost)
+    yield from (sent, answered, lost)
 
 
 def _rules(snapshot: Snapshot) -> Iterator[Metric]:

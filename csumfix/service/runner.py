@@ -1,8 +1,8 @@
 """When the service does what: one runner per kind of work, one scheduler that runs what is due.
 
-Whoever learns that there is something to do requests it from a runner. The scheduler runs what is
-due, one runner after the other in the order in which they were given, and holds its lock
-meanwhile. Whoever must not be disturbed, such as a hand-over, takes the lock, too.
+Code that learns of something to do requests it from a runner. The scheduler runs what is due, one
+runner after the other in the order in which they were given, and holds its lock meanwhile. Code
+that must not be interrupted by this work, such as a hand-over, takes the same lock.
 
 All times are in seconds of the clock, which is the event loop's own (CLOCK_MONOTONIC). Tests have
 a loop whose time they control.
@@ -13,11 +13,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import resource
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from csumfix.errors import CsumfixError
+from csumfix.threads import cpu_seconds
 
 log = logging.getLogger("csumfix")
 
@@ -99,7 +99,7 @@ class Runner:
             self._on_request()
 
     def use(self, cpu: float) -> None:
-        """Note that the work has taken so many CPU seconds."""
+        """Note that the work has taken this many CPU seconds."""
         self._used += cpu
 
     def wait_for_share(self) -> bool:
@@ -186,9 +186,3 @@ class Scheduler:
             )
             runner.request(RETRY)
         runner.use(self._cpu() - before)
-
-
-def cpu_seconds() -> float:
-    """Return the CPU time that this thread, and the programs that it has run, have taken."""
-    programs = resource.getrusage(resource.RUSAGE_CHILDREN)
-    return time.thread_time() + programs.ru_utime + programs.ru_stime

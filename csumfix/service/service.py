@@ -42,7 +42,9 @@ from csumfix.service.datapath import Datapath
 from csumfix.service.exporter import Exporter
 from csumfix.service.handover import Predecessor, SuccessorProcess
 from csumfix.service.kernel import Kernel, real_kernel
+from csumfix.service.lanes import SETTLE as LOADED
 from csumfix.service.lanes import lanes_to_json
+from csumfix.service.probing import EVERY, LOOKUP_PAUSE, Probing
 from csumfix.service.runner import RETRY, Runner, Scheduler
 from csumfix.service.snapshot import ReloadSnapshot, Snapshot, to_json
 
@@ -52,7 +54,7 @@ SETTLE = 0.2
 """Seconds to wait after an event: a CNI plugin makes many at once."""
 
 SHARE = 0.1
-"""Share of a CPU that each kind of work may take which other programs cause."""
+"""Share of a CPU that each kind of work that other programs can cause may take."""
 
 RULES_PAUSE, RULES_SILENT, RULES_ANNOUNCED = 4.0, 7.0, 60.0
 """Seconds between two checks of our rules: at least; at most, if changes of rules make no netlink
@@ -68,6 +70,9 @@ few sockets and 120 ms with 10,000."""
 
 LANES_EVERY = 1.0
 """Seconds between two looks at the lanes while one of them may change by the passing of time."""
+
+PROBES_PAUSE = 1.0
+"""Seconds between the beginnings of two rounds of probes, at least."""
 
 HEALTH = 5.0
 """Seconds between two looks at the queues, unless the watchdog wants more."""
@@ -110,7 +115,7 @@ class Service:
     """Repairs the tunnels of the current network namespace until it is told to stop.
 
     options: the settings to start with.
-    load: reads the settings anew; raises CsumfixError if they are wrong.
+    load: reads the settings again; raises CsumfixError if they are wrong.
     successor: starts another process like this one.
     """
 
@@ -130,7 +135,10 @@ class Service:
         self._loop = asyncio.get_running_loop()
         clock = self._loop.time
         self._tap = kernel.make_tap(options.tap_pause, self._on_wrong_packet)
-        self._datapath = Datapath(options, kernel, self._tap, clock, self._on_queue_failure)
+        self._probing = Probing(kernel.ends, clock)
+        self._datapath = Datapath(
+            options, kernel, self._tap, clock, self._on_queue_failure, self._probing
+        )
         self._exporter = Exporter(self.snapshot, self.trouble, self._datapath.pool.probe)
         self._server: Server | None = None
         self._superseded_by: int | None = None
@@ -184,6 +192,14 @@ class Service:
         # Not under the lock: the service manager must hear of us while rules are being loaded.
         self._health = Runner("looking at the queues", self._look_after_queues)
         self._watch = Scheduler([self._health], clock)
+        # A round takes up to two seconds, for which neither may wait.
+        self._probes = Runner(
+            "probing the other ends of tunnels",
+            self._probe,
+            at_most_every=PROBES_PAUSE,
+            share=SHARE,
+        )
+        self._asking = Scheduler([self._probes], clock)
 
     def stop(self) -> None:
         """Have run() return."""
@@ -200,6 +216,7 @@ class Service:
         """Run until stop(); raise CsumfixError if it cannot start or go on."""
         self._tap.start()
         watching = asyncio.create_task(self._watch.run())
+        asking = asyncio.create_task(self._asking.run())
         try:
             async with self._work.lock:  # nobody can take over what is half begun
                 await self._begin()
@@ -208,7 +225,10 @@ class Service:
             try:
                 await self._end()
             finally:
+                asking.cancel()  # not in the middle of a round only
                 self._watch.stop()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await asking
                 await watching
         if self._failure:
             raise self._failure
@@ -255,6 +275,7 @@ class Service:
         self._health.repeat(min(HEALTH, (notify.watchdog_limit() or HEALTH * 2) / 2))
         log.info("ready: %s", self._datapath.describe(), extra={"event": "ready"})
         notify.notify(notify.READY, f"STATUS={self._datapath.describe()}")
+        self._ask_now()
 
     async def _take_over_from(self, predecessor: Predecessor) -> None:
         try:
@@ -320,6 +341,7 @@ class Service:
         if await self._datapath.reconcile():
             log.info("changed: %s", self._datapath.describe(), extra={"event": "changed"})
             notify.notify(f"STATUS={self._datapath.describe()}")
+            self._ask_now()
         self._expect_events()
         self._watch_lanes()
 
@@ -328,8 +350,12 @@ class Service:
             self._tunnels.request(0)
 
     async def _find_underlays(self) -> None:
+        before = self._datapath.underlays
         await self._datapath.find_underlays()
+        if self._datapath.underlays != before:
+            self._ask_now()
         self._expect_events()
+        self._watch_lanes()
 
     def _expect_events(self) -> None:
         path = self._datapath
@@ -339,6 +365,7 @@ class Service:
     async def _redecide(self) -> None:
         if await self._datapath.redecide():
             notify.notify(f"STATUS={self._datapath.describe()}")
+            self._ask_now()
         self._watch_lanes()
 
     def _watch_lanes(self) -> None:
@@ -346,11 +373,37 @@ class Service:
         waiting = self._datapath.is_waiting_for_quiet()
         self._lanes.repeat(LANES_EVERY if waiting else None)
 
+    def _ask_now(self) -> None:
+        """Send probes as soon as packets surely meet the rules of their lane, and regularly."""
+        if self._options.probe == "on":
+            self._probes.request(2 * LOADED)
+            self._probes.repeat(EVERY)
+        else:
+            self._probes.repeat(None)
+            self._probing.forget()
+
+    async def _probe(self) -> None:
+        path = self._datapath
+        if self._options.probe != "on":
+            return
+        again = await self._probing.round(path.tunnels, path.underlays, path.trials)
+        if self._options.probe != "on":  # since a reload meanwhile
+            self._probing.forget()
+            return
+        if again:
+            self._probes.request(0)
+        elif self._probing.is_behind:
+            self._probes.request(LOOKUP_PAUSE)
+        self._consider_lanes()
+
     async def _restore(self) -> None:
+        before = self._datapath.reloads
         differs = await self._datapath.restore()
+        if self._datapath.reloads > before:
+            self._ask_now()
         if differs:
             log.warning(
-                "another program changed the rules, which are restored: %s",
+                "another program changed the rules; restored: %s",
                 "; ".join(differs[:SHOWN_DIFFERENCES]),
                 extra={"event": "rules_restored"},
             )
@@ -381,6 +434,7 @@ class Service:
                 self._reload, ok=True, time=time.time(), succeeded=self._reload.succeeded + 1
             )
             self._watch_lanes()
+            self._ask_now()
             logs.set_up(options.log_format)
             log.info("reloaded: %s", self._datapath.describe(), extra={"event": "reloaded"})
         notify.notify(notify.READY, f"STATUS={self._datapath.describe()}")
@@ -410,7 +464,9 @@ class Service:
             self._work.stop()
             return
         except OSError as error:  # too many open files, for example: no reason to be killed
-            log.error("cannot look at the queues: %s", error, extra={"event": "health_unknown"})
+            log.error(
+                "cannot read the state of the queues: %s", error, extra={"event": "health_unknown"}
+            )
         if self._trouble:
             log.error(
                 "%s: the watchdog may kill this process",

@@ -1,4 +1,4 @@
-"""The service's state and counters at one moment, typed from the drains to whoever reads them.
+"""The service's state and counters at one moment, as typed objects.
 
 `status`, `top`, the metrics and the control socket all use these classes. On the control socket a
 snapshot is a JSON object. The service and the command that asks it can be of different versions,
@@ -154,6 +154,10 @@ class PortSnapshot:
     repaired: packets that the queue lane repaired.
     departures: packets that the egress tap looked at, by the state of their checksum.
     wrong_seconds: since a packet was last seen to leave with a wrong checksum; None if never.
+    probe_lost: whether probes whose checksum was left to offload were lost, in this lane, while
+        others were answered; None if that is not known.
+    probe_why: the same in words. probe_seconds: since it was found.
+    probes_sent, probes_answered: by how their checksum was sent, complete or offloaded.
     """
 
     port: int = 0
@@ -165,6 +169,11 @@ class PortSnapshot:
     repaired: int = 0
     departures: Mapping[str, int] = field(default_factory=dict)
     wrong_seconds: float | None = None
+    probe_lost: bool | None = None
+    probe_why: str = ""
+    probe_seconds: float | None = None
+    probes_sent: Mapping[str, int] = field(default_factory=dict)
+    probes_answered: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def wrong(self) -> int:
@@ -179,7 +188,8 @@ class PortSnapshot:
     @property
     def is_plain(self) -> bool:
         """Whether it has always been in the kernel lane, and nothing wrong was seen."""
-        return self.lane == "kernel" and not (self.wrong or self.repaired or self.leaving_queue)
+        unusual = self.wrong or self.repaired or self.leaving_queue or self.probe_lost
+        return self.lane == "kernel" and not unusual
 
 
 @dataclass(frozen=True)
@@ -204,13 +214,15 @@ class Snapshot:
     successor: process id of a successor that was started and has not taken over yet.
     trouble: why the service is not healthy; None if it is.
     control: what is wrong with the control socket; None if nothing is.
-    rules: that are surely loaded; None if none are.
+    rules: that are known to be loaded; None if none are, or if that is not known.
     lanes: one for each tunnel port.
     tunnels_count, lanes_count, queue_lane_count: how many there are; the lists can be cut.
     wrong_packets: that the tap saw leave wrong, of all ports.
     wrong_seconds: since the last of them that was in the lane where its port is now; None if there
         was none.
-    kernel_fault, tap_fault: why the kernel lane, or the egress tap, does not work.
+    kernel_fault, tap_fault, probe_fault: why the kernel lane, or the egress tap, does not work, or
+        no probes can be sent.
+    probe_rounds: how often the other ends were asked.
     """
 
     version: str = ""
@@ -236,6 +248,8 @@ class Snapshot:
     nat_packets: int = 0
     kernel_fault: str | None = None
     tap_fault: str | None = None
+    probe_fault: str | None = None
+    probe_rounds: int = 0
     queues: Mapping[int, QueueSnapshot] = field(default_factory=dict)
 
     def counted(self) -> Snapshot:

@@ -1,1 +1,1 @@
-"""What people look at: status, top, trace and check."""
+"""The output of the commands: status, top, check, trace and doctor."""

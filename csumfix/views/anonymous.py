@@ -1,4 +1,4 @@
-"""Replaces addresses and names in texts: the same one by the same replacement, throughout. Pure.
+"""Replaces addresses and names in texts, each by the same substitute throughout. Pure.
 
 Replacements are of the ranges reserved for examples and tests: IPv4 198.18.0.0/15 (RFC 2544),
 IPv6 2001:db8::/32 (RFC 3849), and MAC addresses that are locally administered. Prefix lengths and
@@ -23,7 +23,7 @@ RUN = re.compile(r"[0-9A-Za-z:.]*:[0-9A-Za-z:.]*:[0-9A-Za-z:.]*")
 """May hold a MAC or IPv6 address, perhaps behind a word and a colon."""
 
 MOST_GROUPS = 24
-"""A run of more is no address that we know (InfiniBand's has 20); it is replaced as a whole."""
+"""Longer runs are no addresses that we know (InfiniBand's have 20). They are replaced whole."""
 
 MAC = re.compile(r"(?:[0-9a-f]{2}:){5}[0-9a-f]{2}", re.IGNORECASE)
 V4 = re.compile(r"(?<![\d.])(?:\d{1,3}\.){3}\d{1,3}(?!\.?\d)")
@@ -40,7 +40,7 @@ PLAIN_V6 = frozenset(map(IPv6Address, ("::", "::1", "fe80::", "ff00::")))
 
 
 class Replacer:
-    """Replaces what it meets, and remembers by what."""
+    """Replaces addresses and names, and remembers the substitutes."""
 
     def __init__(self, names: Mapping[str, str]) -> None:
         """Prepare; names: what kind ("host") each name is of, which its replacement says."""
@@ -131,7 +131,7 @@ PLAIN_DEVICES = re.compile(
     r"lo|eth\d+|en[ospx]\w+|bond\d+|br\d+|wg\d+|tunl0|kube-ipvs0|cni0|docker0|br-int"
     r"|flannel[.-]\w+|(?:cilium|antrea|ovs|vxlan|genev|geneve|veth|cali|lxc)\S*"
 )
-"""Devices whose names programs give: they help whoever reads a bundle, and tell nothing."""
+"""Devices that programs name. These names help the reader of a bundle and reveal nothing."""
 
 
 def names_of(host: str, devices: Iterable[str]) -> dict[str, str]:

@@ -1,7 +1,7 @@
-"""``csumfix doctor --bundle``: what somebody else needs to look into a case, in one file.
+"""``csumfix doctor --bundle``: one file with what somebody else needs to diagnose a case.
 
-It holds no packets. What may be read by root only is read first, because a command that looks at
-packets gives up root.
+It holds no packets. What only root may read is read first, because a command that looks at packets
+gives up root.
 """
 
 from __future__ import annotations
@@ -55,16 +55,17 @@ COUNTERS = (
 README = """\
 A support bundle of csumfix.
 
-It holds what csumfix found on a host, and what it rests on: versions, firewall rules that may
+It holds csumfix's diagnosis of a host, and the data behind it: versions, firewall rules that may
 touch a tunnel, devices, counters, the service's state and its last log lines. It holds no packets.
 Apart from diagnosis.json, everything was read before the diagnosis began.
 
 """
 REPLACED = """\
-Addresses and names were replaced, each by the same one throughout: IPv4 by addresses of
-198.18.0.0/15, IPv6 by addresses of 2001:db8::/32, MAC addresses by such as begin with 02:00,
-the host's name, pods, services, and devices that people have named. Chains, sets and tables of
-firewalls keep their names. Look through the files before you pass them on.
+Addresses and names were replaced, each by the same substitute throughout: IPv4 by addresses in
+198.18.0.0/15, IPv6 by addresses in 2001:db8::/32, MAC addresses by addresses that begin with
+02:00, and the names of the host, of pods, of services, and of devices that people have named.
+Chains, sets and tables of firewalls keep their names. Look through the files before you pass
+them on.
 """
 NOT_REPLACED = "Addresses and names are those of the host; --replace-addresses replaces them.\n"
 
@@ -159,7 +160,7 @@ def as_text(data: Any) -> str:
 
 
 def _collect() -> dict[str, str]:
-    """Read everything but the diagnosis; what cannot be read says why."""
+    """Read everything except the diagnosis; a file that cannot be read says why."""
     try:
         found = asyncio.run(tunnels.discover())
     except CsumfixError:  # devices.json will say it

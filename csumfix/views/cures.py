@@ -1,4 +1,4 @@
-"""What an operator can choose between, with the price and the command of each. Pure.
+"""The cures that an operator can choose between, each with its price and its commands. Pure.
 
 The prices in microseconds come from `make bench`, packets of 600 bytes; see the README.
 """
@@ -21,7 +21,7 @@ ANOTHER_PORT = 8473
 
 @dataclass(frozen=True)
 class Cure:
-    """One way out. commands: to be typed as they are."""
+    """One cure. commands: can be typed as they are."""
 
     what: str
     price: str
@@ -30,7 +30,7 @@ class Cure:
 
 @dataclass(frozen=True)
 class Place:
-    """Where the cures are to work.
+    """The tunnel and remote end that the cures are for, and this host's rules.
 
     nics: that carry the tunnel, the upper ones first.
     """
@@ -75,13 +75,13 @@ def cures(conclusion: Conclusion, place: Place) -> list[Cure]:
 def _kernel_lane(place: Place) -> list[Cure]:
     return [
         Cure(
-            "csumfix's kernel lane: the kernel finishes the checksum before NAT",
-            "about 0.6 us of CPU for each packet; two rules, no service",
+            "csumfix's kernel lane: the kernel completes the checksum before NAT",
+            "about 0.6 us of CPU per packet; a few iptables rules, no service",
             (f"csumfix-rules apply --lane kernel --port {place.port}",),
         ),
         Cure(
-            "the same by the service, which watches whether it works",
-            "the same, and a process that sleeps",
+            "the kernel lane, loaded by the csumfix service, which checks that it works",
+            "the same, and a process that is mostly idle",
             ("csumfix run",),
         ),
     ]
@@ -89,19 +89,23 @@ def _kernel_lane(place: Place) -> list[Cure]:
 
 def _queue_lane() -> Cure:
     return Cure(
-        "csumfix's queue lane: every packet of the tunnel is recomputed",
-        "about 7 us of CPU for each packet",
-        ("csumfix run --lane queue",),
+        "csumfix's queue lane: csumfix verifies and repairs every packet of the tunnel",
+        "about 7 us of CPU per packet",
+        (
+            "csumfix run",
+            "# It chooses this lane by evidence. To choose it yourself:",
+            "csumfix run --lane queue",
+        ),
     )
 
 
 def _inner_off(place: Place) -> Cure:
     return Cure(
-        "no checksum offload on the tunnel's device",
-        "TCP through the tunnel loses its segmentation offload; gone when the device is made anew",
+        "turn off checksum offload on the tunnel's device",
+        "TCP through the tunnel loses segmentation offload; undone when the device is recreated",
         (
             f"ethtool -K {place.tunnel} tx-checksum-ip-generic off",
-            "# to stay, in /etc/systemd/network/50-csumfix.link:",
+            "# permanent, in /etc/systemd/network/50-csumfix.link:",
             f"#   [Match] OriginalName={place.tunnel}",
             "#   [Link]  TransmitChecksumOffload=no",
         ),
@@ -110,11 +114,11 @@ def _inner_off(place: Place) -> Cure:
 
 def _outer_off(place: Place) -> Cure:
     return Cure(
-        f"no checksum offload on {place.nic}",
-        "the CPU computes the checksums of all traffic of this host, and cuts its segments",
+        f"turn off checksum offload on {place.nic}",
+        "the CPU computes the checksums of all traffic on this device, and segments its TCP",
         (
             f"ethtool -K {place.nic} tx off",
-            "# to stay, in /etc/systemd/network/50-csumfix.link:",
+            "# permanent, in /etc/systemd/network/50-csumfix.link:",
             f"#   [Match] OriginalName={place.nic}",
             "#   [Link]  TransmitChecksumOffload=no",
         ),
@@ -123,8 +127,8 @@ def _outer_off(place: Place) -> Cure:
 
 def _tunnel_offload_off(place: Place) -> Cure:
     return Cure(
-        f"no segmentation of tunnels by {place.nic}",
-        "the CPU cuts the tunnels' GSO packets; other traffic stays as it is",
+        f"turn off tunnel segmentation offload on {place.nic}",
+        "the CPU segments the tunnels' GSO packets; other traffic is not affected",
         (f"ethtool -K {place.nic} tx-udp_tnl-segmentation off tx-udp_tnl-csum-segmentation off",),
     )
 
@@ -132,7 +136,7 @@ def _tunnel_offload_off(place: Place) -> Cure:
 def _kube_proxy(_: Conclusion, place: Place) -> list[Cure]:
     upgrade = Cure(
         "upgrade kube-proxy to 1.18.6 or later, which clears its mark",
-        "none, if nothing else forbids it",
+        "none, if nothing else prevents the upgrade",
         ("kubectl -n kube-system get ds kube-proxy -o jsonpath='{..image}'",),
     )
     return [upgrade, *_kernel_lane(place), _inner_off(place)]
@@ -147,8 +151,8 @@ def _cni(conclusion: Conclusion, place: Place) -> list[Cure]:
             """-p '{"spec":{"chainInsertMode":"Append"}}'"""
         )
     move = Cure(
-        "have the CNI masquerade after kube-proxy: by an update, or its setting",
-        "the rules of other programs then come before the CNI's, too",
+        "make the CNI masquerade after kube-proxy: update it, or change its setting",
+        "rules of other programs then come before the CNI's as well",
         tuple(commands),
     )
     return [move, *_kernel_lane(place), _inner_off(place)]
@@ -157,8 +161,8 @@ def _cni(conclusion: Conclusion, place: Place) -> list[Cure]:
 def _snat(_: Conclusion, place: Place) -> list[Cure]:
     program = "ip6tables" if ":" in place.remote.vtep else "iptables"
     exempt = Cure(
-        "exempt the tunnel from source NAT, if its VTEPs can do without",
-        "none; the rule must come first, and stay first",
+        "exempt the tunnel from source NAT, if its packets do not need it",
+        "none; this rule must be, and remain, the first in its chain",
         (f"{program} -t nat -I POSTROUTING -p udp --dport {place.port} -j ACCEPT",),
     )
     return [exempt, *_kernel_lane(place), _inner_off(place)]
@@ -166,8 +170,8 @@ def _snat(_: Conclusion, place: Place) -> list[Cure]:
 
 def _real_address(place: Place) -> Cure:
     return Cure(
-        "give the tunnel the real address of its other end",
-        "none, if the virtual address is there for nothing else",
+        "configure the tunnel with the real address of its remote end",
+        "none, if nothing else needs the virtual address",
         (f"bridge fdb show dev {place.tunnel} | grep {place.vtep}",),
     )
 
@@ -177,10 +181,10 @@ def _dnat(_: Conclusion, place: Place) -> list[Cure]:
 
 
 def _ipvs(_: Conclusion, place: Place) -> list[Cure]:
-    # The gate goes by conntrack's NAT, and IPVS need not leave a trace in it.
+    # The gate asks conntrack whether NAT touches a flow, but conntrack may not know of IPVS.
     lane = Cure(
-        "csumfix's kernel lane without its gate: every checksum is finished before IPVS",
-        "the kernel computes the checksum of every single packet of the tunnel",
+        "csumfix's kernel lane without its gate: the kernel completes checksums before IPVS",
+        "the kernel computes the checksum of every non-GSO packet of the tunnel",
         (f"csumfix-rules apply --lane kernel --gate none --port {place.port}",),
     )
     return [_real_address(place), lane, _queue_lane(), _inner_off(place)]
@@ -188,8 +192,8 @@ def _ipvs(_: Conclusion, place: Place) -> list[Cure]:
 
 def _forwarded(_: Conclusion, place: Place) -> list[Cure]:
     lane = Cure(
-        "csumfix's queue lane on this host: what passes through it is recomputed",
-        "about 7 us of CPU for each packet",
+        "csumfix's queue lane on this host: it repairs the packets that pass through",
+        "about 7 us of CPU per packet",
         (f"csumfix run --lane queue --port {place.port}",),
     )
     origin = Cure(
@@ -202,8 +206,8 @@ def _forwarded(_: Conclusion, place: Place) -> list[Cure]:
 
 def _stateless(_: Conclusion, place: Place) -> list[Cure]:
     later = Cure(
-        "rewrite in a chain of priority -100 instead of raw, and load the kernel lane",
-        "the kernel computes the checksum of every single packet of the tunnel",
+        "move the rewriting rule to a chain of priority -100, and load the kernel lane",
+        "the kernel computes the checksum of every non-GSO packet of the tunnel",
         (
             "nft -a list ruleset",
             f"csumfix-rules apply --lane kernel --gate none --port {place.port}",
@@ -214,7 +218,7 @@ def _stateless(_: Conclusion, place: Place) -> list[Cure]:
 
 def _zero(_: Conclusion, place: Place) -> list[Cure]:
     upgrade = Cure(
-        "a kernel with the fix: 5.7, 5.4.41, 4.19.123, 4.14.181 or later",
+        "use a kernel with the fix: 5.7, 5.4.41, 4.19.123, 4.14.181 or later",
         "a reboot",
         ("uname -r",),
     )
@@ -235,13 +239,13 @@ def _nic_gso(_: Conclusion, place: Place) -> list[Cure]:
 
 
 def _by_driver(place: Place) -> list[Cure]:
-    """Return what helps with the drivers that are known for it."""
+    """Return the cures for drivers that are known to have the fault."""
     drivers = {nic.driver: nic for nic in place.nics}
     if "vmxnet3" in drivers and place.port in VMXNET3_PORTS:
         return [_other_port(place)]
     if drivers.keys() & {"ice", "i40e", "ena", "hv_netvsc", "virtio_net"}:
         update = Cure(
-            "newer firmware, driver or hypervisor",
+            "update the firmware, the driver or the hypervisor",
             "a reboot",
             tuple(f"ethtool -i {nic.name}" for nic in drivers.values() if nic.driver),
         )
@@ -252,7 +256,7 @@ def _by_driver(place: Place) -> list[Cure]:
 
 def _other_port(place: Place) -> Cure:
     return Cure(
-        f"another port: vmxnet3 offloads {', '.join(map(str, sorted(VMXNET3_PORTS)))} only",
+        f"choose another port: vmxnet3 offloads only {', '.join(map(str, sorted(VMXNET3_PORTS)))}",
         "all nodes must change at once; the kernel then computes the checksums",
         (
             "kubectl -n kube-flannel edit configmap kube-flannel-cfg   "
@@ -268,7 +272,7 @@ def _relay(_: Conclusion, place: Place) -> list[Cure]:
 def _remote(_: Conclusion, place: Place) -> list[Cure]:
     return [
         Cure(
-            f"look at the other end, {place.vtep}: nothing here can cure it",
+            f"look at the remote end, {place.vtep}: nothing on this host can cure it",
             "none",
             ("csumfix doctor   # there",),
         )
@@ -280,8 +284,8 @@ def _mtu(_: Conclusion, place: Place) -> list[Cure]:
     size = place.remote.mtu - (20 if place.remote.version == 4 else 40) - 8  # noqa: PLR2004
     return [
         Cure(
-            "not a checksum: find what passes, and give the tunnel that as MTU",
-            "some more packets",
+            "not a checksum: find the largest size that passes, and lower the tunnel's MTU to it",
+            "more packets for the same data",
             (
                 f"ping -M do -s {size} {place.remote.address}   # smaller, until it is answered",
                 f"ip link set {place.tunnel} mtu N   # path MTU less {overhead}",
@@ -293,8 +297,9 @@ def _mtu(_: Conclusion, place: Place) -> list[Cure]:
 def _black_hole(_: Conclusion, place: Place) -> list[Cure]:
     return [
         Cure(
-            f"not a checksum of this host: let UDP port {place.port} pass between the nodes",
-            "none; look at security groups, network policies, firewalls and the hypervisor",
+            f"not a checksum: allow UDP port {place.port} between the nodes; check security "
+            "groups, network policies, firewalls and the hypervisor",
+            "none",
             (f"tcpdump -ni any udp port {place.port}   # at {place.vtep}: does anything arrive?",),
         )
     ]
@@ -316,7 +321,7 @@ def _not_leaving(_: Conclusion, place: Place) -> list[Cure]:
 def _loss(_: Conclusion, place: Place) -> list[Cure]:
     return [
         Cure(
-            "not a checksum: look for a full link, a bad cable, a policer",
+            "not a checksum: look for a congested link, a bad cable or a policer",
             "none",
             (f"ip -s link show {place.nic}", f"ping -f -c 1000 {place.vtep}"),
         )

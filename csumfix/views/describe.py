@@ -120,7 +120,7 @@ def _ip(packet: bytes) -> Packet:
     return IPv6(packet) if packet[0] >> 4 == 6 else IP(packet)  # noqa: PLR2004 - IP version
 
 
-class Capture:
+class CaptureWriter:
     """A pcapng file of the packets that left, each with its verdict as a comment."""
 
     def __init__(self, path: Path) -> None:

@@ -1,4 +1,4 @@
-"""``csumfix doctor``: finds out by experiment what is the matter with this host's tunnels.
+"""``csumfix doctor``: diagnoses this host's tunnels by experiment.
 
 It sends a few packets (evidence/probes.py says which), reads rules and devices, and changes
 nothing.
@@ -19,7 +19,7 @@ from typing import Any
 import click
 
 from csumfix.errors import CsumfixError, Exit
-from csumfix.evidence import bulk, passing
+from csumfix.evidence import bulk, forwarded
 from csumfix.evidence.bulk import Bulk
 from csumfix.evidence.conclusions import HEALTHY, Conclusion, Facts, Verdict, conclude
 from csumfix.evidence.departures import Departure
@@ -43,40 +43,40 @@ MANY = 16
 """Remote ends that are probed at once, of all tunnels."""
 
 LOOK = 4.0
-"""Seconds that a host without tunnels is watched for those of others."""
+"""Seconds for which a host without tunnels is watched for tunnels of other hosts."""
 
 SHOWN = 3
 """Findings that are shown with evidence and cures."""
 
 HEADLINES = {
-    Verdict.KUBE_PROXY: "kube-proxy's mark outlives encapsulation: the outer header of packets to "
-    "services is masqueraded, and its checksum left wrong.",
-    Verdict.CNI: "the CNI masquerades before kube-proxy clears its mark: the outer header of "
-    "packets to services is masqueraded, and its checksum left wrong.",
+    Verdict.KUBE_PROXY: "kube-proxy's mark survives encapsulation, so kube-proxy masquerades the "
+    "outer header of packets to services and leaves its checksum wrong.",
+    Verdict.CNI: "the CNI masquerades before kube-proxy can clear its mark, so kube-proxy "
+    "masquerades the outer header of packets to services and leaves its checksum wrong.",
     Verdict.SNAT: "source NAT rewrites the outer header and leaves its checksum wrong.",
     Verdict.DNAT: "destination NAT rewrites the outer header and leaves its checksum wrong.",
     Verdict.IPVS: "IPVS rewrites the outer address and leaves the checksum wrong.",
     Verdict.STATELESS: "an nft rule rewrites the outer header without conntrack and leaves its "
     "checksum wrong.",
     Verdict.NAT: "something rewrites the outer header and leaves its checksum wrong.",
-    Verdict.ZERO_NAT: "this kernel's NAT makes a wrong checksum of none.",
-    Verdict.NIC: "the NIC or hypervisor does not compute the inner checksums that it claims to.",
-    Verdict.NIC_OUTER: "the NIC or hypervisor does not compute the outer checksums that it claims "
-    "to.",
+    Verdict.ZERO_NAT: "this kernel's NAT turns a checksum of 0 (none) into a wrong one.",
+    Verdict.NIC: "the NIC or hypervisor claims to compute inner checksums, but does not.",
+    Verdict.NIC_OUTER: "the NIC or hypervisor claims to compute outer checksums, but does not.",
     Verdict.NIC_GSO: "the NIC or hypervisor ruins GSO packets.",
     Verdict.RELAY: "a program between the nodes resends packets whose inner checksum was never "
     "computed (slirp4netns, pasta).",
-    Verdict.FORWARDED: "packets of another host's tunnel are wrong as they leave this one.",
-    Verdict.REMOTE: "the other end, or what is before it, sends wrong checksums.",
+    Verdict.FORWARDED: "packets that this host forwards for other hosts leave it with a wrong "
+    "outer checksum.",
+    Verdict.REMOTE: "packets from the remote end arrive with wrong checksums.",
     Verdict.MTU: "not a checksum: packets as long as the tunnel's MTU are lost.",
     Verdict.NOT_LEAVING: "not a checksum: the tunnel's packets do not leave this host.",
-    Verdict.BLACK_HOLE: "not a checksum of this host: nothing that it sends is answered.",
+    Verdict.BLACK_HOLE: "not a checksum: nothing that this host sends is answered.",
     Verdict.LOSS: "not a checksum: the path loses packets of every kind.",
     Verdict.UNDECIDED: "undecided.",
-    Verdict.CURED: "healthy, because csumfix cures it.",
+    Verdict.CURED: "healthy, because csumfix repairs its packets.",
     Verdict.HEALTHY: "healthy.",
 }
-"""What is said of a tunnel, behind its name."""
+"""Sentences about a tunnel, printed after its name."""
 
 
 @dataclass(frozen=True)
@@ -95,7 +95,7 @@ class DoctorOptions:
 
 
 def options(to: Sequence[str], tcp: str | None, probe: bool, as_json: bool) -> DoctorOptions:
-    """Make sense of the command line; raises CsumfixError if it makes none."""
+    """Return the options on the command line; raise CsumfixError if they are wrong."""
     for address in to:
         _check(address, "--to")
     if tcp is None:
@@ -113,13 +113,13 @@ def _check(address: str, option: str) -> None:
         ip_address(address)
     except ValueError:
         raise CsumfixError(
-            f"{option}: {address} is no IP address: give one, such as 10.244.1.10", Exit.USAGE
+            f"{option}: {address} is not an IP address: give one, such as 10.244.1.10", Exit.USAGE
         ) from None
 
 
 @dataclass
 class Finding:
-    """What is the matter with one tunnel, the same to some of its remote ends."""
+    """A conclusion about one tunnel, and the remote ends that it holds for."""
 
     tunnel: Tunnel
     conclusion: Conclusion
@@ -152,7 +152,7 @@ class Finding:
 
 
 def run(options: DoctorOptions) -> tuple[Exit, dict[str, Any]]:
-    """Find out and print it; return the exit code, and all of it as plain data."""
+    """Diagnose and print the report; return the exit code, and the report as plain data."""
     report = asyncio.run(_examine(options))
     document = report.as_json()
     if options.as_json:
@@ -164,9 +164,10 @@ def run(options: DoctorOptions) -> tuple[Exit, dict[str, Any]]:
 
 @dataclass
 class Report:
-    """All there is to say.
+    """The whole diagnosis.
 
-    trouble: why there is no finding. notes: what could not be done.
+    trouble: why there is no finding.
+    notes: what could not be done.
     """
 
     findings: list[Finding] = field(default_factory=list)
@@ -249,7 +250,7 @@ def _details(finding: Finding) -> Iterator[str]:
     for rule in conclusion.rules:
         yield from _wrapped(_told(rule), "  - ", "    ")
     if conclusion.against:
-        yield "What speaks against it, or was not seen:"
+        yield "Evidence against it, or missing:"
         for line in conclusion.against:
             yield from _wrapped(line, "  - ", "    ")
     if conclusion.experiment:
@@ -257,7 +258,7 @@ def _details(finding: Finding) -> Iterator[str]:
     found = cures(conclusion, finding.place)
     if found:
         yield ""
-        yield "Cures, the cheapest first:" if len(found) > 1 else "What to do:"
+        yield "Cures, cheapest first:" if len(found) > 1 else "What to do:"
         for number, cure in enumerate(found, start=1):
             yield from _cure(number, cure)
 
@@ -295,20 +296,20 @@ async def _examine(options: DoctorOptions) -> Report:
 
 
 async def _without_tunnels() -> Report:
-    """Look at the tunnels of others that lead through this host."""
+    """Look at tunnels of other hosts whose packets this host forwards."""
     hidden = sockets.hidden_ports(())
     if hidden:
         return await _without_device(hidden)
     trouble = (
-        "there is no vxlan device in this network namespace, and no packet of another host's "
-        "tunnel that left it wrong. Run it on a node, in the host's network namespace: "
+        "this network namespace has no vxlan device, and no packet that it forwards for another "
+        "host's tunnel left wrong. Run this on a node, in the host's network namespace: "
         "nsenter --net=/proc/1/ns/net csumfix doctor"
     )
     try:
         devices = await underlays.find([], named=True)
-        seen = await passing.watch(devices, VXLAN_PORTS, LOOK)
+        seen = await forwarded.watch(devices, VXLAN_PORTS, LOOK)
     except OSError as error:
-        return Report(trouble=trouble, notes=[f"departures were not seen: {error.strerror}"])
+        return Report(trouble=trouble, notes=[f"packets were not seen leaving: {error.strerror}"])
     report = Report(trouble="" if seen.wrong() else trouble)
     for stream, counts in seen.wrong().items():
         tunnel = Tunnel(f"port {stream.port}", stream.port, "both", 0)
@@ -329,7 +330,7 @@ async def _without_device(ports: Collection[int]) -> Report:
     )
     try:
         devices = await underlays.find([], named=True)
-        seen = await passing.watch(devices, ports, LOOK)
+        seen = await forwarded.watch(devices, ports, LOOK)
     except OSError as error:
         return Report(trouble=trouble, notes=[f"departures were not seen: {error.strerror}"])
     notes = [
@@ -394,7 +395,7 @@ def _add(
 
 
 async def _without_probes(found: list[Tunnel]) -> Report:
-    """Say what rules and devices alone tell, which is never enough for a verdict."""
+    """Report what rules and devices show. That is never enough for a verdict."""
     after = await natrules.read()
     notes = [
         f"these rules may rewrite packets to port {tunnel.port}: {_told(rule)}"
@@ -403,8 +404,12 @@ async def _without_probes(found: list[Tunnel]) -> Report:
         if f"{tunnel.port}" in rule.text.split()
     ]
     if after.mark is not None and not after.clears_mark:
-        notes.append("kube-proxy's rules here do not clear its mark: kube-proxy up to 1.18.5")
-    return Report(trouble="nothing was sent (--probe off), and nothing else decides.", notes=notes)
+        notes.append(
+            "kube-proxy's rules on this host do not clear its mark (kube-proxy up to 1.18.5)"
+        )
+    return Report(
+        trouble="no probes were sent (--probe off), and rules alone prove nothing.", notes=notes
+    )
 
 
 def _lanes() -> dict[int, frozenset[str]]:
@@ -427,8 +432,7 @@ def _notes(
     notes = []
     if probes.blind:
         notes.append(
-            f"without root some things could not be tried: {probes.blind}. "
-            "Run it as root for a sure verdict."
+            f"some tests need root: {probes.blind}. Run this as root for a certain verdict."
         )
     elif after.trouble:
         notes.append(f"not all rules could be read: {after.trouble}")
@@ -444,13 +448,13 @@ def _about_bulk(moved: Bulk, options: DoctorOptions) -> list[str]:
     told = {
         Bulk.ARRIVED: "took 1 MB over TCP",
         Bulk.NO_CONNECTION: "did not accept a connection, so no GSO packets could be tried",
-        Bulk.CLOSED: "closed the connection early, so GSO packets were hardly tried",
+        Bulk.CLOSED: "closed the connection early, so few GSO packets were tried",
     }
     return [f"{address} port {port} {told[moved]}"]
 
 
 class _Progress:
-    """Shows on a terminal how far it is."""
+    """Shows on a terminal how much has been done."""
 
     BAR = 30
 

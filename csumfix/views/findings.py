@@ -18,7 +18,7 @@ HEADLINES = {
     Diagnosis.RELAYED: "The outer checksum is right; the inner one was never computed.",
     Diagnosis.CORRUPT: "The outer checksum is wrong, and the inner packet is damaged.",
     Diagnosis.INNER_CORRUPT: "The inner checksum is wrong; the outer one does not show it.",
-    Diagnosis.UNDECIDED: "The checksums are not computed yet, or never were.",
+    Diagnosis.UNDECIDED: "The checksums are not computed: not yet, or never.",
 }
 
 CAUSES = {
@@ -29,30 +29,29 @@ CAUSES = {
     Cause.NIC: "the sender's NIC or hypervisor offers checksum offload, but does not do it.",
     Cause.RELAY: "a program between the nodes resends the datagrams (slirp4netns, pasta).",
     Cause.DAMAGE: "a NIC, a driver or memory damages packets.",
-    Cause.INNER_DAMAGE: "damage before the tunnel, or in it if there is no outer checksum.",
+    Cause.INNER_DAMAGE: "damage before the tunnel or, without an outer checksum, inside it.",
     Cause.UNKNOWN: "not known; the differences fit no single port or address.",
 }
 
-REWRITTEN_REMEDY = "run csumfix on the sender."
+SENDER_REMEDY = "run csumfix on the sender."
 DAMAGE_REMEDY = "find the source of the damage; csumfix does not change such packets."
-QUEUE_REMEDY = "run csumfix with --lane queue on the sender."
 
 REMEDIES = {
-    Cause.NEW_PORT: REWRITTEN_REMEDY,
-    Cause.NEW_ADDRESS: REWRITTEN_REMEDY,
-    Cause.NAT: REWRITTEN_REMEDY,
-    Cause.ZERO: QUEUE_REMEDY,
-    Cause.NIC: QUEUE_REMEDY,
-    Cause.RELAY: "run csumfix with --lane queue on the node behind that program.",
+    Cause.NEW_PORT: SENDER_REMEDY,
+    Cause.NEW_ADDRESS: SENDER_REMEDY,
+    Cause.NAT: SENDER_REMEDY,
+    Cause.ZERO: "run csumfix with --lane queue on the sender.",
+    Cause.NIC: SENDER_REMEDY,
+    Cause.RELAY: "run csumfix on the node behind that program.",
     Cause.DAMAGE: DAMAGE_REMEDY,
     Cause.INNER_DAMAGE: DAMAGE_REMEDY,
-    Cause.UNKNOWN: "run csumfix on the sender, or on a host that forwards them after the damage.",
+    Cause.UNKNOWN: "run csumfix on the sender, or on a host that forwards the damaged packets.",
 }
 
 HEALTHY = {
     Diagnosis.RIGHT: "right",
     Diagnosis.ZERO: "without outer checksum (0), inner packet whole",
-    Diagnosis.PARTIAL: "partial, captured on the sender before its NIC computes them; harmless",
+    Diagnosis.PARTIAL: "partial: captured on the sender before its NIC computes them; harmless",
     Diagnosis.GSO: "GSO packets of a sender, or merged by GRO of a receiver; harmless",
 }
 

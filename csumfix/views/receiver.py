@@ -35,7 +35,7 @@ OWNERS = 8
 
 
 class State(enum.StrEnum):
-    """What is known in the end."""
+    """The result."""
 
     HEALTHY = "healthy"
     FOUND = "found"
@@ -81,7 +81,7 @@ class Report:
 
     @property
     def wrong(self) -> int:
-        """Tunnel packets that are surely wrong."""
+        """Tunnel packets that are certainly wrong."""
         return sum(self.tally.diagnoses[diagnosis] for diagnosis in WRONG)
 
     @property
@@ -90,7 +90,7 @@ class Report:
         return drops.of_host(self.counted) + drops.of_pods(self.counted)
 
     def verdict(self) -> str:
-        """Say in one sentence what is the matter; in a second one what to do, if it is open."""
+        """Return the result in one sentence; if it is undecided, also what to do next."""
         where = f"in {self.seconds:g} s on {listing(self.devices)}"
         if self.state is State.FOUND:
             return (
@@ -104,13 +104,13 @@ class Report:
             packets = findings.counted(self.dropped, "packet")
             return (
                 f"Undecided: the kernel dropped {packets} for a wrong checksum {where}, but no "
-                "tunnel packet that was seen is wrong. They came by another device or port, or "
-                "from no tunnel: see the counters, and 'ip -s link'."
+                "tunnel packet that was seen is wrong. They arrived at another device or port, or "
+                "do not belong to a tunnel: see the counters, and 'ip -s link'."
             )
         return (
             f"Undecided: no tunnel packet arrived {where}. Repeat it while another node sends "
-            "(--seconds 60). If one does, something on the way drops its packets: look at "
-            "firewalls, security groups and routes, and run 'csumfix doctor' on that node."
+            "(--seconds 60). If nothing arrives then, something on the way drops the packets: "
+            "look at firewalls, security groups and routes, and run 'csumfix doctor' on that node."
         )
 
     def _who(self) -> str:
@@ -156,7 +156,7 @@ def counter_lines(counted: Sequence[Drops]) -> Iterator[str]:
     pods = sum(not one.is_host for one in counted)
     number = f"{drops.of_pods(counted)} in {findings.counted(pods, 'other network namespace')}"
     yield (
-        f"Dropped for a wrong checksum meanwhile: {drops.of_host(counted)} by this host"
+        f"Dropped for a wrong checksum in that time: {drops.of_host(counted)} by this host"
         f"{f', {number}' if pods else ''}."
     )
     risen = sorted((one for one in counted if one.risen), key=lambda one: -one.number)
@@ -164,11 +164,11 @@ def counter_lines(counted: Sequence[Drops]) -> Iterator[str]:
         numbers = ", ".join(f"{name} +{number}" for name, number in one.risen.items())
         yield printable(f"  {one.owner}: {numbers}")
     if len(risen) > OWNERS:
-        yield f"  and {len(risen) - OWNERS} more; --json has all"
+        yield f"  and {len(risen) - OWNERS} more; --json lists all"
 
 
 def observe(seconds: float, ports: Collection[int]) -> Report:
-    """Watch what arrives for so many seconds, or until Ctrl-C.
+    """Watch what arrives for this many seconds, or until Ctrl-C.
 
     ports: of VXLAN, besides those of this namespace's devices.
     """
@@ -221,12 +221,12 @@ def _hidden(seen: Found) -> list[str]:
     if len(seen.namespaces) == 1:
         notes.append(
             "Counters of pods were not read: no process of another network namespace is visible. "
-            "Run it on the host itself, or in a pod with hostPID, to see them."
+            "To see them, run this on the host itself, or in a pod with hostPID."
         )
     if seen.hidden:
-        notes.append(f"Processes that only root may look at: {seen.hidden}.")
+        notes.append(f"Processes whose counters only root may read: {seen.hidden}.")
     if seen.passed_over:
-        notes.append(f"Network namespaces that were not looked at: {seen.passed_over}.")
+        notes.append(f"Network namespaces beyond the limit, not read: {seen.passed_over}.")
     return notes
 
 

@@ -1,4 +1,4 @@
-"""``csumfix status``: whether all is well, and what that rests on."""
+"""``csumfix status``: whether all is well, and the details behind that verdict."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ GOOD, WARNING, TROUBLE = "green", "yellow", "bold red"
 
 @dataclass(frozen=True)
 class State:
-    """Everything there is to see in the current network namespace.
+    """Everything that can be seen in the current network namespace.
 
     rules: what is loaded.
     rules_known: whether that could be seen; if not, trouble says why.
@@ -92,59 +92,74 @@ def gather() -> State:
 
 
 @dataclass(frozen=True)
-class Finding:
-    """One line about the whole: what is the case and, if it is bad, what to do."""
+class Headline:
+    """One line of the verdict: the state and, if it is bad, what to do."""
 
     text: str
     style: str
 
 
-def findings(state: State) -> list[Finding]:
+def headlines(state: State) -> list[Headline]:
     """Say whether all is well; if not, say everything that is wrong, the worst first."""
     found = list(_problems(state))
-    return found or [Finding(_all_is_well(state.service), GOOD)]
+    return found or [Headline(_all_is_well(state.service), GOOD)]
 
 
-def _problems(state: State) -> Iterator[Finding]:
+def _problems(state: State) -> Iterator[Headline]:
     service = state.service
     if service:
         yield from _troubles(service)
         yield from _warnings(service)
     elif state.silent:
-        yield Finding(f"trouble: {state.trouble[-1]}", TROUBLE)
+        yield Headline(f"trouble: {state.trouble[-1]}", TROUBLE)
     elif any(rule.lane == Lane.KERNEL for rule in state.rules):
-        yield Finding(
+        yield Headline(
             "no service runs here; the kernel lane's rules are loaded and work without it",
             WARNING,
         )
     else:
-        yield Finding(
+        yield Headline(
             "csumfix does not run in this network namespace: start it with 'csumfix run'", TROUBLE
         )
 
 
-def _troubles(service: Snapshot) -> Iterator[Finding]:
+def _troubles(service: Snapshot) -> Iterator[Headline]:
     if service.trouble:
-        yield Finding(f"trouble: {service.trouble}: run 'csumfix restart'", TROUBLE)
+        yield Headline(f"trouble: {service.trouble}: run 'csumfix restart'", TROUBLE)
     if service.lanes and not service.rules:
-        yield Finding("trouble: the rules are not loaded: see the service's log", TROUBLE)
+        yield Headline("trouble: the rules are not loaded: see the service's log", TROUBLE)
 
 
-def _warnings(service: Snapshot) -> Iterator[Finding]:
+def _warnings(service: Snapshot) -> Iterator[Headline]:
     if service.wrong_seconds is not None and service.wrong_seconds < LATELY:
         remedy = "see 'csumfix trace --bad-only'"
         if service.config.get("lane") == LaneSetting.KERNEL:
             remedy = "set lane = auto"
         ago = duration(service.wrong_seconds)
-        yield Finding(f"warning: a packet left with a wrong checksum {ago} ago: {remedy}", WARNING)
+        yield Headline(
+            f"warning: a packet left with a wrong checksum {ago} ago: {remedy}", WARNING
+        )
+    for one in service.lanes:
+        if one.probe_lost:
+            yield Headline(
+                f"warning: the {one.lane} lane does not cure port {one.port}: "
+                f"run 'csumfix doctor': {one.probe_why}",
+                WARNING,
+            )
+    if service.probe_fault and not service.tap_fault:
+        yield Headline(
+            f"warning: no probes, so a NIC that lies is not noticed: {service.probe_fault}: "
+            "set probe = off if that is meant to be so",
+            WARNING,
+        )
     if not service.reload.ok:
-        yield Finding(
+        yield Headline(
             "warning: the last reload failed, the old settings are in force: see the log", WARNING
         )
     if service.control:
-        yield Finding(f"warning: {service.control}: see what it is, and stop it", WARNING)
+        yield Headline(f"warning: {service.control}: find out what it is, and stop it", WARNING)
     if service.tap_fault:
-        yield Finding(
+        yield Headline(
             f"warning: no egress tap, so lanes stay as they are: {service.tap_fault}", WARNING
         )
 
@@ -152,7 +167,7 @@ def _warnings(service: Snapshot) -> Iterator[Finding]:
 def _all_is_well(service: Snapshot | None) -> str:
     if not service or not service.lanes_count:
         return "all is well: no tunnel yet; csumfix waits for one"
-    ports = counted(service.lanes_count, "port")
+    ports = counted(service.lanes_count, "tunnel port")
     queue = service.queue_lane_count
     kernel = service.lanes_count - queue
     return f"all is well: {ports}, {kernel} in the kernel lane, {queue} in the queue lane"
@@ -167,9 +182,9 @@ def counted(number: int, what: str) -> str:
 
 
 def show(state: State, console: Console) -> None:
-    """Print the state for people: the verdict first, then what it rests on."""
-    for finding in findings(state):
-        _line(console, finding.text, finding.style)
+    """Print the state for people: the verdict first, then the details."""
+    for headline in headlines(state):
+        _line(console, headline.text, headline.style)
     if state.service:
         for line in _service_lines(state.service):
             _line(console, line)
@@ -233,7 +248,7 @@ def _add_rows(
         table.add_row(*cells(rows[at]))
     rest = max(total or 0, len(rows)) - min(limit, len(rows))
     if rest > 0:
-        table.caption = f"and {rest} more; see csumfix status --json"
+        table.caption = f"and {rest} more; for all: csumfix status --json"
         table.caption_justify = "left"
 
 

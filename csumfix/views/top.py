@@ -1,4 +1,4 @@
-"""``csumfix top``: what the service does right now, as rates between two of its snapshots."""
+"""``csumfix top``: what the service is doing, as rates between two of its snapshots."""
 
 from __future__ import annotations
 
@@ -120,7 +120,7 @@ def run(interval: float, *, once: bool) -> None:
     first = _must_ask()
     if once or not console.is_terminal:
         time.sleep(interval)
-        console.print(_view(first, _must_ask()))
+        console.print(_view(first, _must_ask(), keys=False))
         return
     try:
         with _keys() as keys, Live(_view(first, None), console=console, screen=True) as live:
@@ -181,13 +181,16 @@ def _quits(keys: int | None, seconds: float) -> bool:
     return False
 
 
-def _view(before: Sample | None, after: Sample | None) -> RenderableType:
-    """Draw what happened between two samples, in 80 columns."""
+def _view(before: Sample | None, after: Sample | None, *, keys: bool = True) -> RenderableType:
+    """Draw what happened between two samples, in 80 columns.
+
+    keys: whether to name the keys that work.
+    """
     if not after:
         return Text("no service answers in this network namespace; waiting for one")
     seen = after.snapshot
     shown: list[RenderableType] = [
-        _headline(seen),
+        _headline(seen, keys=keys),
         tunnel_table(seen.tunnels, ROWS, seen.tunnels_count),
         lane_table(seen, ROWS),
         *(Text(printable(reason)) for reason in lane_reasons(seen, REASONS)),
@@ -197,12 +200,12 @@ def _view(before: Sample | None, after: Sample | None) -> RenderableType:
     return Group(*shown)
 
 
-def _headline(snapshot: Snapshot) -> Text:
+def _headline(snapshot: Snapshot, *, keys: bool) -> Text:
     trouble = f"trouble: {snapshot.trouble}" if snapshot.trouble else ""
     if snapshot.lanes and not snapshot.rules:
         trouble = trouble or "trouble: the rules are not loaded"
     text = f"csumfix {printable(snapshot.version)}, process {snapshot.pid}"
-    line = Text(f"{text}    q: quit", style="bold")
+    line = Text(f"{text}    q: quit" if keys else text, style="bold")
     return line.append(f"\n{printable(trouble)}", style="red") if trouble else line
 
 

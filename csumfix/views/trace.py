@@ -33,7 +33,7 @@ from csumfix.host import sockets, tunnels, underlays
 from csumfix.host.tunnels import Tunnel
 from csumfix.text import listing
 from csumfix.views import taps
-from csumfix.views.describe import Capture, Traced
+from csumfix.views.describe import CaptureWriter, Traced
 
 BAD = frozenset({Departure.WRONG, Departure.CORRUPT})
 NOBODY_READS = {errno.EPIPE, errno.EIO}  # a pipe, a terminal
@@ -68,7 +68,7 @@ def run(options: TraceOptions) -> None:
             Exit.NEGATIVE,
         )
     with taps.opened(devices, ports, Direction.OUT) as watched:
-        capture = Capture(options.pcap) if options.pcap else None
+        capture = CaptureWriter(options.pcap) if options.pcap else None
         taps.become_nobody()
         logging.getLogger("scapy").setLevel(logging.CRITICAL)  # it warns about odd packets
         trace = Trace(options, Policy(tuple(sorted(ports))), found, capture)
@@ -87,7 +87,7 @@ class Trace:
         options: TraceOptions,
         policy: Policy,
         found: Sequence[Tunnel],
-        capture: Capture | None,
+        capture: CaptureWriter | None,
     ) -> None:
         self.shown = 0
         self.seen: Counter[Departure] = Counter()
@@ -158,7 +158,7 @@ class Trace:
         parts = [f"{number} {name}" for name, number in self.seen.most_common()]
         text = f"{self.seen.total()} packets left ({', '.join(parts) or 'none'})"
         text += f", {self.shown} shown"
-        return f"{text}; {missed} more were missed: the output was slow" if missed else text
+        return f"{text}; {missed} more were missed because the output was slow" if missed else text
 
 
 def _discard(out: TextIO) -> None:

@@ -44,36 +44,36 @@ def loaded() -> set[str]:
 @contextmanager
 def running(lab: Lab, *options: str) -> Iterator[Service]:
     """Run the service until it is ready; at the end it must stop with 0 and leave no rules."""
-    shim = Service(lab.sender, *options)
+    daemon = Service(lab.sender, *options)
     try:
-        shim.wait_for("ready", PATIENCE)
-        yield shim
-        shim.process.terminate()
-        assert shim.process.wait(PATIENCE) == 0, shim.lines()
+        daemon.wait_for("ready", PATIENCE)
+        yield daemon
+        daemon.process.terminate()
+        assert daemon.process.wait(PATIENCE) == 0, daemon.lines()
         assert_no_rules(lab.sender)
     finally:
-        shim.process.kill()
+        daemon.process.kill()
 
 
 def refusal(lab: Lab, *options: str) -> str:
     """Run the service, which must end with the exit code for the kernel's faults; return why."""
-    shim = Service(lab.sender, *options)
+    daemon = Service(lab.sender, *options)
     try:
         until(
-            lambda: shim.process.poll() is not None or "ready" in str(shim.lines()),
+            lambda: daemon.process.poll() is not None or "ready" in str(daemon.lines()),
             PATIENCE,
-            lambda: str(shim.lines()),
+            lambda: str(daemon.lines()),
         )
-        assert shim.process.poll() == Exit.KERNEL, shim.lines()
+        assert daemon.process.poll() == Exit.KERNEL, daemon.lines()
         assert_no_rules(lab.sender)
-        return shim.lines()[-1]
+        return daemon.lines()[-1]
     finally:
-        shim.process.kill()
+        daemon.process.kill()
 
 
 def test_without_the_target_nfqueue_the_kernel_lane_is_used(lab: Lab) -> None:
-    with missing("xt_NFQUEUE"), running(lab) as shim:
-        assert shim.lines()[-1] == "ready: port 8472 (flannel.1) in the kernel lane"
+    with missing("xt_NFQUEUE"), running(lab) as daemon:
+        assert daemon.lines()[-1] == "ready: port 8472 (flannel.1) in the kernel lane"
         assert "CHECKSUM" in rules_text(lab.sender)
 
 
@@ -86,13 +86,13 @@ def test_without_the_target_nfqueue_the_queue_lane_is_refused(lab: Lab) -> None:
 
 def test_without_the_target_checksum_all_tunnels_take_the_queue_lane(lab: Lab) -> None:
     lab.sender.run(["rmmod", "xt_CHECKSUM"])
-    with missing("xt_CHECKSUM"), running(lab) as shim:
-        shim.wait_for("warning: the kernel lane cannot be used here")
-        assert shim.lines()[-1] == "ready: port 8472 (flannel.1) in the queue lane"
+    with missing("xt_CHECKSUM"), running(lab) as daemon:
+        daemon.wait_for("warning: the kernel lane cannot be used here")
+        assert daemon.lines()[-1] == "ready: port 8472 (flannel.1) in the queue lane"
 
 
 def test_it_has_the_kernel_load_what_it_needs(lab: Lab) -> None:
     assert "xt_CHECKSUM" not in loaded()
-    with running(lab) as shim:
-        assert shim.lines()[-1] == "ready: port 8472 (flannel.1) in the kernel lane"
+    with running(lab) as daemon:
+        assert daemon.lines()[-1] == "ready: port 8472 (flannel.1) in the kernel lane"
     assert {"xt_CHECKSUM", "nfnetlink_queue"} <= loaded()

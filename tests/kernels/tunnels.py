@@ -337,7 +337,7 @@ class Exchange:
         return arrived, damaged
 
     def late(self, address: str, delay: float) -> float:
-        """Send a datagram that shall leave after so many seconds; return how late it came."""
+        """Send a datagram that should leave after this many seconds; return how late it came."""
         self._take()
         at = time.monotonic_ns() + int(delay * 1e9)
         assert self._ask(self._sender, f"later {address} {at}") == "done"

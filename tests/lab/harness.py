@@ -27,11 +27,16 @@ READY_TIMEOUT = 10.0
 
 
 HEALTHY = pytest.mark.parametrize("lab", ["none"], indirect=True)
+ALONE = pytest.mark.alone
+"""For tests of rates, times and CPU: `make test` runs them without others beside them."""
 """A lab without a bug of its own, so that whatever is lost was lost by us."""
 
 
 QUEUE = "--lane=queue"
 """For what is about queues: by default they are not used unless something is wrong."""
+
+SILENT = "--probe=off"
+"""For tests that count packets, or want theirs to be the first."""
 
 LANES = pytest.mark.parametrize("lane", ["--lane=auto", QUEUE])
 

@@ -14,6 +14,9 @@ from bench.clock import Window
 from bench.matrix import FIXED, HEALTHY, lab_key
 from bench.stats import Key, Sample
 from csumfix_lab import Lab
+from tests.lab.harness import ALONE
+
+pytestmark = ALONE
 
 SECONDS = 0.3
 SANITIZED = ["gcc", "-std=gnu11", "-g", "-O1", "-Wall", "-Wextra", "-Wconversion", "-Werror",

@@ -178,7 +178,7 @@ def test_a_successor_withdraws_before_a_predecessor_that_has_gone_on(lab: Lab) -
     fake = fake_predecessor(lab, "hangs up")
     refused = lab.sender.run([*CSUMFIX, "run", "--take-over"], check=False, timeout=20)
     assert refused.returncode == Exit.IN_USE
-    assert "runs already" in refused.stderr
+    assert "already runs" in refused.stderr
     fake.kill()
     fake.wait(5)
 

@@ -12,6 +12,7 @@ from csumfix_lab import Lab
 from csumfix_lab.node import Node
 from csumfix_lab.process import Process
 from tests.lab.harness import (
+    ALONE,
     CSUMFIX,
     HEALTHY,
     Load,
@@ -145,7 +146,7 @@ def test_a_stranger_with_the_name_cannot_keep_the_service_from_starting(lab: Lab
         assert pid_of(daemon)
         second = lab.sender.run([*CSUMFIX, "run"], check=False, timeout=20)
         assert second.returncode == Exit.IN_USE
-        assert "runs already" in second.stderr
+        assert "already runs" in second.stderr
 
 
 def test_nobody_else_can_connect_to_the_path_or_replace_it(lab: Lab) -> None:
@@ -177,7 +178,7 @@ def test_one_service_is_enough_even_if_the_second_has_a_run_of_its_own(lab: Lab)
     with service(lab.sender) as daemon:
         refused = lab.sender.run([*OWN_RUN, *CSUMFIX, "run"], check=False, timeout=20)
         assert refused.returncode == Exit.IN_USE
-        assert "runs already" in refused.stderr
+        assert "already runs" in refused.stderr
         with service(lab.sender, "--take-over", prefix=OWN_RUN) as new:
             assert daemon.process.wait(10) == 0
             assert pid_of(new) != 0
@@ -205,6 +206,7 @@ def all_ticks(lab: Lab, pid: int) -> int:
     return int(user) + int(system)
 
 
+@ALONE
 def test_a_storm_of_connections_costs_a_bounded_share_and_locks_nobody_out(lab: Lab) -> None:
     """Without a bound the main thread used 86 % of a CPU."""
     with service(lab.sender) as daemon:
@@ -223,9 +225,10 @@ def test_a_storm_of_connections_costs_a_bounded_share_and_locks_nobody_out(lab: 
         assert took < 3
 
 
+@ALONE
 @pytest.mark.parametrize("kind", ["hurried", "patient"])
 def test_a_storm_at_the_metrics_costs_a_bounded_share(lab: Lab, kind: str) -> None:
-    """Without a bound it cost 40 % of a CPU."""
+    """It must be accepted, or health checks would not be. Without a bound it cost 40 %."""
     with service(lab.sender, "--metrics=127.0.0.1:9478") as daemon:
         pid = pid_of(daemon)
         with background(lab.sender, STORM, kind):
@@ -233,5 +236,5 @@ def test_a_storm_at_the_metrics_costs_a_bounded_share(lab: Lab, kind: str) -> No
             time.sleep(SECONDS)
             used = all_ticks(lab, pid) - before
         print(f"{used} ticks in {SECONDS} s")
-        assert used <= 0.25 * 100 * SECONDS
+        assert used <= 0.3 * 100 * SECONDS
         assert send(lab, 20, 512).whole

@@ -22,7 +22,7 @@ SEEN_LEAVING = ("stateless", "forwarded")
 """Causes that it does not cure, and that the egress tap sees."""
 
 UNSEEN = ("nic", "nic-udpcsum", "relay")
-"""Causes that show only beyond this host: there the operator has to choose the queue lane."""
+"""Causes that show only beyond this host, in probes; see test_auto.py."""
 
 NEEDS_MODULES = ("ipvs",)
 """What this machine's kernel may lack; tests/kernels has it."""

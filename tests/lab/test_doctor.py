@@ -20,8 +20,8 @@ from tests.lab.harness import CSUMFIX, HEALTHY, QUEUE, Sink, sender, service
 SCRIPT = Path(__file__).parents[2] / "iptables" / "csumfix-rules"
 IPV6 = pytest.mark.parametrize("ipv6", [False, True], ids=["ipv4", "ipv6"])
 
-LONGEST = 15.0
-"""Seconds. It takes 5 at most where nothing else runs, and promises 10."""
+LONGEST = 20.0
+"""Seconds. It takes 5 at most where nothing else runs; tests share the machine."""
 
 CAUSES = {
     "kube-proxy": "kube_proxy",
@@ -130,7 +130,7 @@ def test_a_firewall_and_losses_hide_no_lying_nic(lab: Lab) -> None:
     lab.sender.run([str(SCRIPT), "apply", "--lane=kernel", "--port=8472", "--gate=conntrack"])
     document = doctor(lab.sender)
     assert verdict(document) == "nic"
-    assert any("do not cure" in line for line in document["findings"][0]["against"])
+    assert any("do not repair" in line for line in document["findings"][0]["against"])
     # Without the gate it finishes all but GSO packets.
     lab.sender.run([str(SCRIPT), "apply", "--lane=kernel", "--port=8472", "--gate=none"])
     assert verdict(doctor(lab.sender)) == "nic_gso"
@@ -231,7 +231,7 @@ def test_it_reads_well_at_80_columns(lab: Lab) -> None:
     lines = shown.splitlines()
     assert lines[0].startswith("flannel.1: source NAT rewrites the outer header")
     assert [line for line in lines if len(line) > 80 and not line.startswith("       ")] == []
-    assert "Cures, the cheapest first:" in lines
+    assert "Cures, cheapest first:" in lines
     assert "       csumfix-rules apply --lane kernel --port 8472" in lines
     # The command is one that works.
     lab.sender.run([str(SCRIPT), "apply", "--lane", "kernel", "--port", "8472"])

@@ -1,4 +1,4 @@
-"""``csumfix doctor --receiver``: whoever sends wrong packets is named, and who lost them."""
+"""``csumfix doctor --receiver`` names the senders of wrong packets, and who lost them."""
 
 from __future__ import annotations
 

@@ -12,9 +12,11 @@ import pytest
 from csumfix_lab import Lab
 from csumfix_lab.process import Process
 from tests.lab.harness import (
+    ALONE,
     CSUMFIX,
     HEALTHY,
     LANES,
+    SILENT,
     Load,
     Service,
     checksum_errors,
@@ -85,6 +87,7 @@ LITTLE = 0.25
 """Share of a CPU. Some 0.05 on an idle machine; without a bound, all of it."""
 
 
+@ALONE
 @HEALTHY
 @pytest.mark.parametrize(("count", "rate"), [(600, 20), (1000, 5000)])
 def test_events_about_other_devices_cost_little(lab: Lab, count: int, rate: int) -> None:
@@ -98,6 +101,7 @@ def test_events_about_other_devices_cost_little(lab: Lab, count: int, rate: int)
             wait_for_rules(lab.sender, "4789", timeout=20)
 
 
+@ALONE
 @HEALTHY
 def test_a_tunnel_that_goes_up_and_down_costs_little(lab: Lab) -> None:
     add_tunnels(lab, 600)
@@ -107,6 +111,7 @@ def test_a_tunnel_that_goes_up_and_down_costs_little(lab: Lab) -> None:
             assert cpu_share(daemon, 4) < LITTLE
 
 
+@ALONE
 @HEALTHY
 def test_tunnels_that_come_and_go_all_the_time_cost_a_bounded_share(lab: Lab) -> None:
     add_tunnels(lab, 600)
@@ -119,6 +124,7 @@ def test_tunnels_that_come_and_go_all_the_time_cost_a_bounded_share(lab: Lab) ->
         wait_for_rules(lab.sender, "4789", timeout=30)
 
 
+@ALONE
 @HEALTHY
 @pytest.mark.parametrize(
     "change",
@@ -175,7 +181,7 @@ def netlink_drops(lab: Lab, daemon: Service) -> int:
 @pytest.mark.parametrize("lab", ["stateless"], indirect=True)
 def test_an_underlay_is_found_when_the_remote_end_becomes_known(lab: Lab) -> None:
     rebuild(lab, UNBOUND, forwarding=False)
-    with service(lab.sender) as daemon:
+    with service(lab.sender, SILENT) as daemon:
         until_settled(daemon)
         forward(lab)
         time.sleep(1.5)
@@ -189,7 +195,7 @@ def test_an_underlay_is_followed_when_the_route_changes(lab: Lab) -> None:
     rebuild(lab, UNBOUND)
     link(lab, "add under0 link eth0 type macvlan mode bridge")
     link(lab, "set under0 up")
-    with service(lab.sender) as daemon:
+    with service(lab.sender, SILENT) as daemon:
         until_settled(daemon)
         route = "ip route add 192.0.2.200/32 dev under0 src 192.0.2.1"
         lab.sender.run(route.split())

@@ -246,7 +246,7 @@ def test_pings_pass_a_lying_nic_only_without_outer_checksum() -> None:
 
 @FAMILIES
 def test_forwarded_packet_is_wrong_outside_and_right_inside(ipv6: bool) -> None:
-    """Capture where the sender takes it over, and let scapy compute the checksums anew."""
+    """Capture where the sender takes it over, and let scapy recompute the checksums."""
     from scapy.layers.inet import IP, UDP  # noqa: PLC0415 - slow to import
     from scapy.layers.l2 import Ether  # noqa: PLC0415
     from scapy.layers.vxlan import VXLAN  # noqa: PLC0415

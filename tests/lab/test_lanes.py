@@ -21,9 +21,11 @@ from csumfix.host.rules import SCRIPT
 from csumfix_lab import Lab
 from csumfix_lab.spec import RECEIVER, VIRTUAL_VTEP
 from tests.lab.harness import (
+    ALONE,
     CSUMFIX,
     HEALTHY,
     QUEUE,
+    SILENT,
     Load,
     Order,
     Service,
@@ -35,6 +37,8 @@ from tests.lab.harness import (
     service,
     until,
 )
+
+pytestmark = ALONE
 
 CAUSE = pytest.mark.parametrize("lab", ["stateless"], indirect=True)
 """A bug that the kernel lane does not cure, and that a change of the forwarding table ends."""
@@ -84,7 +88,8 @@ def test_what_leaves_wrong_is_in_the_queue_lane_within_half_a_second(lab: Lab) -
     Most of that is csumfix-rules at work. On a machine that is busy with other tests this alone
     can take longer, so then the limit is a multiple of what it takes at that moment.
     """
-    options = ["--port=8472"] if lab.cause.guest else []
+    # Probes would be the first to leave wrong.
+    options = [SILENT, *(["--port=8472"] if lab.cause.guest else [])]
     took, allowed = [], []
     for _ in range(ROUNDS):
         allowed.append(max(0.5, 3 * seconds_to_load_rules(lab)))
@@ -119,7 +124,7 @@ def test_of_two_tunnels_only_the_sick_one_changes_its_lane(lab: Lab) -> None:
         node.run(["ip", "addr", "add", f"10.9.0.{here[-1]}/24", "dev", "vx2"])
         node.run(["ip", "link", "set", "vx2", "up"])
     ping = ["ping", "-q", "-c20", "-i0.02", "-W1", "10.9.0.2"]
-    with service(lab.sender) as daemon:
+    with service(lab.sender, SILENT) as daemon:
         assert "20 received" in lab.sender.run(ping).stdout
         send(lab, 5, 64)
         daemon.wait_for("warning: port 8472: now in the queue lane")
@@ -139,14 +144,14 @@ def test_many_ports_that_change_their_lane_at_once_are_one_line(lab: Lab, tmp_pa
     lab.sender.run(["ip", "-batch", "-"], input="\n".join(links))
     file = tmp_path / "csumfix.toml"
     file.touch()
-    with service(lab.sender, f"--config={file}") as shim:
+    with service(lab.sender, f"--config={file}") as daemon:
         file.write_text('lane = "queue"')
-        shim.process.send_signal(signal.SIGHUP)
-        line = shim.wait_for("warning: ports ")
+        daemon.process.send_signal(signal.SIGHUP)
+        line = daemon.wait_for("warning: ports ")
         assert "8472" in line
         assert line.endswith(", and 43 more: now in the queue lane: setting lane = queue")
-        assert sum("now in the" in line for line in shim.lines()) == 1
-        assert shim.status()["service"]["lane_changes"] == 51
+        assert sum("now in the" in line for line in daemon.lines()) == 1
+        assert daemon.status()["service"]["lane_changes"] == 51
 
 
 # Changes under load
@@ -319,7 +324,7 @@ def met_in_kernel(lab: Lab, command: list[str], packets: int) -> str | None:
 
 @CAUSE
 def test_status_top_and_metrics_show_lanes(lab: Lab) -> None:
-    with service(lab.sender, "--metrics=127.0.0.1:9478") as daemon:
+    with service(lab.sender, SILENT, "--metrics=127.0.0.1:9478") as daemon:
         move_tunnel(lab, RECEIVER.ip(False))
         assert send(lab, 20, 64).whole
         move_tunnel(lab, VIRTUAL_VTEP.ip(False))

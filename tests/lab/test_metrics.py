@@ -15,7 +15,16 @@ import pytest
 from csumfix.errors import Exit
 from csumfix_lab import Lab
 from csumfix_lab.node import Node
-from tests.lab.harness import QUEUE, Sink, assert_no_rules, send, sender, service, until
+from tests.lab.harness import (
+    QUEUE,
+    SILENT,
+    Sink,
+    assert_no_rules,
+    send,
+    sender,
+    service,
+    until,
+)
 from tests.prometheus import PROMETHEUS, dashboard_expressions, promtool
 
 METRICS = "--metrics=127.0.0.1:9478"
@@ -125,7 +134,7 @@ def prometheus(node: Node, directory: Path) -> Iterator[Prometheus]:
 
 def test_prometheus_sees_what_was_sent(lab: Lab, tmp_path: Path) -> None:
     with (
-        service(lab.sender, QUEUE, "--queues=2", METRICS) as daemon,
+        service(lab.sender, QUEUE, SILENT, "--queues=2", METRICS) as daemon,
         prometheus(lab.sender, tmp_path) as server,
     ):
         assert send(lab, 300, 512, flows=20).whole
@@ -154,7 +163,7 @@ def test_prometheus_sees_what_was_sent(lab: Lab, tmp_path: Path) -> None:
 
 
 def test_promtool_has_no_complaint_about_a_scrape(lab: Lab) -> None:
-    with service(lab.sender, QUEUE, METRICS):
+    with service(lab.sender, QUEUE, SILENT, METRICS):
         assert send(lab, 10, 64).whole
         text = get(lab.sender, f"{URL}metrics").stdout
         assert 'outcome="repaired",queue="0",reason="recomputed"} 10.0' in text
@@ -218,8 +227,8 @@ def test_a_reload_moves_the_metrics(lab: Lab, tmp_path: Path) -> None:
 
 def test_a_successor_serves_the_metrics(lab: Lab) -> None:
     with (
-        service(lab.sender, QUEUE, METRICS) as old,
-        service(lab.sender, QUEUE, METRICS, "--take-over") as new,
+        service(lab.sender, QUEUE, SILENT, METRICS) as old,
+        service(lab.sender, QUEUE, SILENT, METRICS, "--take-over") as new,
     ):
         assert old.process.wait(10) == 0
         assert send(lab, 10, 64).whole
@@ -236,7 +245,7 @@ def test_a_successor_serves_the_metrics(lab: Lab) -> None:
 def test_scraping_at_full_load_loses_nothing(lab: Lab) -> None:
     """Scraped without a pause, by two at a time, while packets come as fast as they can."""
     packets = 60_000
-    with service(lab.sender, QUEUE, METRICS) as daemon:
+    with service(lab.sender, QUEUE, SILENT, METRICS) as daemon:
         sink = Sink(lab, packets)
         load = sender(lab, packets, 512, flows=16)
         scrapers = [lab.sender.popen(SCRAPER, stdin=PIPE, stdout=PIPE) for _ in range(2)]
@@ -253,7 +262,7 @@ def test_scraping_at_full_load_loses_nothing(lab: Lab) -> None:
 def test_probes_do_not_blur_the_count_of_overruns(lab: Lab) -> None:
     """A full buffer loses probes, too, which the kernel counts together with the packets."""
     packets = 20_000
-    with service(lab.sender, QUEUE, METRICS) as daemon:
+    with service(lab.sender, QUEUE, SILENT, METRICS) as daemon:
         sink = Sink(lab, packets)
         daemon.process.send_signal(signal.SIGSTOP)
         assert sender(lab, packets, 1400, flows=400, rate=packets).wait(30) == 0

@@ -24,7 +24,9 @@ from statistics import median
 import pytest
 
 from csumfix_lab import Lab
-from tests.lab.harness import gso, pipeline, service
+from tests.lab.harness import ALONE, gso, pipeline, service
+
+pytestmark = ALONE
 
 ROUNDS = 3
 PAIRS = 2_000

@@ -13,6 +13,7 @@ from tests.lab.harness import (
     HEALTHY,
     LANES,
     QUEUE,
+    SILENT,
     Load,
     Service,
     assert_no_rules,
@@ -102,7 +103,7 @@ def test_traffic_goes_on_after_kill_9(lab: Lab) -> None:
 
 @HEALTHY
 def test_a_frozen_service_lets_through_what_its_socket_cannot_hold(lab: Lab) -> None:
-    with service(lab.sender, QUEUE) as daemon:
+    with service(lab.sender, SILENT, QUEUE) as daemon:
         assert send_while_stopped(lab, daemon.process, 20_000, 1400, 20_000).whole
         (queue,) = daemon.status()["service"]["queues"].values()
         assert queue["overruns"] + queue["packets"] == 20_000
@@ -189,7 +190,7 @@ def test_wrong_arguments(lab: Lab) -> None:
 
 
 def test_status_shows_everything(lab: Lab) -> None:
-    with service(lab.sender, QUEUE, "--queues", "2") as daemon:
+    with service(lab.sender, SILENT, QUEUE, "--queues", "2") as daemon:
         assert send(lab, 20, 64, flows=20).whole
         state = daemon.status()
         text = lab.sender.run([*CSUMFIX, "status"]).stdout
@@ -199,7 +200,7 @@ def test_status_shows_everything(lab: Lab) -> None:
     assert all(queue["copy_range"] >= 65531 for queue in state["queues"])
     assert {"jump", "queue-0", "queue-1"} <= {rule["role"] for rule in state["rules"]}
     assert sum(q["packets"] for q in state["service"]["queues"].values()) == 20
-    assert text.startswith("all is well: 1 port, 0 in the kernel lane, 1 in the queue lane")
+    assert text.startswith("all is well: 1 tunnel port, 0 in the kernel lane, 1 in the queue lane")
     for word in (lab.device, "recomputed", "queue-0"):
         assert word in text
     stopped = lab.sender.run([*CSUMFIX, "status", "--json"], check=False)

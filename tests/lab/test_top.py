@@ -8,7 +8,7 @@ import sys
 import termios
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from subprocess import DEVNULL, PIPE
 
 import pytest
@@ -66,7 +66,7 @@ class Terminal:
         os.close(screen)
 
     def wait_for(self, words: str) -> None:
-        """Wait until these words are drawn anew."""
+        """Wait until these words are drawn again."""
         deadline = time.monotonic() + PATIENCE
         while words not in self._screen:
             assert time.monotonic() < deadline, self._screen
@@ -83,7 +83,8 @@ class Terminal:
         while self.process.poll() is None and time.monotonic() < deadline:
             # It cannot see a key while it waits for a full terminal.
             if select.select([self._keyboard], [], [], 0.1)[0]:
-                os.read(self._keyboard, 65536)
+                with suppress(OSError):  # EIO: it has closed the terminal
+                    os.read(self._keyboard, 65536)
         _, err = self.process.communicate(timeout=PATIENCE)
         assert err == ""
         assert termios.tcgetattr(self._keyboard) == self.settings

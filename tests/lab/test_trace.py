@@ -17,6 +17,7 @@ from csumfix.errors import Exit
 from csumfix_lab import Lab
 from csumfix_lab.node import Node
 from tests.lab.harness import (
+    ALONE,
     CSUMFIX,
     HEALTHY,
     QUEUE,
@@ -225,6 +226,7 @@ def test_what_pods_have_written_is_decoded_without_root(lab: Lab, tmp_path: Path
 # It touches no packet
 
 
+@ALONE
 @HEALTHY
 @pytest.mark.parametrize("options", [(), ("--bad-only",)], ids=["all", "bad-only"])
 def test_all_arrives_whether_it_keeps_up_or_not(

@@ -1,7 +1,7 @@
 """Tunnels over all kinds of underlays, and what else must survive on the way out.
 
 What this kernel may lack is in tests/kernels: VLAN, bond, VRF, WireGuard, IPIP, GRE and ESP, and
-a qdisc that heeds SO_TXTIME.
+a qdisc that honours SO_TXTIME.
 """
 
 import json
@@ -247,8 +247,8 @@ def test_fragments_leave_as_they_came(lane: str) -> None:
 def test_the_only_device_comes_and_goes_under_load(lane: str) -> None:
     with Lab(cause="dnat") as lab:
         link(lab, f"del {lab.device}")
-        with service(lab.sender, lane) as shim:
-            shim.wait_for("ready: no vxlan device yet")
+        with service(lab.sender, lane) as daemon:
+            daemon.wait_for("ready: no vxlan device yet")
             assert_no_rules(lab.sender)
             for _ in range(3):
                 rebuild(lab, "udpcsum local 192.0.2.1")
@@ -263,4 +263,4 @@ def test_the_only_device_comes_and_goes_under_load(lane: str) -> None:
                 load.kill()
                 load.communicate()
                 wait_for_rules(lab.sender, "CSUMFIX", present=False, timeout=5)
-            assert not [line for line in shim.lines() if line.startswith(("error", "warning"))]
+            assert not [line for line in daemon.lines() if line.startswith(("error", "warning"))]

@@ -1,4 +1,4 @@
-"""The lab's tunnel made anew on the sender, with other parameters or over another underlay."""
+"""Recreates the lab's tunnel on the sender, with other parameters or over another underlay."""
 
 from csumfix_lab import Lab
 

@@ -12,10 +12,13 @@ from typing import Any
 from csumfix.core import Policy, PortStats, Stats
 from csumfix.errors import CsumfixError, Exit
 from csumfix.evidence.departures import Departure
+from csumfix.evidence.offload import Offload
+from csumfix.evidence.probes import Kind, Outcome, Probed, Probes
 from csumfix.evidence.tap import PortTraffic, Traffic
 from csumfix.host.changes import Changes
 from csumfix.host.events import LINKS, NFTABLES, ROUTES
 from csumfix.host.queues import KernelQueue
+from csumfix.host.remotes import Remote
 from csumfix.host.rules import RuleSet
 from csumfix.host.tunnels import Tunnel
 from csumfix.options import Options
@@ -125,6 +128,8 @@ class Host:
     lost: packets that a queue still held when it was unbound.
     refusals: raised by the next applications of rules, one each; None lets one pass.
     takes: seconds that it takes to load rules.
+    remotes, answers: the other ends of the tunnels, and what they make of probes.
+    asked: their addresses in each round, and whether the underlay was watched.
     while_loading: is called halfway.
     """
 
@@ -151,13 +156,20 @@ class Host:
     checked: int = 0
     listeners: dict[tuple[int, int], Callable[[], None]] = field(default_factory=dict)
     taps: list[Tap] = field(default_factory=list)
+    remotes: list[Remote] = field(default_factory=list)
+    answers: Callable[[Remote], Offload] = lambda _: Offload.ANSWERED
+    blind: str = ""
+    asked: list[tuple[list[str], bool]] = field(default_factory=list)
     name: ControlSocket | None = None
 
     def note(self, what: str) -> None:
         self.log.append(what)
 
     def kernel(self) -> Kernel:
-        return Kernel(Rules(self), Links(self), Flows(self), Queues(self), self._tap, self._listen)
+        return Kernel(
+            *(Rules(self), Links(self), Flows(self), Queues(self), self._tap, self._listen),
+            Ends(self),
+        )
 
     def _tap(self, pause: float, on_wrong: Callable[[], None]) -> Tap:
         self.taps.append(Tap(pause, on_wrong))
@@ -244,6 +256,52 @@ class Links:
 
     async def underlays(self, found: Collection[Tunnel], *, named: bool) -> frozenset[int]:
         return frozenset({UNDERLAY} if found or named else ())
+
+
+def outcomes(verdict: Offload, *, silent: bool = False) -> dict[Kind, Outcome]:
+    """Return what a round of probes to one remote end finds."""
+    times = [float(number) for number in range(14)]
+    answered = [] if silent else [0.0, 13.0]
+    control = Outcome(sent=3, answered=len(answered), answered_at=answered)
+    sent = [] if silent else times
+    offloaded = Outcome(sent=len(sent), sent_at=sent)
+    if verdict is Offload.ANSWERED:
+        offloaded = Outcome(sent=2, answered=1, sent_at=times[:2], answered_at=times[:1])
+    elif verdict is Offload.UNKNOWN:
+        offloaded = Outcome(sent=len(sent[:5]), sent_at=sent[:5])
+    return {Kind.SYN: control, Kind.SYN_OFFLOADED: offloaded}
+
+
+def remote(number: int, tunnel: Tunnel = FLANNEL) -> Remote:
+    """Return a remote end."""
+    address, vtep, mac = f"10.244.{number}.0", f"192.0.2.{number}", bytes([2, 0, 0, 0, 0, number])
+    source = ("10.244.0.0", bytes(6).replace(b"\0", b"\2", 1))
+    return Remote(tunnel, tunnel.index, tunnel.name, address, *source, mac, vtep, 1450)
+
+
+class Ends:
+    """The other ends. A host's `answers` says what arrives there; a round takes 0.9 s."""
+
+    def __init__(self, host: Host) -> None:
+        self._host = host
+
+    async def find(self, found: Sequence[Tunnel], enough: int) -> list[Remote]:
+        return [one for one in self._host.remotes if one.tunnel in found]
+
+    async def ask(
+        self, remotes: Sequence[Remote], underlays: Collection[int], *, watch: bool
+    ) -> Probes:
+        host = self._host
+        host.asked.append(([one.address for one in remotes], watch))
+        await asyncio.sleep(0.9)
+        silent = {one.address: host.answers(one) is Offload.UNKNOWN for one in remotes}
+        return Probes(
+            [
+                Probed(one, outcomes(host.answers(one), silent=silent[one.address]))
+                for one in remotes
+            ],
+            host.blind,
+        )
 
 
 class Flows:

@@ -38,6 +38,10 @@ def lane(**changes: Any) -> PortSnapshot:
         "kernel_packets": 71,
         "repaired": 72,
         "departures": {"right": 73, "partial": 74, "wrong": 75},
+        "probe_lost": False,
+        "probe_seconds": 12.0,
+        "probes_sent": {"complete": 76, "offloaded": 77},
+        "probes_answered": {"complete": 78, "offloaded": 79},
     }
     return PortSnapshot(**{**own, **changes})
 

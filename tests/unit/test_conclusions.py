@@ -205,7 +205,7 @@ def test_one_source_port_of_all_answers_betrays_a_relay() -> None:
 def test_one_flow_does_not_tell_what_rewrote_it() -> None:
     (conclusion,) = conclude(probed(syn_offloaded=wrong({2000: 99})), HERE)
     assert conclusion.verdict == Verdict.NAT
-    assert "no rule was seen" in conclusion.against[0]
+    assert "no rule that does this was found" in conclusion.against[0]
 
 
 def test_a_checksum_made_of_none_is_told_from_a_wrong_one() -> None:
@@ -247,7 +247,7 @@ def test_marked_packets_that_are_lost_but_right_are_undecided() -> None:
 def test_loaded_rules_that_do_not_help_speak_against() -> None:
     (conclusion,) = conclude(probed(Kind.SYN_OFFLOADED, Kind.PING_OFFLOADED), LOADED)
     assert conclusion.verdict == Verdict.NIC
-    assert "do not cure" in conclusion.against[0]
+    assert "do not repair" in conclusion.against[0]
 
 
 def test_the_rule_whose_counter_rose_is_named_with_its_owner() -> None:
@@ -300,7 +300,7 @@ def test_csumfix_is_offered_only_where_it_helps() -> None:
 
 def test_vmxnet3_is_offered_another_port_only_on_those_it_offloads() -> None:
     vmxnet3 = Nic("eth0", "vmxnet3")
-    assert "vmxnet3 offloads 4789, 6081, 8472 only" in commands(Verdict.NIC, vmxnet3)
+    assert "vmxnet3 offloads only 4789, 6081, 8472" in commands(Verdict.NIC, vmxnet3)
     other = replace(REMOTE, tunnel=replace(TUNNEL, port=8473))
     assert "another port" not in commands(Verdict.NIC, vmxnet3, other)
 

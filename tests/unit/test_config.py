@@ -27,6 +27,7 @@ def test_every_setting_can_stand_in_the_file(file: Path) -> None:
         lane = "queue"
         hold = 60
         tap-pause = 2
+        probe = "off"
         port = [9999, 4789, 9999]
         queues = 2
         queue-base = 7
@@ -42,6 +43,7 @@ def test_every_setting_can_stand_in_the_file(file: Path) -> None:
         lane=LaneSetting.QUEUE,
         hold=60,
         tap_pause=2.0,
+        probe="off",
         ports=(4789, 9999),
         queues=2,
         queue_base=7,
@@ -77,7 +79,7 @@ def test_precedence(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
     ("text", "says"),
     [
         ("quues = 2", "quues: did you mean queues?"),
-        ("config = 2", "no such setting: config: known are lane hold tap-pause port "),
+        ("config = 2", "no such setting: config: known are lane hold tap-pause probe port "),
         ("#" * (config.MAX_FILE + 1), "is far too long"),
         ('queues = "2"', 'queues = "2": wants a whole number'),
         ("queues = true", "wants a whole number"),

@@ -113,7 +113,7 @@ def test_an_unknown_request_is_answered_with_the_known_ones() -> None:
 def test_a_second_service_is_refused() -> None:
     async def scenario() -> None:
         async with served():
-            with pytest.raises(CsumfixError, match="runs already") as caught:
+            with pytest.raises(CsumfixError, match="already runs") as caught:
                 await control.serve(HANDLERS)
             assert caught.value.code is Exit.IN_USE
             assert f"process {os.getpid()} of user {os.geteuid()}" in str(caught.value)

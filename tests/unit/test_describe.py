@@ -9,7 +9,7 @@ from csumfix.core import Policy, inspect
 from csumfix.errors import CsumfixError, Exit
 from csumfix.evidence.departures import judge
 from csumfix.host.tunnels import Tunnel
-from csumfix.views.describe import Capture, Traced
+from csumfix.views.describe import CaptureWriter, Traced
 from tests.packets import PORT, VNI, Shape, Transport, build, outer_partial_check
 
 POLICY = Policy((PORT,))
@@ -112,7 +112,7 @@ def test_the_device_is_the_one_with_port_and_vni(tunnel: Tunnel, name: str) -> N
 def test_capture(tmp_path: Path) -> None:
     path = tmp_path / "some.pcapng"
     good, six = build(Shape()), build(Shape(version=6))
-    capture = Capture(path)
+    capture = CaptureWriter(path)
     for data in (good.data, six.with_check(1)):
         capture.add(traced(data))
     with PcapNgReader(str(path)) as reader:
@@ -126,13 +126,13 @@ def test_capture(tmp_path: Path) -> None:
 
 def test_an_empty_capture_is_one_too(tmp_path: Path) -> None:
     path = tmp_path / "some.pcapng"
-    Capture(path)
+    CaptureWriter(path)
     with PcapNgReader(str(path)) as reader:
         assert list(reader) == []
 
 
 def test_unwritable_file(tmp_path: Path) -> None:
     with pytest.raises(CsumfixError) as caught:
-        Capture(tmp_path / "none" / "x")
+        CaptureWriter(tmp_path / "none" / "x")
     assert caught.value.code == Exit.USAGE
     assert "\n" not in str(caught.value)

@@ -57,5 +57,7 @@ def test_a_stolen_name_is_reported_with_its_thief(monkeypatch: pytest.MonkeyPatc
 
 def test_a_successor_that_gave_up_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     answers(monkeypatch, replace(OLD, successor=None))
-    with pytest.raises(CsumfixError, match="process 2 did not take over: the old process goes on"):
+    with pytest.raises(
+        CsumfixError, match="process 2 did not take over: the old process continues"
+    ):
         handover.restart()

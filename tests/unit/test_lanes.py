@@ -11,8 +11,12 @@ from csumfix.service.lanes import (
     Evidence,
     Lane,
     PortLane,
+    ProbeFinding,
     Terms,
+    Trial,
     decide,
+    lanes_from_json,
+    lanes_to_json,
 )
 
 NOW = 1000.0
@@ -21,6 +25,11 @@ NOTHING = Evidence(kernel_since=0.0)
 WRONG = Evidence(wrong_at=NOW, wrong="off by 7", kernel_since=NOW - 10)
 IN_KERNEL = PortLane(Lane.KERNEL, 0.0, "default")
 IN_QUEUE = PortLane(Lane.QUEUE, NOW, "off by 7", by_evidence=True)
+LOST = replace(NOTHING, probes=ProbeFinding(NOW, lost=True, why="5 of 5 lost"))
+ANSWERED = replace(NOTHING, probes=ProbeFinding(NOW, lost=False))
+ON_TRIAL = PortLane(Lane.QUEUE, NOW - 1, "5 of 5 lost", by_evidence=True, trial=Trial.RUNNING)
+TO_STAY = replace(ON_TRIAL, trial=Trial.HELPED)
+NO_HELP = PortLane(Lane.KERNEL, NOW - 1, "no help", by_evidence=True, trial=Trial.FAILED)
 
 
 @pytest.mark.parametrize(
@@ -35,6 +44,19 @@ IN_QUEUE = PortLane(Lane.QUEUE, NOW, "off by 7", by_evidence=True)
         (AUTO, IN_KERNEL, replace(NOTHING, repaired_at=NOW), Lane.KERNEL),
         (AUTO, replace(IN_KERNEL, since=NOW), WRONG, Lane.KERNEL),  # what sent it there before
         (AUTO, IN_QUEUE, NOTHING, Lane.QUEUE),
+        (AUTO, IN_KERNEL, LOST, Lane.QUEUE),
+        (AUTO, IN_KERNEL, ANSWERED, Lane.KERNEL),
+        (AUTO, IN_KERNEL, replace(LOST, kernel_since=None), Lane.KERNEL),
+        (AUTO, IN_KERNEL, replace(LOST, kernel_since=NOW), Lane.KERNEL),  # sent before the rules
+        (AUTO, replace(IN_KERNEL, since=NOW), LOST, Lane.KERNEL),
+        (AUTO, ON_TRIAL, NOTHING, Lane.QUEUE),
+        (AUTO, ON_TRIAL, ANSWERED, Lane.QUEUE),
+        (AUTO, ON_TRIAL, LOST, Lane.KERNEL),
+        (AUTO, replace(ON_TRIAL, since=NOW), LOST, Lane.QUEUE),  # what sent it there
+        (AUTO, TO_STAY, LOST, Lane.QUEUE),
+        (AUTO, NO_HELP, LOST, Lane.KERNEL),
+        (AUTO, NO_HELP, WRONG, Lane.QUEUE),
+        (Terms(LaneSetting.KERNEL), IN_KERNEL, LOST, Lane.KERNEL),
         (Terms(LaneSetting.KERNEL), None, NOTHING, Lane.KERNEL),
         (Terms(LaneSetting.KERNEL), IN_KERNEL, WRONG, Lane.KERNEL),
         (Terms(LaneSetting.KERNEL), IN_QUEUE, WRONG, Lane.KERNEL),
@@ -105,3 +127,44 @@ def test_a_relapse_long_ago_is_forgotten() -> None:
     late = replace(WRONG, wrong_at=NOW + 600 * 2**MAX_DOUBLINGS + 100)
     assert decide(AUTO, left, soon, NOW + 100).relapses == 4
     assert decide(AUTO, left, late, NOW + 600 * 2**MAX_DOUBLINGS + 100).relapses == 0
+
+
+def test_what_probes_found_stays_in_the_queue_lane_for_good() -> None:
+    kept = decide(AUTO, ON_TRIAL, ANSWERED, NOW)
+    assert kept.trial is Trial.HELPED
+    assert decide(AUTO, kept, NOTHING, NOW + 1e9) is kept
+
+
+def test_a_trial_that_no_probe_judges_ends_with_the_hold_time() -> None:
+    after = decide(AUTO, ON_TRIAL, NOTHING, NOW + AUTO.hold)
+    assert after.lane is Lane.KERNEL
+
+
+def test_a_trial_that_did_not_help_is_repeated_ever_more_seldom() -> None:
+    hold = AUTO.hold
+
+    def lost(at: float) -> Evidence:
+        return Evidence(kernel_since=0.0, probes=ProbeFinding(at, lost=True, why="lost"))
+
+    lane, now = NO_HELP, NO_HELP.since
+    for doubled in range(3):
+        early = now + hold * 2**doubled - 1
+        assert decide(AUTO, lane, lost(early), early) is lane
+        now = early + 2
+        lane = decide(AUTO, lane, lost(now), now)
+        assert lane.trial is Trial.RUNNING
+        now += 1
+        lane = decide(AUTO, lane, lost(now), now)
+        assert (lane.lane, lane.trial) == (Lane.KERNEL, Trial.FAILED)
+        assert lane.why == "the queue lane did not help: lost"
+
+
+def test_a_trial_survives_a_successor() -> None:
+    lanes = {8472: ON_TRIAL, 4789: IN_KERNEL}
+    assert lanes_from_json(lanes_to_json(lanes)) == lanes
+
+
+def test_a_predecessor_that_knows_no_trials_is_understood() -> None:
+    plain = lanes_to_json({8472: IN_QUEUE})
+    assert "trial" not in plain["8472"]
+    assert lanes_from_json(plain) == {8472: IN_QUEUE}

@@ -62,6 +62,14 @@ def test_too_many_lines_of_a_kind_are_held_back_and_counted() -> None:
     assert limit.filter(record("failed: %d", 100))
 
 
+def test_every_change_of_a_lane_is_logged() -> None:
+    limit = logs.RateLimit(lambda: 0.0)
+    for number in range(2 * logs.BURST):
+        change = record("port %d: now in the queue lane", number)
+        change.event = "lane_changed"
+        assert limit.filter(change)
+
+
 def test_the_limit_remembers_a_bounded_number_of_kinds() -> None:
     limit = logs.RateLimit(lambda: 0.0)
     for number in range(10 * logs.KINDS):

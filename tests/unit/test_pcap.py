@@ -56,7 +56,7 @@ def test_pcapng_with_several_interfaces(order: str) -> None:
 
 
 def test_pcapng_with_sections_of_different_byte_order() -> None:
-    """As mergecap and cat make it; interfaces are counted anew."""
+    """As mergecap and cat make it; interfaces are numbered from 0 again."""
     data = b"".join(
         pcaps.section(order) + pcaps.interface(link, order) + pcaps.enhanced(IPV4, 0, order)
         for order, link in (("<", 101), (">", 228))

@@ -52,7 +52,8 @@ def test_one_sender_is_named_first_and_then_its_remedy() -> None:
     )
     assert "  Remedy: run csumfix on the sender." in lines
     assert lines[-2:] == [
-        "Dropped for a wrong checksum meanwhile: 2 by this host, 0 in 1 other network namespace.",
+        "Dropped for a wrong checksum in that time: 2 by this host, "
+        "0 in 1 other network namespace.",
         "  this host: UdpInCsumErrors +2",
     ]
 
@@ -89,7 +90,7 @@ def test_owners_are_a_bounded_number() -> None:
     lines = list(receiver.counter_lines(pods))
     assert len(lines) == 2 + receiver.OWNERS
     assert lines[1] == "  pod 19: a +19"
-    assert lines[-1] == "  and 11 more; --json has all"
+    assert lines[-1] == "  and 11 more; --json lists all"
 
 
 @pytest.mark.parametrize(

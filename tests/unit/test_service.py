@@ -112,7 +112,7 @@ def test_a_second_service_touches_nothing() -> None:
         host = Host()
         first = await started(host, QUEUE)
         host.log.clear()
-        with pytest.raises(CsumfixError, match="runs already"):
+        with pytest.raises(CsumfixError, match="already runs"):
             await started(host, QUEUE, pid=2)
         seen = host.log.copy()
         await first.stop()
@@ -805,12 +805,12 @@ def test_a_successor_that_cannot_be_started_is_told_as_such(
         process.spawn_error = OSError(24, "Too many open files")
         answer = await process.socket.ask(request="restart")
         assert answer["code"] == Exit.BROKEN
-        assert "no successor could be started: [Errno 24] Too many open files" in answer["error"]
+        assert "starting a successor failed: [Errno 24] Too many open files" in answer["error"]
         assert process.service.snapshot().successor is None
         await process.stop()
 
     play(scenario())
-    assert "no successor could be started: [Errno 24] Too many open files" in caplog.messages
+    assert "starting a successor failed: [Errno 24] Too many open files" in caplog.messages
 
 
 # Tunnels whose device is in another namespace

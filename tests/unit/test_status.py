@@ -14,7 +14,7 @@ from csumfix.host.rules import LoadedRule
 from csumfix.service.lanes import Lane
 from csumfix.service.snapshot import NO_COUNTS, ReloadSnapshot, Snapshot
 from csumfix.views import status
-from csumfix.views.status import State, findings
+from csumfix.views.status import State, headlines
 from tests.unit.snapshots import lane, queue, snapshot, tunnel
 
 QUIET = lane(departures={"right": 73}, repaired=0)
@@ -52,11 +52,11 @@ def shown(seen: State, *, terminal: bool = False) -> str:
     [
         (
             state(healthy()),
-            "all is well: 1 port, 1 in the kernel lane, 0 in the queue lane",
+            "all is well: 1 tunnel port, 1 in the kernel lane, 0 in the queue lane",
         ),
         (
             state(healthy(lanes=(QUIET, lane(port=4789, lane="queue")))),
-            "all is well: 2 ports, 1 in the kernel lane, 1 in the queue lane",
+            "all is well: 2 tunnel ports, 1 in the kernel lane, 1 in the queue lane",
         ),
         (state(healthy(lanes=())), "all is well: no tunnel yet; csumfix waits for one"),
         (
@@ -80,11 +80,11 @@ def shown(seen: State, *, terminal: bool = False) -> str:
             state(
                 healthy(lanes=(lane(wrong_seconds=3.2, seconds=3.0),))
             ),  # it is why it went there
-            "all is well: 1 port, 1 in the kernel lane, 0 in the queue lane",
+            "all is well: 1 tunnel port, 1 in the kernel lane, 0 in the queue lane",
         ),
         (
             state(healthy(lanes=(lane(wrong_seconds=3600.0, seconds=7200.0),))),
-            "all is well: 1 port, 1 in the kernel lane, 0 in the queue lane",
+            "all is well: 1 tunnel port, 1 in the kernel lane, 0 in the queue lane",
         ),
         (
             state(),
@@ -108,7 +108,7 @@ def test_the_worst_comes_first_and_nothing_is_left_out() -> None:
     seen = healthy(
         trouble="queue 0 stands still", reload=ReloadSnapshot(ok=False), tap_fault="no permission"
     )
-    texts = [finding.text for finding in findings(state(seen))]
+    texts = [headline.text for headline in headlines(state(seen))]
     assert [text.split()[0] for text in texts] == ["trouble:", "warning:", "warning:"]
 
 
@@ -188,7 +188,7 @@ def test_a_thousand_ports_are_counted_though_not_listed() -> None:
     seen = healthy(lanes=(*ports, replace(QUIET, port=4000, lane=str(Lane.QUEUE)))).bounded()
     text = shown(state(seen))
     first = text.splitlines()[0]
-    assert first == "all is well: 3001 ports, 3000 in the kernel lane, 1 in the queue lane"
+    assert first == "all is well: 3001 tunnel ports, 3000 in the kernel lane, 1 in the queue lane"
     assert "and 2961 more" in text
     assert any(line.split()[:2] == ["4000", "queue"] for line in text.splitlines())
     assert len(text.splitlines()) < 100

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from pyroute2 import AsyncIPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 from pyroute2.netlink.rtnl.ifinfmsg import ifinfmsg
 
 from csumfix.errors import CsumfixError, Exit
+from csumfix.host import rtnetlink
 from csumfix.host.tunnels import Tunnel, discover, parse_link
 
 RECORDED: dict[str, str] = json.loads((Path(__file__).parent / "data" / "links.json").read_text())
@@ -71,10 +71,10 @@ def test_family_of_the_underlay(data: dict[str, Any], family: str) -> None:
 
 
 def test_what_the_kernel_refuses_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def refuse(*_: Any, **__: Any) -> None:
+    def refuse(_: str) -> None:
         raise NetlinkError(errno.ENOMEM)
 
-    monkeypatch.setattr(AsyncIPRoute, "get_links", refuse)
+    monkeypatch.setattr(rtnetlink, "links", refuse)
     with pytest.raises(CsumfixError, match="Cannot allocate memory") as caught:
         asyncio.run(discover())
     assert caught.value.code is Exit.KERNEL

@@ -1,4 +1,4 @@
-"""Watches, for a while, the tunnel packets that others send through this host."""
+"""Watches, for a while, the tunnel packets that this host forwards for other hosts."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from csumfix.evidence.departures import Departure, judge
 from csumfix.evidence.tapsocket import Direction, TapSocket
 
 ENOUGH = 20
-"""Wrong packets after which nothing more need be seen."""
+"""Wrong packets after which watching can end."""
 
 STEP = 0.05  # seconds
 READ = 256  # packets of a device that are read in one step
@@ -29,17 +29,17 @@ class Stream(NamedTuple):
     port: int
 
 
-class Passing:
-    """What was seen.
+class Forwarded:
+    """The forwarded packets that were seen.
 
-    departures: packets of each stream by what they were.
+    departures: packets of each stream by the state of their outer checksum.
     """
 
     def __init__(self) -> None:
         self.departures: dict[Stream, Counter[Departure]] = {}
 
     def wrong(self) -> dict[Stream, Counter[Departure]]:
-        """Return the streams of which packets left wrong."""
+        """Return the streams with packets that left wrong."""
         return {one: seen for one, seen in self.departures.items() if seen[Departure.WRONG]}
 
     def add(self, data: bytes, complete: bool, policy: Policy) -> None:
@@ -52,9 +52,9 @@ class Passing:
             self.departures.setdefault(stream, Counter())[departure] += 1
 
 
-async def watch(devices: Collection[int], ports: Collection[int], seconds: float) -> Passing:
+async def watch(devices: Collection[int], ports: Collection[int], seconds: float) -> Forwarded:
     """Watch what leaves by these devices; raises OSError if that is not permitted."""
-    found, policy = Passing(), Policy(tuple(sorted(ports)))
+    found, policy = Forwarded(), Policy(tuple(sorted(ports)))
     ends = time.monotonic() + seconds
     with contextlib.ExitStack() as stack:
         taps = []
