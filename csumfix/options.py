@@ -111,6 +111,8 @@ class Options:
         metadata=_about(
             "port",
             "Extra VXLAN port, for tunnels without a local vxlan device; repeatable.",
+            "Ports 4789 and 8472 are found without it where a UDP socket has them, as with Docker "
+            "Swarm, whose vxlan device is in another network namespace.",
             bounds=(1, 65535),
             is_list=True,
         ),

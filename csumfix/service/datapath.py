@@ -74,6 +74,7 @@ class Datapath:
         self._options = options
         self._numbers = options.queue_numbers
         self._tunnels: list[Tunnel] = []
+        self._sockets: frozenset[int] = frozenset()
         self._in_sync = False
         self._kernel_fault: str | None = None
         self._kernel_since: dict[int, float] = {}
@@ -145,19 +146,31 @@ class Datapath:
     async def reconcile(self) -> bool:
         """Make everything fit the devices that are there now; tell whether that changed rules."""
         found = await self._kernel.links.tunnels()
-        ports = tunnel_ports(self._options, found)
-        before, self._tunnels = self._tunnels, found
+        sockets = await self._kernel.links.socket_ports()
+        before = self._tunnels, self._sockets
+        self._tunnels, self._sockets = found, sockets
         try:
             await self.find_underlays()
-            return await self._load(ports)
+            return await self._load(tunnel_ports(self._with_hidden, found))
         except BaseException:
-            self._tunnels = before
+            self._tunnels, self._sockets = before
             raise
+
+    async def sockets_differ(self) -> bool:
+        """Tell whether reconcile() would find other sockets of tunnels than the last time."""
+        return await self._kernel.links.socket_ports() != self._sockets
+
+    @property
+    def _with_hidden(self) -> Options:
+        """The options with the ports of tunnels whose device is in another namespace named."""
+        hidden = self._sockets - {tunnel.port for tunnel in self._tunnels}
+        return replace(self._options, ports=(*self._options.ports, *sorted(hidden)))
 
     async def find_underlays(self) -> None:
         """Have the tap watch the devices that carry the tunnels now."""
-        ports = tunnel_ports(self._options, self._tunnels)
-        named = bool(self._options.ports)
+        options = self._with_hidden
+        ports = tunnel_ports(options, self._tunnels)
+        named = bool(options.ports)
         self.underlays = await self._kernel.links.underlays(self._tunnels, named=named)
         self._note_carriers()
         self._tap.watch(self.underlays, ports, self._options.tap_pause)
@@ -201,7 +214,7 @@ class Datapath:
     @property
     def is_routed(self) -> bool:
         """Whether routes decide by which device some tunnel's packets leave."""
-        return bool(self._options.ports or self.unbound_numbers)
+        return bool(self._with_hidden.ports or self.unbound_numbers)
 
     async def redecide(self) -> bool:
         """Make the lanes fit the evidence that is there now; tell whether that changed rules."""
@@ -289,7 +302,7 @@ class Datapath:
     def _rule_set(self, lanes: Lanes) -> RuleSet | None:
         now = self._clock()
         return rule_set(
-            self._options,
+            self._with_hidden,
             self._numbers,
             self._tunnels,
             lanes,

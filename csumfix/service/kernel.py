@@ -16,7 +16,7 @@ from csumfix.core import Policy, Stats
 from csumfix.evidence import offload
 from csumfix.evidence.probes import Prober, Probes
 from csumfix.evidence.tap import Tap, Traffic
-from csumfix.host import flows, queues, remotes, rules, tunnels, underlays
+from csumfix.host import flows, queues, remotes, rules, sockets, tunnels, underlays
 from csumfix.host.changes import Changes
 from csumfix.host.queues import KernelQueue
 from csumfix.host.remotes import Remote
@@ -49,10 +49,13 @@ class Rules(Protocol):
 
 
 class Links(Protocol):
-    """The network devices; see host/tunnels.py and host/underlays.py."""
+    """The network devices; see host/tunnels.py, host/sockets.py and host/underlays.py."""
 
     async def tunnels(self) -> list[Tunnel]:
         """Return the vxlan devices."""
+
+    async def socket_ports(self) -> frozenset[int]:
+        """Return those of VXLAN's well-known ports that have a UDP socket here."""
 
     async def underlays(self, found: Collection[Tunnel], *, named: bool) -> frozenset[int]:
         """Return the numbers of the devices that carry these tunnels."""
@@ -194,6 +197,10 @@ class NetlinkLinks:
     async def tunnels(self) -> list[Tunnel]:
         """Return the vxlan devices."""
         return await tunnels.discover()
+
+    async def socket_ports(self) -> frozenset[int]:
+        """Return those of VXLAN's well-known ports that have a UDP socket here."""
+        return await in_thread(sockets.socket_ports)
 
     async def underlays(self, found: Collection[Tunnel], *, named: bool) -> frozenset[int]:
         """Return the numbers of the devices that carry these tunnels."""

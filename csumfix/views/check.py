@@ -25,7 +25,7 @@ from csumfix.evidence.causes import Tally
 from csumfix.evidence.live import LiveSource
 from csumfix.evidence.pcap import Capture, NotACaptureError
 from csumfix.evidence.tapsocket import Direction
-from csumfix.host import tunnels
+from csumfix.host import sockets, tunnels
 from csumfix.host.tunnels import Tunnel
 from csumfix.text import listing
 from csumfix.views import findings, taps
@@ -74,7 +74,9 @@ class Source(Protocol):
 def run(options: CheckOptions) -> bool:
     """Check, and print the result; tell whether any packet is certainly wrong."""
     found = asyncio.run(tunnels.discover()) if options.live else []
-    options = replace(options, ports=(*options.ports, *(tunnel.port for tunnel in found)))
+    hidden = sockets.hidden_ports(found) if options.live else ()
+    ports = (*options.ports, *(tunnel.port for tunnel in found), *hidden)
+    options = replace(options, ports=ports)
     check = Check(options)
     with _live(options, found) if options.live else _file(options) as source:
         check.judge(source)
@@ -241,7 +243,7 @@ def _progress(stream: BinaryIO) -> Iterator[None]:
 @contextlib.contextmanager
 def _live(options: CheckOptions, found: list[Tunnel]) -> Iterator[Source]:
     """Watch one device, or those that carry tunnels."""
-    with taps.arrivals(options.source, options.ports, found) as sockets:
+    with taps.arrivals(options.source, options.ports, found) as watched:
         seconds = f"{options.seconds:g} s"
-        click.echo(f"csumfix: watching {listing(sockets)} for {seconds}", err=True)
-        yield LiveSource(sockets, options.seconds)
+        click.echo(f"csumfix: watching {listing(watched)} for {seconds}", err=True)
+        yield LiveSource(watched, options.seconds)

@@ -10,7 +10,7 @@ import asyncio
 import json
 import sys
 import textwrap
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from ipaddress import ip_address
@@ -24,10 +24,11 @@ from csumfix.evidence.bulk import Bulk
 from csumfix.evidence.conclusions import HEALTHY, Conclusion, Facts, Verdict, conclude
 from csumfix.evidence.departures import Departure
 from csumfix.evidence.probes import Probed, Prober, Probes
-from csumfix.host import natrules, nics, remotes, rules, tunnels, underlays
+from csumfix.host import natrules, nics, remotes, rules, sockets, tunnels, underlays
 from csumfix.host.natrules import NatRule, NatRules
 from csumfix.host.nics import Nic
 from csumfix.host.remotes import Remote
+from csumfix.host.sockets import VXLAN_PORTS
 from csumfix.host.tunnels import Tunnel
 from csumfix.text import listing, printable, printable_data
 from csumfix.views.cures import Cure, Place, cures
@@ -41,7 +42,6 @@ LAST_PORT = 65535
 MANY = 16
 """Remote ends that are probed at once, of all tunnels."""
 
-DEFAULT_PORTS = (8472, 4789)
 LOOK = 4.0
 """Seconds for which a host without tunnels is watched for tunnels of other hosts."""
 
@@ -297,6 +297,9 @@ async def _examine(options: DoctorOptions) -> Report:
 
 async def _without_tunnels() -> Report:
     """Look at tunnels of other hosts whose packets this host forwards."""
+    hidden = sockets.hidden_ports(())
+    if hidden:
+        return await _without_device(hidden)
     trouble = (
         "this network namespace has no vxlan device, and no packet that it forwards for another "
         "host's tunnel left wrong. Run this on a node, in the host's network namespace: "
@@ -304,7 +307,7 @@ async def _without_tunnels() -> Report:
     )
     try:
         devices = await underlays.find([], named=True)
-        seen = await forwarded.watch(devices, DEFAULT_PORTS, LOOK)
+        seen = await forwarded.watch(devices, VXLAN_PORTS, LOOK)
     except OSError as error:
         return Report(trouble=trouble, notes=[f"packets were not seen leaving: {error.strerror}"])
     report = Report(trouble="" if seen.wrong() else trouble)
@@ -316,6 +319,26 @@ async def _without_tunnels() -> Report:
         conclusion = Conclusion(Verdict.FORWARDED, (evidence,))
         _add(report.findings, remote, conclusion, ([], NatRules()))
     return report
+
+
+async def _without_device(ports: Collection[int]) -> Report:
+    """Look at what leaves by tunnels whose device is in another namespace; none can be probed."""
+    trouble = (
+        f"the socket on port {listing(sorted(ports))} may be that of a vxlan device in another "
+        "network namespace, as Docker Swarm has it, which cannot be probed from here. "
+        "See what leaves: csumfix trace"
+    )
+    try:
+        devices = await underlays.find([], named=True)
+        seen = await forwarded.watch(devices, ports, LOOK)
+    except OSError as error:
+        return Report(trouble=trouble, notes=[f"departures were not seen: {error.strerror}"])
+    notes = [
+        f"port {stream.port}: {counts[Departure.WRONG]} of {counts.total()} packets from "
+        f"{stream.source} to {stream.dest} left wrong"
+        for stream, counts in seen.wrong().items()
+    ]
+    return Report(trouble=trouble, notes=notes)
 
 
 async def _probe(options: DoctorOptions, found: list[Tunnel], to: list[Remote]) -> Report:

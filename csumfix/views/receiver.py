@@ -25,7 +25,7 @@ from csumfix.evidence.causes import Tally
 from csumfix.evidence.drops import Drops
 from csumfix.evidence.live import LiveSource
 from csumfix.evidence.tapsocket import Direction
-from csumfix.host import namespaces, tunnels
+from csumfix.host import namespaces, sockets, tunnels
 from csumfix.host.namespaces import Found
 from csumfix.text import listing, printable
 from csumfix.views import findings, taps
@@ -173,15 +173,16 @@ def observe(seconds: float, ports: Collection[int]) -> Report:
     ports: of VXLAN, besides those of this namespace's devices.
     """
     found = asyncio.run(tunnels.discover())
-    wanted = tuple(sorted({*ports, *(tunnel.port for tunnel in found)}))
+    hidden = sockets.hidden_ports(found)
+    wanted = tuple(sorted({*ports, *hidden, *(tunnel.port for tunnel in found)}))
     examiner = Examiner(wanted, forced=Direction.IN)
     tally = Tally()
     # Counters first: what is seen to arrive must have been counted meanwhile.
-    with namespaces.opened() as seen, taps.arrivals(None, wanted, found) as sockets:
-        click.echo(f"csumfix: watching {listing(sockets)} for {seconds:g} s", err=True)
+    with namespaces.opened() as seen, taps.arrivals(None, wanted, found) as devices:
+        click.echo(f"csumfix: watching {listing(devices)} for {seconds:g} s", err=True)
         before = [one.errors() for one in seen.namespaces]
         began = time.monotonic()
-        source = LiveSource(sockets, seconds)
+        source = LiveSource(devices, seconds)
         notes = _hidden(seen)
         with _until_interrupted(notes):
             for captured in source:
@@ -196,7 +197,7 @@ def observe(seconds: float, ports: Collection[int]) -> Report:
         ]
         return Report(
             watched,
-            tuple(sockets),
+            tuple(devices),
             wanted,
             source.frames,
             tally,

@@ -29,7 +29,7 @@ from csumfix.core import Policy, inspect
 from csumfix.errors import CsumfixError, Exit
 from csumfix.evidence.departures import Departure, judge
 from csumfix.evidence.tapsocket import Direction, Packet, TapSocket
-from csumfix.host import tunnels, underlays
+from csumfix.host import sockets, tunnels, underlays
 from csumfix.host.tunnels import Tunnel
 from csumfix.text import listing
 from csumfix.views import taps
@@ -58,23 +58,24 @@ def run(options: TraceOptions) -> None:
     for number in ENDS:
         signal.signal(number, signal.default_int_handler)
     found = asyncio.run(tunnels.discover())
-    ports = frozenset({*options.ports, *(tunnel.port for tunnel in found)})
-    devices = asyncio.run(underlays.find(found, named=bool(options.ports)))
+    named = {*options.ports, *sockets.hidden_ports(found)}
+    ports = frozenset({*named, *(tunnel.port for tunnel in found)})
+    devices = asyncio.run(underlays.find(found, named=bool(named)))
     if not ports or not devices:
         raise CsumfixError(
             "nothing to trace: this network namespace has no vxlan device with a route; "
             "name the tunnel's port with --port, or enter another namespace with nsenter",
             Exit.NEGATIVE,
         )
-    with taps.opened(devices, ports, Direction.OUT) as sockets:
+    with taps.opened(devices, ports, Direction.OUT) as watched:
         capture = CaptureWriter(options.pcap) if options.pcap else None
         taps.become_nobody()
         logging.getLogger("scapy").setLevel(logging.CRITICAL)  # it warns about odd packets
         trace = Trace(options, Policy(tuple(sorted(ports))), found, capture)
-        _say(f"tracing port {listing(sorted(ports))} on {listing(sockets)}; stop with Ctrl-C")
+        _say(f"tracing port {listing(sorted(ports))} on {listing(watched)}; stop with Ctrl-C")
         with contextlib.suppress(KeyboardInterrupt):
-            trace.follow(sockets, sys.stdout)
-        missed = sum(one.dropped() for one in sockets.values())
+            trace.follow(watched, sys.stdout)
+        missed = sum(one.dropped() for one in watched.values())
     _say(trace.summary(missed))
 
 

@@ -134,6 +134,7 @@ class Host:
     """
 
     tunnels: list[Tunnel] = field(default_factory=lambda: [FLANNEL])
+    sockets: frozenset[int] = frozenset()
     queues: dict[int, Queue] = field(default_factory=dict)
     foreign: dict[int, KernelQueue] = field(default_factory=dict)
     rules: RuleSet | None = None
@@ -249,6 +250,9 @@ class Links:
     async def tunnels(self) -> list[Tunnel]:
         self._host.listed += 1
         return list(self._host.tunnels)
+
+    async def socket_ports(self) -> frozenset[int]:
+        return self._host.sockets
 
     async def underlays(self, found: Collection[Tunnel], *, named: bool) -> frozenset[int]:
         return frozenset({UNDERLAY} if found or named else ())

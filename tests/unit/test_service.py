@@ -11,9 +11,14 @@ from csumfix.host.rules import LanesRefusedError, RuleSet
 from csumfix.options import LaneSetting, Options
 from csumfix.service import handover, pool
 from csumfix.service.runner import RETRY
-from csumfix.service.service import RULES_ANNOUNCED, RULES_PAUSE, RULES_SILENT
+from csumfix.service.service import (
+    RULES_ANNOUNCED,
+    RULES_PAUSE,
+    RULES_SILENT,
+    SOCKETS_EVERY,
+)
 from csumfix.service.snapshot import from_json
-from tests.unit.fakes import FLANNEL, OTHER, Host, Process, connection, foreign
+from tests.unit.fakes import FLANNEL, OTHER, UNDERLAY, Host, Process, connection, foreign
 from tests.unit.virtual import play
 
 QUEUE = Options(lane=LaneSetting.QUEUE)
@@ -806,3 +811,48 @@ def test_a_successor_that_cannot_be_started_is_told_as_such(
 
     play(scenario())
     assert "starting a successor failed: [Errno 24] Too many open files" in caplog.messages
+
+
+# Tunnels whose device is in another namespace
+
+
+def test_a_port_with_a_socket_and_without_a_device_is_served_for_as_long_as_it_is_there() -> None:
+    async def scenario() -> tuple[list[str], list[frozenset[int]]]:
+        host = Host(tunnels=[], sockets=frozenset())
+        process = await started(host)
+        host.log.clear()
+        watched = []
+        for sockets in (frozenset({4789}), frozenset()):
+            host.sockets = sockets
+            await asyncio.sleep(SOCKETS_EVERY + 1)
+            watched.append(host.tap.devices)
+        await process.stop()
+        return host.log[:2], watched
+
+    log, watched = play(scenario())
+    assert log == ["apply [4789] []", "remove rules"]
+    assert watched == [{UNDERLAY}, set()]
+
+
+def test_the_socket_of_a_device_that_is_here_changes_nothing() -> None:
+    async def scenario() -> list[RuleSet]:
+        host = Host(sockets=frozenset({FLANNEL.port}))
+        process = await started(host)
+        await asyncio.sleep(3 * SOCKETS_EVERY)
+        await process.stop()
+        return host.applied
+
+    (rules,) = play(scenario())
+    assert (rules.family, rules.source_ports) == ("4", FLANNEL.source_ports)
+
+
+def test_devices_are_not_listed_anew_while_the_sockets_stay() -> None:
+    async def scenario() -> int:
+        host = Host(sockets=frozenset({4789}))
+        process = await started(host)
+        before = host.listed
+        await asyncio.sleep(10 * SOCKETS_EVERY)
+        await process.stop()
+        return host.listed - before
+
+    assert play(scenario()) == 0
