@@ -131,11 +131,12 @@ test-image: $(DEV) ## Build the container image from scratch and run it in the l
 	@tools/install-packages $(IMAGE_PACKAGES)
 	$(BIN)/pytest tests/image
 
+# SELECT names some of the tests, as pytest's -k does.
 .PHONY: test-kernels
 test-kernels: $(DEV) ## Boot Debian's kernels 6.1 and 6.12 without KVM, and run what needs their modules
 	@tools/install-packages $(KERNEL_PACKAGES)
 	@tools/unpack-package $(BUSYBOX) busybox-static
-	$(BIN)/python -m tests.kernels
+	$(BIN)/python -m tests.kernels $(if $(SELECT),--select '$(SELECT)')
 
 .PHONY: test-debian12
 test-debian12: ## Run demo and test-unit of what is committed in a fresh Debian 12 root

@@ -90,6 +90,7 @@ def main() -> int:
     """Test with all kernels side by side."""
     parser = argparse.ArgumentParser(prog="python -m tests.kernels")
     parser.add_argument("--kernel", choices=SUITES, action="append", help="default: all")
+    parser.add_argument("--select", metavar="EXPRESSION", help="only these tests, as pytest's -k")
     parser.add_argument("pytest", nargs="*", help="arguments of pytest; default: all tests")
     options = parser.parse_args()
     kernels = options.kernel or list(SUITES)
@@ -97,6 +98,7 @@ def main() -> int:
     arguments = [
         "-v", "--color=no",
         *("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:xdist"),
+        *(["-k", options.select] if options.select else []),
         *(options.pytest or [str(HERE / name) for name in FILES]),
     ]  # fmt: skip
     failed: list[str] = []
