@@ -220,7 +220,7 @@ def test_an_ordinary_user_learns_what_can_be_learnt(lab: Lab) -> None:
     unprivileged = ("setpriv", "--bounding-set=-all", "--inh-caps=-all")
     document = doctor(lab.sender, prefix=unprivileged)
     assert verdict(document) == "undecided"
-    assert "without root" in document["notes"][0]
+    assert "need root" in document["notes"][0]
     lab.sender.run(["iptables", "-t", "nat", "-F"])
     assert verdict(doctor(lab.sender, prefix=unprivileged)) == "healthy"
 

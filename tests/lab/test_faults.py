@@ -13,6 +13,7 @@ from tests.lab.harness import (
     HEALTHY,
     LANES,
     QUEUE,
+    SILENT,
     Load,
     Service,
     checksum_errors,
@@ -222,7 +223,7 @@ def test_the_device_is_deleted_at_full_rate(lab: Lab) -> None:
 
 def test_the_kernel_refuses_verdicts(lab: Lab) -> None:
     """A device that goes down takes its packets out of the queue, under our hands."""
-    with service(lab.sender, QUEUE) as daemon:
+    with service(lab.sender, QUEUE, SILENT) as daemon:
         assert send(lab, 100, 512).whole
         daemon.process.send_signal(signal.SIGSTOP)
         assert sender(lab, 200, 512, flows=20).wait(10) == 0

@@ -19,6 +19,7 @@ from tests.lab.harness import (
     HEALTHY,
     LANES,
     QUEUE,
+    SILENT,
     Load,
     Service,
     assert_no_rules,
@@ -339,7 +340,7 @@ def test_a_successor_that_cannot_be_started_is_told_as_such(lab: Lab) -> None:
         failed = lab.sender.run([*CSUMFIX, "restart"], check=False)
         assert failed.returncode == Exit.BROKEN
         assert "starting a successor failed" in failed.stderr
-        assert "Too many open files" in daemon.wait_for("error: no successor")
+        assert "Too many open files" in daemon.wait_for("error: starting a successor failed")
         leave_descriptors(daemon, 1000)
 
 
@@ -383,7 +384,7 @@ def test_rules_changed_by_others_are_restored(lab: Lab, lane: str, damage: str) 
 def test_legacy_rules_are_restored_too(lab: Lab) -> None:
     os.environ["CSUMFIX_IPTABLES"] = "iptables-legacy"
     try:
-        with service(lab.sender) as daemon:
+        with service(lab.sender, SILENT) as daemon:
             lab.sender.run(["iptables-legacy", "-t", "mangle", "-F"])
             daemon.wait_for("warning: another program changed the rules", 10)
             assert "CSUMFIX" in lab.sender.run(["iptables-legacy", "-t", "mangle", "-S"]).stdout

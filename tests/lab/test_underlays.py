@@ -18,6 +18,7 @@ from csumfix_lab import Lab
 from tests.lab.harness import (
     LANES,
     PEER,
+    SILENT,
     address,
     assert_no_rules,
     checksum_errors,
@@ -161,7 +162,7 @@ def test_mark_priority_tos_and_ecn_survive(bug: str, how: str) -> None:
         rebuild(lab, options)
         lab.sender.run(["nft", "-f", "-"], input=BEFORE + AFTER)
         if how != "without csumfix":
-            stack.enter_context(service(lab.sender, how))
+            stack.enter_context(service(lab.sender, how, SILENT))
         arrived = send(lab, COUNT, 600, flows=5)
         assert counter(lab, "seen") >= COUNT
         assert counter(lab, "whole") == counter(lab, "seen")
