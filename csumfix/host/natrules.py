@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Literal
 
 from csumfix.host.programs import relative
-from csumfix.host.rules import SYSTEM_PATH
+from csumfix.host.rules import search_path
 
 IPVS = Path("/proc/net/ip_vs")
 TIMEOUT = 2.0  # seconds for one program: a host can have 100,000 rules
@@ -126,12 +126,10 @@ async def read() -> NatRules:
 def _iptables() -> list[str]:
     """Return the variants of iptables that are installed, and the one that was asked for."""
     named = os.environ.get("CSUMFIX_IPTABLES")
-    both = [one for one in ("iptables-nft", "iptables-legacy") if shutil.which(one, path=_path())]
+    both = [
+        one for one in ("iptables-nft", "iptables-legacy") if shutil.which(one, path=search_path())
+    ]
     return [*([named] if named and named not in both else []), *(both or ["iptables"])]
-
-
-def _path() -> str:
-    return f"{os.environ.get('PATH', os.defpath)}:{SYSTEM_PATH}"
 
 
 async def _output(command: tuple[str, ...]) -> tuple[str, str]:
@@ -142,7 +140,7 @@ async def _output(command: tuple[str, ...]) -> tuple[str, str]:
             stdin=asyncio.subprocess.DEVNULL,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
-            env={**os.environ, "PATH": _path(), "LC_ALL": "C"},
+            env={**os.environ, "PATH": search_path(), "LC_ALL": "C"},
         )
     except OSError:
         return "", ""

@@ -6,14 +6,13 @@ import os
 import subprocess
 from collections.abc import Sequence
 
-from csumfix.host.rules import SYSTEM_PATH
+from csumfix.host.rules import search_path
 
 PATIENCE = 10.0  # seconds
 
 
 def output(command: Sequence[str]) -> str:
     """Return what a program printed; if that failed, a line that says why."""
-    path = f"{os.environ.get('PATH', os.defpath)}:{SYSTEM_PATH}"
     try:
         result = subprocess.run(
             command,
@@ -23,7 +22,7 @@ def output(command: Sequence[str]) -> str:
             text=True,
             errors="backslashreplace",
             timeout=PATIENCE,
-            env={**os.environ, "PATH": path, "LC_ALL": "C"},
+            env={**os.environ, "PATH": search_path(), "LC_ALL": "C"},
         )
     except subprocess.TimeoutExpired:
         return f"({command[0]} did not end within {PATIENCE:.0f} s)\n"

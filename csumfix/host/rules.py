@@ -118,6 +118,11 @@ class LanesRefusedError(CsumfixError):
         self.lanes = lanes
 
 
+def search_path() -> str:
+    """Return PATH with the directories of system programs, which a user's PATH may lack."""
+    return f"{os.environ.get('PATH', os.defpath)}:{SYSTEM_PATH}"
+
+
 def run(arguments: Sequence[str], *, capture: bool = True) -> subprocess.CompletedProcess[str]:
     """Run the script with these arguments; its exit code is for the caller to judge."""
     # sh is named because a read-only or noexec mount may hold the script.
@@ -127,7 +132,6 @@ def run(arguments: Sequence[str], *, capture: bool = True) -> subprocess.Complet
 def _execute(command: Sequence[str], *, capture: bool) -> subprocess.CompletedProcess[str]:
     # A terminal sends Ctrl-C to a whole process group: the script must do its work to the end.
     group = 0 if capture else None
-    path = f"{os.environ.get('PATH', os.defpath)}:{SYSTEM_PATH}"
     try:
         return subprocess.run(
             command,
@@ -136,7 +140,7 @@ def _execute(command: Sequence[str], *, capture: bool) -> subprocess.CompletedPr
             errors="backslashreplace",
             capture_output=capture,
             process_group=group,
-            env={**os.environ, "PATH": path},
+            env={**os.environ, "PATH": search_path()},
         )
     except OSError as error:
         raise CsumfixError(

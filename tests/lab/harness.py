@@ -150,6 +150,19 @@ def foreign_queue(node: Node, number: int) -> Iterator[None]:
 T = TypeVar("T")
 
 
+def start_watching(lab: Lab, *command: str) -> Process:
+    """Start a csumfix command that watches what the receiver gets; return when that has begun."""
+    process = lab.receiver.popen(
+        [*CSUMFIX, *command],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stderr
+    assert "watching eth0" in process.stderr.readline()
+    return process
+
+
 def until(look: Callable[[], T | None], timeout: float, complaint: Callable[[], str]) -> T:
     """Look until something is seen."""
     deadline = time.monotonic() + timeout

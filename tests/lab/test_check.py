@@ -22,7 +22,7 @@ from csumfix_lab import Lab, spec
 from csumfix_lab.causes import BY_NAME
 from csumfix_lab.node import Node
 from csumfix_lab.process import Process
-from tests.lab.harness import CSUMFIX, send, tcp_arrives, until
+from tests.lab.harness import CSUMFIX, send, start_watching, tcp_arrives, until
 
 CAPTURE = [sys.executable, "-m", "csumfix_lab.capture", "eth0"]
 PCAP_HEADER = 24
@@ -70,16 +70,7 @@ def check(node: Node, *arguments: str) -> tuple[int, dict[str, Any]]:
 
 
 def start_live(lab: Lab, seconds: float, *arguments: str) -> Process:
-    """Start to watch what arrives; return when that has begun."""
-    process = lab.receiver.popen(
-        [*CSUMFIX, "check", "--live", f"--seconds={seconds}", *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert process.stderr
-    assert "watching eth0" in process.stderr.readline()
-    return process
+    return start_watching(lab, "check", "--live", f"--seconds={seconds}", *arguments)
 
 
 def traffic(lab: Lab) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import signal
-import subprocess
 import sys
 import tarfile
 import time
@@ -18,23 +17,14 @@ import pytest
 from csumfix.errors import Exit
 from csumfix_lab import Lab, spec
 from csumfix_lab.process import Process
-from tests.lab.harness import CSUMFIX, send
+from tests.lab.harness import CSUMFIX, send, start_watching
 
 DATAGRAMS = 20
 SETTLING = 0.3  # seconds from the last datagram that was sent to its counter
 
 
 def start(lab: Lab, seconds: float, *arguments: str) -> Process:
-    """Start to watch; return when that has begun."""
-    process = lab.receiver.popen(
-        [*CSUMFIX, "doctor", "--receiver", f"--seconds={seconds}", *arguments],
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-    )
-    assert process.stderr
-    assert "watching eth0" in process.stderr.readline()
-    return process
+    return start_watching(lab, "doctor", "--receiver", f"--seconds={seconds}", *arguments)
 
 
 def watched(lab: Lab, traffic: Callable[[Lab], object]) -> tuple[int, dict[str, Any]]:
