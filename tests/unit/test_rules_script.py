@@ -491,6 +491,7 @@ def test_kernel_without_the_table_has_no_rules(tools: Path) -> None:
     assert (check.returncode, check.stderr) == (1, "")
     status = stand_in_rules(tools, "status", "--family=4")
     assert status.stdout == (
+        "backend=iptables why=it was asked for\n"
         "family=4 lane=kernel state=absent ports=- gate=-\n"
         "family=4 lane=queue state=absent ports=- queues=- leaving=- record=- bridged=-\n"
     )
