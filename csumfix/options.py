@@ -135,6 +135,21 @@ class Options:
             bounds=(0, LAST_QUEUE),
         ),
     )
+    backend: str = field(
+        default="auto",
+        metadata=_about(
+            "backend",
+            "What loads the rules.",
+            "nft cannot complete checksums: with it, the kernel lane queues the flows that NAT "
+            "touches.",
+            values={
+                "auto": "iptables if it is installed, and it and the kernel accept the rules; "
+                "else nft",
+                "iptables": "always iptables",
+                "nft": "always nft",
+            },
+        ),
+    )
     zero: str = field(
         default="keep",
         metadata=_about(

@@ -40,6 +40,8 @@ IS_VXLAN = _string_attribute(1, b"vxlan")
 IN_MANGLE = _string_attribute(1, b"mangle")
 """NFTA_TABLE_NAME, NFTA_CHAIN_TABLE or NFTA_RULE_TABLE of table mangle."""
 
+IN_OURS = _string_attribute(1, b"csumfix")
+"""The same, and NFTA_SET_TABLE, of the table that csumfix-rules makes with nft."""
 
 RTA_DST = 1
 TO_LINK_LOCAL = ATTRIBUTE.pack(ATTRIBUTE.size + 16, RTA_DST) + bytes.fromhex("fe80") + bytes(14)
@@ -140,11 +142,11 @@ def _leads_elsewhere(message: bytes) -> bool:
 
 
 class RuleChanges(Changes):
-    """Whether rules have changed in the table that has ours."""
+    """Whether rules have changed in the tables that have ours."""
 
     def concern_us(self, datagram: bytes) -> bool:
         """See the base class."""
-        return IN_MANGLE in datagram
+        return IN_MANGLE in datagram or IN_OURS in datagram
 
 
 def messages(datagram: bytes) -> Iterator[bytes]:
@@ -161,15 +163,16 @@ def messages(datagram: bytes) -> Iterator[bytes]:
 def _essence(message: bytes) -> tuple[bytes, ...]:
     """Return the name, the MTU and the tunnel parameters of a vxlan device, not decoded."""
     found = {}
-    for kind, data in _attributes(message[HEADER.size + LINK.size :]):
+    for kind, data in attributes(message[HEADER.size + LINK.size :]):
         if kind in (IFLA_IFNAME, IFLA_MTU):
             found[kind] = data
         elif kind == IFLA_LINKINFO:
-            found[kind] = dict(_attributes(data)).get(IFLA_INFO_DATA, b"")
+            found[kind] = dict(attributes(data)).get(IFLA_INFO_DATA, b"")
     return tuple(found.values())
 
 
-def _attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+def attributes(data: bytes) -> Iterator[tuple[int, bytes]]:
+    """Yield the type and the contents of each attribute."""
     start = 0
     while start + ATTRIBUTE.size <= len(data):
         length, kind = ATTRIBUTE.unpack_from(data, start)

@@ -1,16 +1,21 @@
-"""The flows that are still in the queue lane while their port leaves it: an ipset.
+"""The flows that are still in the queue lane while their port leaves it: an ipset or a set of nft.
 
 Its members are outer source ports. The rules add them. The kernel removes an entry that no packet
-has refreshed for IDLE seconds (see "leaving" in csumfix-rules).
+has refreshed for IDLE seconds (see "leaving" in csumfix-rules). The set of nft is part of the
+table that csumfix-rules makes, so it is neither made nor removed here.
 """
 
 from __future__ import annotations
 
+import errno
+import socket
+import struct
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
 from csumfix.errors import CsumfixError, Exit
+from csumfix.host.changes import ATTRIBUTE, HEADER, attributes, messages
 from csumfix.host.rtnetlink import NetlinkError
 from csumfix.lean import parts_of
 
@@ -18,6 +23,21 @@ NAME = "csumfix-flows"
 
 IDLE = 5
 """Seconds after which a flow is idle: none of its packets can be in a queue any more."""
+
+
+NETLINK_NETFILTER = 12  # linux/netlink.h
+NLM_F_REQUEST, NLM_F_DUMP = 0x1, 0x300
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+
+# linux/netfilter/nfnetlink.h and nf_tables.h
+NFT_MSG_GETSETELEM = 10 << 8 | 13
+"""With NFNL_SUBSYS_NFTABLES."""
+NFGENMSG = struct.Struct("=BBH")
+NFTA_SET_ELEM_LIST_TABLE, NFTA_SET_ELEM_LIST_SET, NFTA_SET_ELEM_LIST_ELEMENTS = 1, 2, 3
+NFPROTO_IPV4, NFPROTO_IPV6 = 2, 10
+
+TIMEOUT = 5
+"""Seconds in which the kernel must answer."""
 
 
 @contextmanager
@@ -68,3 +88,40 @@ def are_left() -> bool:
             )
     except (NetlinkError, OSError):  # another program has destroyed it
         return False
+
+
+def are_left_in_nft() -> bool:
+    """Tell whether any flow is still in the set of nft, of either family."""
+    return any(map(_has_elements, (NFPROTO_IPV4, NFPROTO_IPV6)))
+
+
+def _has_elements(family: int) -> bool:
+    names = {NFTA_SET_ELEM_LIST_TABLE: b"csumfix\0", NFTA_SET_ELEM_LIST_SET: b"flows\0"}
+    body = NFGENMSG.pack(family, 0, 0)
+    for kind, name in names.items():
+        body += ATTRIBUTE.pack(ATTRIBUTE.size + len(name), kind) + name + bytes(-len(name) % 4)
+    flags = NLM_F_REQUEST | NLM_F_DUMP
+    request = HEADER.pack(HEADER.size + len(body), NFT_MSG_GETSETELEM, flags, 1, 0) + body
+    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, NETLINK_NETFILTER) as kernel:
+        kernel.settimeout(TIMEOUT)
+        try:
+            kernel.send(request)
+            return _any_element(kernel)
+        except OSError as error:
+            if error.errno == errno.ENOENT:  # no table of this family, or another program took it
+                return False
+            raise
+
+
+def _any_element(kernel: socket.socket) -> bool:
+    found = False
+    while True:
+        for message in messages(kernel.recv(1 << 16)):
+            kind = HEADER.unpack_from(message)[1]
+            body = message[HEADER.size :]
+            if kind == NLMSG_DONE:
+                return found
+            if kind == NLMSG_ERROR:
+                raise OSError(-struct.unpack_from("=i", body)[0], "cannot list a set of nft")
+            parts = dict(attributes(body[NFGENMSG.size :]))
+            found |= bool(parts.get(NFTA_SET_ELEM_LIST_ELEMENTS))

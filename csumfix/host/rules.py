@@ -1,4 +1,4 @@
-"""Runs ``csumfix-rules``, the one implementation of the iptables rules.
+"""Runs ``csumfix-rules``, the one implementation of the rules, of iptables and of nft.
 
 The only module that executes anything, except programs.py and natrules.py, which only read, and
 handover.py, which starts a successor.
@@ -9,6 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import shutil
 import subprocess
 import sysconfig
 from collections import Counter
@@ -19,6 +20,9 @@ from pathlib import Path
 from csumfix.errors import CsumfixError, Exit
 from csumfix.host.tunnels import Family
 
+AUTO, IPTABLES, NFT = "auto", "iptables", "nft"
+"""Values of the setting "backend"."""
+
 SCRIPT = Path(sysconfig.get_path("scripts")) / "csumfix-rules"
 SYSTEM_PATH = "/usr/sbin:/sbin"
 """Where iptables is. A user's PATH often lacks these; csumfix-rules adds them as well."""
@@ -26,6 +30,7 @@ SYSTEM_PATH = "/usr/sbin:/sbin"
 LATER = (
     " lane=kernel rule=gate what=missing",
     " lane=kernel rule=nat what=missing",
+    *(f" lane=kernel rule={role} what=missing" for role in ("busy", "burst", "opening")),
     " lane=queue rule=bridged what=missing",
 )
 """Differences by rules that are loaded as soon as the kernel has what they need."""
@@ -37,6 +42,7 @@ _RULE = re.compile(
     r"packets=(?P<packets>\d+) bytes=(?P<bytes>\d+) text=(?P<text>.*)",
     re.MULTILINE,
 )
+_BACKEND = re.compile(r"^backend=(?P<name>\w+) why=(?P<why>.*)", re.MULTILINE)
 _STATE = re.compile(
     r"^family=(?P<family>\d) lane=(?P<lane>\S+) state=(?P<state>\S+)", re.MULTILINE
 )
@@ -51,6 +57,7 @@ class RuleSet:
     leaving_ports: ports of the queue lane whose flows leave it as they fall idle.
     recording: the first step of leaving: flows are recorded, and all are still queued.
     source_ports: range that is split over the queues.
+    backend: what is to load them; see the setting.
     """
 
     kernel_ports: tuple[int, ...]
@@ -61,10 +68,11 @@ class RuleSet:
     source_ports: tuple[int, int]
     leaving_ports: tuple[int, ...] = ()
     recording: bool = False
+    backend: str = AUTO
 
     @property
     def queued_ports(self) -> tuple[int, ...]:
-        """Ports of which any packet may be queued."""
+        """Ports of the queue lane: any packet may be queued."""
         return tuple(sorted({*self.queue_ports, *self.leaving_ports}))
 
     def arguments(self) -> list[str]:
@@ -79,7 +87,19 @@ class RuleSet:
             f"--queues={self.queues}",
             f"--sport-range={low}:{high}",
             f"--family={self.family}",
+            *([] if self.backend == AUTO else [f"--backend={self.backend}"]),
         ]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """What has loaded the rules.
+
+    why: for what reason csumfix-rules has chosen it; empty if it is iptables, or was asked for.
+    """
+
+    name: str
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -150,10 +170,11 @@ def _execute(command: Sequence[str], *, capture: bool) -> subprocess.CompletedPr
         ) from None
 
 
-def _must(arguments: Sequence[str]) -> None:
+def _must(arguments: Sequence[str]) -> str:
     result = run(arguments)
     if result.returncode:
         raise _failure(result)
+    return result.stdout
 
 
 def _failure(result: subprocess.CompletedProcess[str]) -> CsumfixError:
@@ -171,16 +192,26 @@ def kernel_lane(port: int) -> str:
     Needs neither privileges nor iptables.
     """
     # Both families have the same rules.
-    arguments = ["show", "--lane=kernel", "--gate=conntrack", "--family=4", f"--port={port}"]
-    result = run(arguments)
-    if result.returncode:
-        raise _failure(result)
-    return result.stdout
+    return _must(
+        [
+            *("show", "--lane=kernel", "--gate=conntrack", "--family=4", f"--port={port}"),
+            f"--backend={IPTABLES}",
+        ]
+    )
 
 
-def apply(rules: RuleSet) -> None:
-    """Make exactly these rules be loaded."""
-    _must(["apply", *rules.arguments()])
+def apply(rules: RuleSet) -> Backend:
+    """Make exactly these rules be loaded; return what has loaded them."""
+    chosen = _BACKEND.search(_must(["apply", *rules.arguments()]))
+    if chosen:
+        return Backend(chosen["name"], chosen["why"])
+    return Backend(IPTABLES if rules.backend == AUTO else rules.backend)
+
+
+def loaded_by() -> str:
+    """Return the name of the backend that has rules of ours; if none has, of the first choice."""
+    chosen = _BACKEND.search(run(["status"]).stdout)
+    return chosen["name"] if chosen else IPTABLES
 
 
 def differences(rules: RuleSet) -> tuple[str, ...]:
@@ -247,4 +278,6 @@ def conntrack_is_on() -> bool:
 def changes_are_announced() -> bool:
     """Tell whether changes of rules are netlink events: legacy iptables makes none."""
     program = os.environ.get("CSUMFIX_IPTABLES", "iptables")
+    if not shutil.which(program, path=search_path()):
+        return True  # nft loads the rules
     return "nf_tables" in _execute([program, "--version"], capture=True).stdout

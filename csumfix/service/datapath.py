@@ -16,7 +16,14 @@ from dataclasses import replace
 from csumfix.core import Policy
 from csumfix.errors import CsumfixError, Exit
 from csumfix.evidence.tap import PortTraffic, Traffic
-from csumfix.host.rules import LanesRefusedError, RuleSet, is_about_kernel
+from csumfix.host.rules import (
+    IPTABLES,
+    NFT,
+    Backend,
+    LanesRefusedError,
+    RuleSet,
+    is_about_kernel,
+)
 from csumfix.host.tunnels import Tunnel
 from csumfix.options import LaneSetting, Options
 from csumfix.service.kernel import EgressTap, Kernel
@@ -47,6 +54,7 @@ class Datapath:
 
     lanes: of each tunnel port, as the rules have them.
     rules: that were loaded last; None if there is no tunnel.
+    backend: what loaded them; None if nothing has yet.
     restored: how often rules that another program had changed were loaded again.
     reloads: how often the same rules were loaded again for any reason.
     lane_changes: how often a port changed its lane.
@@ -65,6 +73,7 @@ class Datapath:
         self.pool = Pool(kernel.queues, clock, on_queue_failure)
         self.lanes: dict[int, PortLane] = {}
         self.rules: RuleSet | None = None
+        self.backend: Backend | None = None
         self.restored = self.reloads = self.lane_changes = 0
         self.underlays: frozenset[int] = frozenset()
         self._kernel = kernel
@@ -318,13 +327,31 @@ class Datapath:
             await self._kernel.rules.remove()
         else:
             # While the rules are exchanged, packets of both may be on their way.
-            self._set_ports(self.rules, wanted)
-            await self._kernel.rules.apply(wanted)
+            self._set_ports(self.rules, wanted, by_nft=wanted.backend != IPTABLES)
+            self._note_backend(await self._kernel.rules.apply(wanted))
         if self.rules and self.rules.leaving_ports and not (wanted and wanted.leaving_ports):
             await self._kernel.flows.destroy()
         self.rules = wanted
         self._set_ports(wanted)
         self._note_kernel_since(wanted)
+
+    def _note_backend(self, backend: Backend) -> None:
+        """Say so if nft has loaded the rules; raise if that is in vain."""
+        before, self.backend = self.backend, backend
+        if backend.name != NFT:
+            return
+        if not self.pool.is_bound:
+            raise CsumfixError(
+                "with nft, packets are repaired in a queue, and there is none: the kernel may "
+                "lack a module: try modprobe nfnetlink_queue, or use iptables",
+                Exit.KERNEL,
+            )
+        if before != backend:
+            log.info(
+                "nft loads the rules%s: the kernel lane queues the flows that NAT touches",
+                f", because {backend.why}" if backend.why else "",
+                extra={"event": "backend", "backend": backend.name},
+            )
 
     def _drops_counters(self, wanted: RuleSet | None) -> bool:
         """Tell whether counters are lost with their rules; rules that stay keep theirs.
@@ -340,8 +367,15 @@ class Datapath:
         ports = wanted.kernel_ports if wanted else ()
         self._kernel_since = {port: self._kernel_since.get(port, now) for port in ports}
 
-    def _set_ports(self, *sets: RuleSet | None) -> None:
+    def _set_ports(self, *sets: RuleSet | None, by_nft: bool = False) -> None:
+        """Have the queues repair packets of these rules.
+
+        by_nft: whether nft may load them, which queues packets of the kernel lane, too.
+        """
+        by_nft = by_nft or (self.backend is not None and self.backend.name == NFT)
         ports = {port for one in sets if one for port in one.queued_ports}
+        if by_nft:
+            ports |= {port for one in sets if one for port in one.kernel_ports}
         # No port at all would mean any. No packet is sent to port 0.
         policy = Policy(tuple(sorted(ports)) or (0,), self._options.fill_zero)
         self.pool.set_policy(policy)
@@ -498,6 +532,8 @@ class Datapath:
             probe_fault=self._probing.fault,
             probe_rounds=self._probing.rounds,
             rules=self.rules if self._in_sync else None,
+            backend=self.backend.name if self.backend else "",
+            backend_why=self.backend.why if self.backend else "",
             rules_restored=self.restored,
             queues=self.pool.snapshot(),
         )

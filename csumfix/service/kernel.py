@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 from csumfix.core import Policy, Stats
@@ -20,17 +20,17 @@ from csumfix.host import flows, queues, remotes, rules, sockets, tunnels, underl
 from csumfix.host.changes import Changes
 from csumfix.host.queues import KernelQueue
 from csumfix.host.remotes import Remote
-from csumfix.host.rules import RuleSet
+from csumfix.host.rules import AUTO, NFT, Backend, RuleSet
 from csumfix.host.tunnels import Tunnel
 from csumfix.service.netlink import listening
 from csumfix.threads import in_thread
 
 
 class Rules(Protocol):
-    """The iptables rules; see host/rules.py."""
+    """The rules of iptables or nft; see host/rules.py."""
 
-    async def apply(self, wanted: RuleSet) -> None:
-        """Make exactly these rules be loaded."""
+    async def apply(self, wanted: RuleSet) -> Backend:
+        """Make exactly these rules be loaded; return what has loaded them."""
 
     async def remove(self) -> None:
         """Remove our rules; nothing happens if there are none."""
@@ -164,11 +164,24 @@ class Kernel:
 
 
 class ScriptRules:
-    """The rules, by csumfix-rules."""
+    """The rules, by csumfix-rules.
 
-    async def apply(self, wanted: RuleSet) -> None:
-        """Make exactly these rules be loaded."""
-        await in_thread(rules.apply, wanted)
+    If it may choose, and has turned to nft, it is not asked again to try iptables first.
+
+    backend: that has loaded them; None before the first time.
+    """
+
+    def __init__(self) -> None:
+        self.backend: Backend | None = None
+
+    async def apply(self, wanted: RuleSet) -> Backend:
+        """Make exactly these rules be loaded; return what has loaded them."""
+        before = self.backend
+        if wanted.backend == AUTO and before and before.name == NFT:
+            await in_thread(rules.apply, replace(wanted, backend=NFT))
+            return before
+        self.backend = await in_thread(rules.apply, wanted)
+        return self.backend
 
     async def remove(self) -> None:
         """Remove our rules; nothing happens if there are none."""
@@ -176,6 +189,8 @@ class ScriptRules:
 
     async def differences(self, wanted: RuleSet) -> tuple[str, ...]:
         """Return how the loaded rules differ from these."""
+        if self.backend:
+            wanted = replace(wanted, backend=self.backend.name)
         return await in_thread(rules.differences, wanted)
 
     async def packets(self) -> Counter[str]:
@@ -207,20 +222,32 @@ class NetlinkLinks:
         return await underlays.find(found, named=named)
 
 
-class IpsetFlows:
-    """The flows, in an ipset."""
+class RecordedFlows:
+    """The flows, in an ipset or, if nft has loaded the rules, in a set of its table."""
+
+    def __init__(self, script: ScriptRules) -> None:
+        self._rules = script
 
     async def create(self) -> None:
         """Make an empty set of flows, or take the one that rules still use."""
-        await in_thread(flows.create)
+        # If these are a predecessor's rules, nobody knows yet.
+        by_nft = self._by_nft if self._rules.backend else await in_thread(rules.loaded_by) == NFT
+        if not by_nft:
+            await in_thread(flows.create)
 
     async def destroy(self) -> None:
         """Remove the set, if it is there and no rule uses it."""
-        await in_thread(flows.destroy)
+        if not self._by_nft:
+            await in_thread(flows.destroy)
 
     async def are_left(self) -> bool:
         """Tell whether any flow is in the set."""
-        return await in_thread(flows.are_left)
+        return await in_thread(flows.are_left_in_nft if self._by_nft else flows.are_left)
+
+    @property
+    def _by_nft(self) -> bool:
+        backend = self._rules.backend
+        return backend is not None and backend.name == NFT
 
 
 class NetfilterQueues:
@@ -292,10 +319,11 @@ def real_kernel(queues: Queues | None = None) -> Kernel:
 
     queues: other queues than the usual ones.
     """
+    script = ScriptRules()
     return Kernel(
-        rules=ScriptRules(),
+        rules=script,
         links=NetlinkLinks(),
-        flows=IpsetFlows(),
+        flows=RecordedFlows(script),
         queues=queues or NetfilterQueues(),
         make_tap=ThreadTap,
         listen=listening,

@@ -45,6 +45,7 @@ def rule_set(  # noqa: PLR0913 - everything that the rules depend on
         source_ports=_source_ports(options, found),
         leaving_ports=tuple(sorted(leaving)),
         recording=recording,
+        backend=options.backend,
     )
 
 

@@ -220,6 +220,7 @@ class Snapshot:
     wrong_packets: that the tap saw leave wrong, of all ports.
     wrong_seconds: since the last of them that was in the lane where its port is now; None if there
         was none.
+    backend, backend_why: what has loaded the rules, and why, if it is not the first choice.
     kernel_fault, tap_fault, probe_fault: why the kernel lane, or the egress tap, does not work, or
         no probes can be sent.
     probe_rounds: how often the other ends were asked.
@@ -246,6 +247,8 @@ class Snapshot:
     wrong_packets: int = 0
     wrong_seconds: float | None = None
     nat_packets: int = 0
+    backend: str = ""
+    backend_why: str = ""
     kernel_fault: str | None = None
     tap_fault: str | None = None
     probe_fault: str | None = None

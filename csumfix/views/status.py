@@ -383,6 +383,9 @@ def _service_lines(service: Snapshot) -> Iterator[str]:
     since = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(service.started))
     age = duration(max(0.0, time.time() - service.started))
     yield f"all counters since {since} ({age} ago), when this process started"
+    if service.backend == rules.NFT:
+        why = f", because {service.backend_why}" if service.backend_why else ""
+        yield f"nft loads the rules{why}: the kernel lane queues the flows that NAT touches"
     if service.kernel_fault:
         yield f"no kernel lane: {service.kernel_fault}"
     if service.nat_packets:

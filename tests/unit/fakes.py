@@ -19,7 +19,7 @@ from csumfix.host.changes import Changes
 from csumfix.host.events import LINKS, NFTABLES, ROUTES
 from csumfix.host.queues import KernelQueue
 from csumfix.host.remotes import Remote
-from csumfix.host.rules import RuleSet
+from csumfix.host.rules import Backend, RuleSet
 from csumfix.host.tunnels import Tunnel
 from csumfix.options import Options
 from csumfix.service import control
@@ -131,6 +131,7 @@ class Host:
     remotes, answers: the other ends of the tunnels, and what they make of probes.
     asked: their addresses in each round, and whether the underlay was watched.
     while_loading: is called halfway.
+    backend: what loads them.
     """
 
     tunnels: list[Tunnel] = field(default_factory=lambda: [FLANNEL])
@@ -147,6 +148,7 @@ class Host:
     meddled: tuple[str, ...] = ()
     met: Counter[str] = field(default_factory=Counter)
     nfqueue: bool = True
+    backend: Backend = field(default_factory=lambda: Backend("iptables"))
     unreadable: OSError | None = None
     announced: bool = True
     conntrack: bool = False
@@ -212,7 +214,7 @@ class Rules:
     def __init__(self, host: Host) -> None:
         self._host = host
 
-    async def apply(self, wanted: RuleSet) -> None:
+    async def apply(self, wanted: RuleSet) -> Backend:
         host = self._host
         await asyncio.sleep(host.takes / 2)
         refusal = host.refusals.pop(0) if host.refusals else None
@@ -224,6 +226,7 @@ class Rules:
         host.applied.append(wanted)
         host.while_loading(wanted)
         await asyncio.sleep(host.takes / 2)
+        return host.backend
 
     async def remove(self) -> None:
         self._host.note("remove rules")

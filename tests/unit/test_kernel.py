@@ -4,6 +4,7 @@ import asyncio
 import socket
 import threading
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,12 @@ from csumfix.core import Policy
 from csumfix.host import flows, queues, rules, tunnels, underlays
 from csumfix.host.changes import Changes
 from csumfix.host.events import LINKS
-from csumfix.host.rules import RuleSet
+from csumfix.host.rules import Backend, RuleSet
 from csumfix.service import netlink
 from csumfix.service.kernel import (
-    IpsetFlows,
     NetfilterQueues,
     NetlinkLinks,
+    RecordedFlows,
     ScriptRules,
     ThreadTap,
     real_kernel,
@@ -57,10 +58,59 @@ def test_what_blocks_runs_in_a_thread(
 ) -> None:
     calls = Calls()
     monkeypatch.setattr(owner, name, calls)
-    seam = ScriptRules() if owner is rules else IpsetFlows()
+    script = ScriptRules()
+    script.backend = None if owner is rules else Backend("iptables")
+    seam = script if owner is rules else RecordedFlows(script)
     result = asyncio.run(getattr(seam, name)(*arguments))
     assert calls.seen == [arguments]
     assert result in ("result", None)
+
+
+class Script:
+    """Stands for csumfix-rules, which turns to nft, or has."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked: list[str] = []
+        for name in ("apply", "differences"):
+            monkeypatch.setattr(rules, name, self._take)
+        monkeypatch.setattr(rules, "loaded_by", lambda: "nft")
+        monkeypatch.setattr(flows, "create", lambda: self.asked.append("ipset"))
+        monkeypatch.setattr(flows, "destroy", lambda: self.asked.append("ipset"))
+        monkeypatch.setattr(flows, "are_left", lambda: self.asked.append("ipset"))
+        monkeypatch.setattr(flows, "are_left_in_nft", lambda: self.asked.append("set of nft"))
+
+    def _take(self, wanted: RuleSet) -> Backend:
+        self.asked.append(wanted.backend)
+        return Backend("nft", "iptables is not installed")
+
+
+def test_what_has_turned_to_nft_stays_there(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> list[str]:
+        script = Script(monkeypatch)
+        seam = ScriptRules()
+        wanted = replace(SET, backend="auto")
+        chosen = await seam.apply(wanted)
+        assert await seam.apply(wanted) == chosen
+        await seam.differences(wanted)
+        await seam.apply(replace(SET, backend="iptables"))
+        return script.asked
+
+    assert asyncio.run(scenario()) == ["auto", "nft", "nft", "iptables"]
+
+
+def test_flows_are_where_the_rules_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def scenario() -> list[str]:
+        script = Script(monkeypatch)
+        seam = ScriptRules()
+        recorded = RecordedFlows(seam)
+        await recorded.create()  # of a predecessor that uses nft
+        await seam.apply(SET)
+        await recorded.create()
+        await recorded.are_left()
+        await recorded.destroy()
+        return script.asked
+
+    assert asyncio.run(scenario()) == ["auto", "set of nft"]
 
 
 def test_links(monkeypatch: pytest.MonkeyPatch) -> None:
