@@ -60,6 +60,7 @@ class Receiver:
     def _forget(self) -> None:
         self._last = 0
         self._numbers: list[int] = []
+        self._overtaken = 0
         self._damaged = 0
         self._whole: list[str] = []
 
@@ -84,6 +85,7 @@ class Receiver:
     def _datagram(self, data: bytes) -> None:
         self._last = time.monotonic_ns()
         number = int.from_bytes(data[:4], "big")
+        self._overtaken += number < max(self._numbers, default=0)
         self._numbers.append(number)
         self._damaged += data != payload(number, len(data))
 
@@ -102,6 +104,7 @@ class Receiver:
     def _tell(self) -> None:
         report = {
             "numbers": sorted(self._numbers),
+            "overtaken": self._overtaken,
             "damaged": self._damaged,
             "last": self._last,
             "streams": self._whole,

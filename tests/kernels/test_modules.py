@@ -79,14 +79,14 @@ def test_without_the_target_nfqueue_the_kernel_lane_is_used(lab: Lab) -> None:
 
 def test_without_the_target_nfqueue_the_queue_lane_is_refused(lab: Lab) -> None:
     with missing("xt_NFQUEUE"):
-        line = refusal(lab, "--lane=queue")
+        line = refusal(lab, "--lane=queue", "--backend=iptables")
     assert "NFQUEUE" in line
     assert "modprobe -a" in line
 
 
 def test_without_the_target_checksum_all_tunnels_take_the_queue_lane(lab: Lab) -> None:
     lab.sender.run(["rmmod", "xt_CHECKSUM"])
-    with missing("xt_CHECKSUM"), running(lab) as daemon:
+    with missing("xt_CHECKSUM"), running(lab, "--backend=iptables") as daemon:
         daemon.wait_for("warning: the kernel lane cannot be used here")
         assert daemon.lines()[-1] == "ready: port 8472 (flannel.1) in the queue lane"
 

@@ -213,7 +213,27 @@ COMMIT
 EOF
 """
 
+NFT = {
+    "snat by nft": Bug(
+        """
+nft add table ip snat
+nft 'add chain ip snat post { type nat hook postrouting priority srcnat; }'
+nft add rule ip snat post udp dport $port masquerade fully-random
+"""
+    ),
+    "dnat by nft": Bug(
+        """
+nft add table ip dnat
+nft 'add chain ip dnat out { type nat hook output priority dstnat; }'
+nft add rule ip dnat out ip daddr $virtual udp dport $port dnat to $remote
+""",
+        virtual=True,
+    ),
+}
+"""For hosts without iptables."""
+
 BUGS = {
+    **NFT,
     "none": Bug(""),
     "snat": Bug(
         "iptables -t nat -A POSTROUTING -p udp --dport $port -j MASQUERADE --random-fully"
@@ -299,9 +319,13 @@ class Outcome:
 
 
 class Exchange:
-    """Traffic from the sender to the receiver."""
+    """Traffic from the sender to the receiver.
+
+    overtaken: datagrams that came after one that was sent later.
+    """
 
     def __init__(self, lab: Lab) -> None:
+        self.overtaken = 0
         program = [sys.executable, "-I", "-S", str(Path(exchange.__file__).resolve())]
         options = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self._receiver = lab.receiver.popen([*program, "receive"], **options)
@@ -333,8 +357,13 @@ class Exchange:
                 report = self._take()
                 numbers.update(report["numbers"])
                 damaged += report["damaged"]
+                self.overtaken += report["overtaken"]
             arrived += len(numbers)
         return arrived, damaged
+
+    def tcp(self, address: str) -> str:
+        """Make a transfer over TCP; return what became of it."""
+        return self._ask(self._sender, f"tcp {address} {TCP_BYTES}")
 
     def late(self, address: str, delay: float) -> float:
         """Send a datagram that should leave after this many seconds; return how late it came."""
@@ -351,7 +380,7 @@ class Exchange:
         """Send small and large datagrams, and a transfer over TCP."""
         before = self._take()["errors"]
         arrived, damaged = self.udp(address, 64, 1200)
-        tcp = self._ask(self._sender, f"tcp {address} {TCP_BYTES}")
+        tcp = self.tcp(address)
         after = self._take()["errors"]
         return Outcome(arrived, damaged, tcp, {name: after[name] - before[name] for name in after})
 

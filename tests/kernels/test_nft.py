@@ -1,0 +1,239 @@
+"""Hosts without iptables, or whose kernel lacks what it needs: csumfix uses nft there.
+
+Nothing here may load modules that test_modules.py has missing.
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+
+from csumfix.errors import Exit
+from csumfix.host import rules
+from csumfix_lab import Lab
+from csumfix_lab.node import Node
+from tests.kernels.test_modules import PATIENCE, missing
+from tests.kernels.tunnels import DATAGRAMS, Exchange, Tunnel, build
+from tests.lab.harness import CSUMFIX, SILENT, Service, until
+
+SCRIPT = Path(__file__).parents[2] / "iptables" / "csumfix-rules"
+PROGRAMS = Path("/usr/sbin")
+
+SNAT = Tunnel(1, "eth0", "snat by nft")
+DNAT = Tunnel(2, "eth0", "dnat by nft")
+HEALTHY = Tunnel(3, "eth0", "none")
+STATELESS = Tunnel(4, "eth0", "stateless")
+TUNNELS = [SNAT, DNAT, HEALTHY, STATELESS]
+EACH = pytest.mark.parametrize("tunnel", TUNNELS, ids=lambda tunnel: tunnel.name)
+
+BURSTS = 40
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with Lab("none") as lab:
+        build(lab, TUNNELS)
+        yield lab
+
+
+@contextmanager
+def hidden(pattern: str) -> Iterator[None]:
+    """Have these programs be not installed."""
+    found = list(PROGRAMS.glob(pattern))
+    assert found
+    for program in found:
+        program.rename(f"{program}.hidden")
+    try:
+        yield
+    finally:
+        for program in found:
+            Path(f"{program}.hidden").rename(program)
+
+
+@pytest.fixture(scope="module")
+def without_iptables(lab: Lab) -> Iterator[None]:
+    assert lab
+    with hidden("ip*tables*"):
+        yield
+
+
+def status(node: Node) -> rules.Loaded:
+    return rules.parse(node.run([str(SCRIPT), "status"], check=False).stdout)
+
+
+def packets(node: Node) -> Counter[str]:
+    found: Counter[str] = Counter()
+    for rule in status(node).rules:
+        found[rule.role] += rule.packets
+    return found
+
+
+def settings(node: Node) -> str:
+    return node.run([str(SCRIPT), "status", "--family=4"], check=False).stdout
+
+
+def has_rules(node: Node) -> bool:
+    return "csumfix" in node.run(["nft", "list", "tables"]).stdout
+
+
+def failure(lab: Lab, *options: str) -> tuple[int, str]:
+    """Run the service, which must end by itself; return its exit code and last line."""
+    daemon = Service(lab.sender, SILENT, *options)
+    try:
+        until(
+            lambda: daemon.process.poll() is not None or None,
+            PATIENCE,
+            lambda: str(daemon.lines()),
+        )
+        assert not has_rules(lab.sender)
+        return daemon.process.returncode, daemon.lines()[-1]
+    finally:
+        daemon.process.kill()
+
+
+# Before any of its modules is loaded
+
+
+@pytest.mark.usefixtures("without_iptables")
+def test_without_nft_queue_it_says_so(lab: Lab) -> None:
+    with missing("nft_queue"):
+        code, line = failure(lab)
+    assert code == Exit.KERNEL
+    assert "modprobe -a nf_tables nft_ct nft_queue" in line
+
+
+def test_without_the_modules_of_iptables_nft_is_chosen(lab: Lab) -> None:
+    with missing("xt_CHECKSUM", "xt_NFQUEUE", "nft_compat"):
+        code, line = failure(lab, "--backend=iptables")
+        assert code == Exit.KERNEL
+        assert "modprobe -a xt_CHECKSUM" in line
+        daemon = Service(lab.sender, SILENT)
+        try:
+            daemon.wait_for("ready", PATIENCE)
+            daemon.wait_for("nft loads the rules, because iptables cannot load the rules (")
+            assert "backend=nft" in settings(lab.sender)
+            daemon.process.terminate()
+            assert daemon.process.wait(PATIENCE) == 0, daemon.lines()
+            assert not has_rules(lab.sender)
+        finally:
+            daemon.process.kill()
+
+
+def test_without_nft_it_says_so(lab: Lab) -> None:
+    with hidden("nft"):
+        daemon = Service(lab.sender, SILENT, "--backend=nft")
+        assert daemon.process.wait(PATIENCE) == Exit.MISSING, daemon.lines()
+    assert "nft not found" in daemon.lines()[-1]
+    assert "apt-get install nftables" in daemon.lines()[-1]
+
+
+# On a host without iptables
+
+
+@pytest.fixture(scope="module")
+def exchange(lab: Lab) -> Exchange:
+    return Exchange(lab)
+
+
+@pytest.fixture(scope="module")
+def daemon(lab: Lab, without_iptables: None) -> Iterator[Service]:
+    assert without_iptables is None
+    daemon = Service(lab.sender, SILENT, "--hold=10")
+    daemon.wait_for("ready", PATIENCE)
+    until(
+        lambda: "gate=conntrack" in settings(lab.sender) or None,
+        PATIENCE,
+        lambda: settings(lab.sender),
+    )
+    yield daemon
+    daemon.process.kill()
+    print("\n".join(daemon.lines()))
+
+
+@EACH
+def test_without_csumfix_nft_loses_packets(exchange: Exchange, tunnel: Tunnel) -> None:
+    arrived, _ = exchange.udp(tunnel.address, 64)
+    assert arrived == (DATAGRAMS if tunnel is HEALTHY else 0)
+
+
+def test_it_says_that_and_why_it_uses_nft(lab: Lab, daemon: Service) -> None:
+    line = "nft loads the rules, because iptables is not installed"
+    daemon.wait_for(line)
+    shown = lab.sender.run([*CSUMFIX, "status"]).stdout
+    assert line in shown
+    assert shown.startswith("all is well: 5 tunnel ports, 5 in the kernel lane")
+    assert settings(lab.sender).startswith("backend=nft why=iptables is not installed\n")
+
+
+@EACH
+@pytest.mark.usefixtures("daemon")
+def test_nft_cures(exchange: Exchange, tunnel: Tunnel) -> None:
+    if tunnel is STATELESS:  # by evidence, after the first packets
+        assert exchange.udp(tunnel.address, 64)
+        until(lambda: exchange.all(tunnel.address).whole or None, PATIENCE, lambda: "not cured")
+    outcome = exchange.all(tunnel.address)
+    assert outcome.whole, outcome
+
+
+@pytest.mark.usefixtures("daemon")
+def test_flows_without_nat_are_not_queued_by_nft(lab: Lab, exchange: Exchange) -> None:
+    before = packets(lab.sender)
+    assert exchange.tcp(HEALTHY.address) == "done"
+    after = packets(lab.sender)
+    after.subtract(before)
+    assert 1 <= after[f"fill-{HEALTHY.port}"] <= 4  # what opens the flow
+    assert after["gate"] > 4
+    assert after["queue-0"] <= 4
+
+
+@pytest.mark.usefixtures("daemon")
+def test_nft_keeps_the_order_of_flows_that_open_with_a_burst(exchange: Exchange) -> None:
+    before = exchange.overtaken
+    for _ in range(BURSTS):  # each a flow of its own
+        assert exchange.udp(HEALTHY.address, 64) == (DATAGRAMS, 0)
+    assert exchange.overtaken == before
+
+
+def test_nft_flush_ruleset_is_repaired(lab: Lab, exchange: Exchange, daemon: Service) -> None:
+    lab.sender.run(["nft", "flush", "ruleset"])
+    daemon.wait_for("warning: another program changed the rules; restored", PATIENCE)
+    lab.sender.run(["sh", "-eu"], input=SNAT.rules())
+    outcome = exchange.all(SNAT.address)
+    assert outcome.whole, outcome
+
+
+def test_flows_leave_the_queue_lane_with_nft(
+    lab: Lab, exchange: Exchange, daemon: Service
+) -> None:
+    assert f"warning: port {STATELESS.port}: now in the queue lane" in "\n".join(daemon.lines())
+    daemon.wait_for(f"warning: port {STATELESS.port}: now in the kernel lane", PATIENCE)
+    leaving = rf"lane=queue .* leaving={STATELESS.port} "
+    until(lambda: re.search(leaving, settings(lab.sender)), 10, lambda: settings(lab.sender))
+    until(
+        lambda: re.search("lane=queue .* leaving=- ", settings(lab.sender)),
+        PATIENCE,
+        lambda: settings(lab.sender),
+    )
+    assert exchange.udp(HEALTHY.address, 64) == (DATAGRAMS, 0)
+
+
+def test_a_take_over_with_nft_loses_nothing(lab: Lab, exchange: Exchange, daemon: Service) -> None:
+    restart = lab.sender.popen([*CSUMFIX, "restart"])
+    while restart.poll() is None:
+        assert exchange.udp(SNAT.address, 64) == (DATAGRAMS, 0)
+    assert restart.returncode == 0
+    assert daemon.process.wait(PATIENCE) == 0, daemon.lines()
+    outcome = exchange.all(SNAT.address)
+    assert outcome.whole, outcome
+
+
+def test_nft_rules_are_removed_at_stop(lab: Lab, daemon: Service) -> None:
+    successor = daemon.status()["service"]["pid"]
+    assert has_rules(lab.sender)
+    lab.sender.run(["kill", str(successor)])
+    until(lambda: not has_rules(lab.sender) or None, PATIENCE, lambda: str(daemon.lines()))
