@@ -216,16 +216,16 @@ EOF
 NFT = {
     "snat by nft": Bug(
         """
-nft add table ip snat
-nft 'add chain ip snat post { type nat hook postrouting priority srcnat; }'
-nft add rule ip snat post udp dport $port masquerade fully-random
+nft add table ip source
+nft 'add chain ip source post { type nat hook postrouting priority srcnat; }'
+nft add rule ip source post udp dport $port masquerade fully-random
 """
     ),
     "dnat by nft": Bug(
         """
-nft add table ip dnat
-nft 'add chain ip dnat out { type nat hook output priority dstnat; }'
-nft add rule ip dnat out ip daddr $virtual udp dport $port dnat to $remote
+nft add table ip destination
+nft 'add chain ip destination out { type nat hook output priority -100; }'
+nft add rule ip destination out ip daddr $virtual udp dport $port dnat to $remote
 """,
         virtual=True,
     ),

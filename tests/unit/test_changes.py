@@ -9,6 +9,7 @@ import pytest
 from csumfix.host.changes import (
     HEADER,
     IN_MANGLE,
+    IN_OURS,
     LINK,
     ROUTE,
     RTM_DELLINK,
@@ -150,7 +151,9 @@ def test_remote_ends_matter_and_other_neighbours_do_not(kind: int) -> None:
     assert not changes.concern_us(neighbour(kind, 2, TUNNEL_NUMBER))
 
 
-def test_rules_matter_in_table_mangle_only() -> None:
+def test_rules_matter_in_the_tables_that_have_ours() -> None:
     changes = RuleChanges()
     assert changes.concern_us(bytes(20) + IN_MANGLE + bytes(8))
+    assert changes.concern_us(bytes(20) + IN_OURS + bytes(8))
+    assert not changes.concern_us(bytes(20) + IN_OURS.replace(b"csumfix", b"firewal") + bytes(8))
     assert not changes.concern_us(bytes(20) + IN_MANGLE.replace(b"mangle", b"filter"))

@@ -98,6 +98,22 @@ def test_what_has_turned_to_nft_stays_there(monkeypatch: pytest.MonkeyPatch) -> 
     assert asyncio.run(scenario()) == ["auto", "nft", "nft", "iptables"]
 
 
+@pytest.mark.parametrize(
+    ("difference", "about_kernel"),
+    [
+        ("family=4 lane=kernel rule=gate what=missing text=-A", True),
+        ("family=4 lane=kernel rule=burst what=missing text=-A", True),
+        ("family=6 lane=queue rule=bridged what=missing text=-A", True),
+        ("family=4 lane=kernel rule=fill-8472 what=missing text=-A", False),
+        ("family=4 lane=queue what=missing table=csumfix", False),
+    ],
+)
+def test_rules_that_await_the_kernel_are_no_other_programs_work(
+    difference: str, about_kernel: bool
+) -> None:
+    assert rules.is_about_kernel(difference) is about_kernel
+
+
 def test_flows_are_where_the_rules_are(monkeypatch: pytest.MonkeyPatch) -> None:
     async def scenario() -> list[str]:
         script = Script(monkeypatch)

@@ -80,6 +80,35 @@ COMMIT
 # matches in POSTROUTING: other UDP 2, tunnel at most 3
 """
 
+NFT_TABLE = """\
+# nft -f -
+add table ip csumfix
+delete table ip csumfix
+add table ip csumfix
+add set ip csumfix busy { type inet_service; size 65536; flags dynamic,timeout; timeout 1s; }
+add set ip csumfix flows { type inet_service; size 65536; flags dynamic,timeout; timeout 5s; }
+add set ip csumfix opened { type inet_service; size 65536; flags dynamic,timeout; timeout 1s; }
+add chain ip csumfix postrouting { type filter hook postrouting priority mangle; policy accept; }
+add chain ip csumfix CSUMFIX-QUEUE { }
+add chain ip csumfix CSUMFIX-LEAVE { }
+add chain ip csumfix CSUMFIX-KERNEL { }
+add chain ip csumfix CSUMFIX-FILL { }
+"""
+
+NFT_QUEUE = """\
+add rule ip csumfix postrouting udp dport { 53, 4789, 8472 } counter goto CSUMFIX-QUEUE
+add rule ip csumfix CSUMFIX-QUEUE udp sport 0-1032 counter queue flags bypass to 7
+add rule ip csumfix CSUMFIX-QUEUE udp sport 1033-1065 counter queue flags bypass to 8
+add rule ip csumfix CSUMFIX-QUEUE udp sport 1066-65535 counter queue flags bypass to 9
+"""
+
+NFT_CLOSED = """\
+add rule ip csumfix postrouting udp dport 8472 counter goto CSUMFIX-KERNEL
+add rule ip csumfix CSUMFIX-FILL udp dport 8472 counter goto CSUMFIX-QUEUE
+add rule ip csumfix CSUMFIX-QUEUE counter queue flags bypass to 0
+"""
+
+NFT_BRIDGED = "add rule ip csumfix CSUMFIX-QUEUE iif 0 counter accept"
 BRIDGED = "-A CSUMFIX-QUEUE -m physdev --physdev-is-bridged -j RETURN"
 LEAVING_OPTIONS = ("--kernel-port=8472", "--queue-port=4789", "--leaving-port=8472", "--gate=none")
 
@@ -154,6 +183,45 @@ class TestShow:
         assert show("--gate=none", "--family=both", shell=shell) == both
 
 
+@pytest.mark.parametrize("shell", SHELLS)
+class TestShowNft:
+    def show(self, *arguments: str, shell: str) -> str:
+        return show("--backend=nft", "--family=4", *arguments, shell=shell)
+
+    def test_queue_lane(self, shell: str) -> None:
+        text = self.show(
+            *("--lane", "queue", "--port", "8472", "--port", "53", "--port", "4789"),
+            *("--queues", "3", "--queue-base", "7", "--sport-range", "1000:1099"),
+            shell=shell,
+        )
+        assert text == NFT_TABLE + NFT_QUEUE
+
+    def test_nothing_is_queued_without_conntrack(self, shell: str) -> None:
+        gated = self.show("--port=8472", "--gate=conntrack", shell=shell)
+        closed = [line for line in gated.splitlines() if "csumfix CSUMFIX-KERNEL " not in line]
+        assert NFT_TABLE + NFT_CLOSED in (
+            "\n".join(closed) + "\n",
+            self.show("--port=8472", shell=shell),
+        )
+
+    def test_everything_is_queued_without_gate(self, shell: str) -> None:
+        text = self.show("--port=8472", "--gate=none", shell=shell)
+        rule = "add rule ip csumfix CSUMFIX-KERNEL counter goto CSUMFIX-FILL\n"
+        assert rule in text
+        assert text.replace(rule, "") == NFT_TABLE + NFT_CLOSED
+
+    def test_ipv6_has_a_table_of_its_own(self, shell: str) -> None:
+        both = show("--backend=nft", "--gate=none", shell=shell)
+        ipv4 = self.show("--gate=none", shell=shell)
+        assert both == ipv4 + ipv4.replace(" ip ", " ip6 ")
+
+    def test_a_slice_of_one_port_is_a_number(self, shell: str) -> None:
+        slices = ("--queues=64", "--sport-range=0:63")
+        text = self.show("--lane=queue", *slices, shell=shell)
+        assert " udp sport 0 counter queue flags bypass to 0\n" in text
+        assert " udp sport 63-65535 counter queue flags bypass to 63\n" in text
+
+
 def test_both_lanes_are_the_two_lanes() -> None:
     both = show("--lane=both", "--family=4", "--gate=conntrack")
     assert set(both.splitlines()) == {*KERNEL.splitlines(), *QUEUE_1.splitlines()}
@@ -212,6 +280,19 @@ def test_sample_at_the_top_of_the_script_is_what_is_loaded() -> None:
     wanted = [line.replace("-I OUTPUT 1 ", "-A OUTPUT ") for line in shown.splitlines()]
     assert len(sample) == 12
     assert set(sample) - set(wanted) == {BRIDGED}
+
+
+def test_sample_of_nft_at_the_top_of_the_script_is_what_is_loaded() -> None:
+    comment = SCRIPT.read_text().split("# Theory of operation")[0].replace("\n#       ", " ")
+    sample = re.findall(r"^#   (add .*)", comment, re.M)
+    shown = show(
+        *("--backend=nft", "--family=4", "--gate=conntrack"),
+        *("--kernel-port=8472", "--kernel-port=8473", "--queue-port=4789", "--leaving-port=8473"),
+        *("--queues=2", "--sport-range=32768:60999"),
+    )
+    wanted = [line for line in shown.splitlines() if line.startswith("add ")]
+    sample.remove(NFT_BRIDGED)
+    assert wanted == ["add table ip csumfix"] * 2 + sample
 
 
 @pytest.mark.parametrize(
@@ -351,6 +432,7 @@ def stand_in_rules(
         ["apply", "--max-length", "1500"],
         ["apply", "--limit", "100"],
         ["apply", "--trace"],
+        ["apply", "--backend", "ebtables"],
         ["apply", "--iptables", "sh"],
         ["apply", "--iptables", ""],
         ["apply", "--iptables", "iptables-restore"],
@@ -377,6 +459,113 @@ def test_limits_are_accepted() -> None:
     show("--lane=queue", "--queues", "64", "--queue-base", "65472", "--sport-range", "0:63")
     show("--queues", "64", "--sport-range", "0:1")  # nothing is queued
     show("--leaving-port=1", "--flows", "x" * 31)
+
+
+def bare_rules(
+    tools: Path, *arguments: str, env: dict[str, str] | None = None
+) -> subprocess.CompletedProcess[str]:
+    """Run the script where no other programs are installed than the stand-ins."""
+    for tool in ("awk", "cat", "cut", "grep", "sed", "sort", "tr", "sh", "uname"):
+        if not (tools / tool).exists():
+            (tools / tool).symlink_to(f"/usr/bin/{tool}")
+    return subprocess.run(
+        ["/bin/dash", "-s", *arguments],
+        # With its own PATH, the script would find the real ones.
+        input=SCRIPT.read_text().replace(":/usr/sbin:/sbin", ""),
+        capture_output=True, text=True, check=False, env={"PATH": str(tools), **(env or {})},
+    )  # fmt: skip
+
+
+NO_TABLE = "echo 'Error: No such file or directory' >&2; exit 1"
+EMPTY = f'case "$*" in *list*) {NO_TABLE} ;; *) cat >>$0.input ;; esac'
+
+
+@pytest.mark.parametrize("command", ["show", "apply", "remove", "check", "status"])
+def test_nft_is_chosen_where_iptables_is_not_installed(tmp_path: Path, command: str) -> None:
+    stand_in(tmp_path, "nft", EMPTY)
+    result = bare_rules(tmp_path, command, "--family=4", "--gate=none")
+    absent = command in ("check", "status")
+    assert (result.returncode, result.stderr) == (1 if absent else 0, "")
+    loaded = (tmp_path / "nft.input").read_text() if command == "apply" else result.stdout
+    assert "csumfix" in loaded or command in ("remove", "status")
+    if command in ("apply", "status"):
+        assert "backend=nft why=iptables is not installed\n" in result.stdout
+    if command == "apply":
+        nft = [call for call in calls(tmp_path) if " -f " in call]
+        assert nft == ["nft --check -f -", "nft -f -"]
+
+
+@pytest.mark.parametrize("command", ["apply", "remove", "check", "status"])
+def test_neither_iptables_nor_nft(tmp_path: Path, command: str) -> None:
+    assert_one_line(bare_rules(tmp_path, command, "--family=4"), 3, "iptables", "--backend")
+
+
+@pytest.mark.parametrize("command", ["apply", "remove", "check", "status"])
+def test_missing_nft(tools: Path, command: str) -> None:
+    result = bare_rules(tools, command, "--backend=nft", "--family=4")
+    assert_one_line(result, 3, "nft not found", "apt-get install nftables", "--backend")
+
+
+@pytest.mark.parametrize("by", [("--iptables=iptables",), ()], ids=["option", "variable"])
+def test_who_names_iptables_gets_iptables(tmp_path: Path, by: tuple[str, ...]) -> None:
+    stand_in(tmp_path, "nft", EMPTY)
+    env = {} if by else {"CSUMFIX_IPTABLES": "iptables"}
+    result = bare_rules(tmp_path, "apply", "--family=4", *by, env=env)
+    assert_one_line(result, 3, "iptables is not installed")
+
+
+def refusing(tools: Path, text: str) -> None:
+    body = f'input=$(cat); case $input in *{text}*) echo "no {text} here" >&2; exit 1 ;; esac'
+    stand_in(tools, "iptables-restore", body)
+
+
+def test_nft_is_chosen_where_the_kernel_refuses_the_rules_of_iptables(tools: Path) -> None:
+    refusing(tools, "CHECKSUM")
+    stand_in(tools, "nft", EMPTY)
+    result = bare_rules(tools, "apply", "--family=4", "--gate=none", "--port=8472")
+    why = "iptables cannot load the rules (no CHECKSUM here)"
+    assert (result.stdout, result.stderr) == (f"backend=nft why={why}\n", "")
+    assert "queue flags bypass to 0" in (tools / "nft.input").read_text()
+
+
+def test_the_refusal_of_iptables_is_told_if_nft_refuses_as_well(tools: Path) -> None:
+    refusing(tools, "CHECKSUM")
+    stand_in(tools, "nft", f'case "$*" in *list*) {NO_TABLE} ;; *) cat >/dev/null; exit 1 ;; esac')
+    result = bare_rules(tools, "apply", "--family=4", "--lane=both", "--gate=none")
+    refused = "refused family=4 lane=kernel\n"
+    assert_one_line(result, 5, "no CHECKSUM here", "xt_CHECKSUM", "nft_queue", output=refused)
+
+
+@pytest.mark.parametrize(
+    ("noise", "status", "words"),
+    [
+        (
+            "/dev/stdin:3:1-9: Error: Could not process rule: No such file\n\t  ^^^^",
+            5,
+            ["modprobe"],
+        ),
+        ("Operation not permitted (you must be root)", 4, ["CAP_NET_ADMIN"]),
+    ],
+)
+def test_refusals_of_nft_become_one_line(
+    tools: Path, noise: str, status: int, words: list[str]
+) -> None:
+    stand_in(
+        tools,
+        "nft",
+        f'case "$*" in *list*) {NO_TABLE} ;; esac; cat >/dev/null; printf "{noise}" >&2; exit 1',
+    )
+    refused = "refused family=4 lane=kernel\nrefused family=4 lane=queue\n"
+    result = bare_rules(tools, "apply", "--backend=nft", "--family=4", "--lane=both")
+    assert_one_line(result, status, *words, output=refused if status == 5 else "")
+
+
+def test_a_crash_of_nft_is_an_error_and_not_an_absent_table(tools: Path) -> None:
+    """As older versions of it crash while they read sets that newer ones have made."""
+    stand_in(tools, "nft", "kill -SEGV $$")
+    for command in ("apply", "check", "status", "remove"):
+        result = bare_rules(tools, command, "--backend=nft", "--family=4")
+        assert_one_line(result, 5, "Segmentation fault", "before 1.1.2")
 
 
 @pytest.mark.parametrize("command", ["apply", "remove", "check", "status"])
@@ -467,16 +656,9 @@ def test_table_of_native_nftables_rules_is_an_error_not_an_empty_table(tools: Pa
 @pytest.mark.parametrize("nft", ["echo 'Error: no such thing' >&2; exit 1", None])
 def test_native_rules_are_not_removed_without_nft(tools: Path, nft: str | None) -> None:
     native_rules(tools)
-    for tool in ("awk", "cat", "cut", "grep", "sed", "sort", "tr", "sh"):
-        (tools / tool).symlink_to(f"/usr/bin/{tool}")
     if nft:
         stand_in(tools, "nft", nft)
-    # An absolute PATH of the script would find the real nft.
-    script = SCRIPT.read_text().replace(":/usr/sbin:/sbin", "")
-    result = subprocess.run(
-        ["/bin/dash", "-s", "remove", "--family=4", "--iptables", str(tools / "iptables")],
-        input=script, capture_output=True, text=True, check=False, env={"PATH": str(tools)},
-    )  # fmt: skip
+    result = bare_rules(tools, "remove", "--family=4", "--iptables", str(tools / "iptables"))
     if nft:
         assert_one_line(result, 5, "removing the rules of IPv4 failed", "no such thing")
     else:

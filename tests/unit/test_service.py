@@ -2,12 +2,13 @@
 
 import asyncio
 import logging
+from functools import partial
 from typing import Any
 
 import pytest
 
 from csumfix.errors import CsumfixError, Exit
-from csumfix.host.rules import LanesRefusedError, RuleSet
+from csumfix.host.rules import Backend, LanesRefusedError, RuleSet
 from csumfix.options import LaneSetting, Options
 from csumfix.service import handover, pool
 from csumfix.service.runner import RETRY
@@ -419,6 +420,56 @@ def test_a_kernel_without_the_checksum_target_gets_the_queue_lane() -> None:
         assert host.log[-2:] == ["apply refused", QUEUE_RULES]
         assert process.service.snapshot().kernel_fault == "the kernel lane's rules were refused"
         await process.stop()
+
+    play(scenario())
+
+
+def note_ports(host: Host, _: RuleSet) -> None:
+    host.note(f"ports {host.queues[0].policy.ports}")
+
+
+NFT = Backend("nft", "iptables is not installed")
+
+
+def test_nft_queues_packets_of_the_kernel_lane(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario() -> None:
+        for backend, ports in ((NFT, (8472,)), (Backend("iptables"), (0,))):
+            host = Host(backend=backend)
+            host.while_loading = partial(note_ports, host)
+            process = await started(host)
+            assert "ports (8472,)" in host.log  # before it is known what will load the rules
+            assert host.queues[0].policy.ports == ports
+            seen = process.service.snapshot()
+            assert (seen.backend, seen.backend_why) == (backend.name, backend.why)
+            await process.stop()
+
+    play(scenario())
+    assert [line for line in caplog.messages if "nft" in line] == [
+        "nft loads the rules, because iptables is not installed: "
+        "the kernel lane queues the flows that NAT touches"
+    ]
+
+
+def test_iptables_needs_no_ports_of_the_kernel_lane_in_queues() -> None:
+    async def scenario() -> None:
+        host = Host()
+        host.while_loading = partial(note_ports, host)
+        process = await started(host, Options(backend="iptables"))
+        assert "ports (0,)" in host.log
+        await process.stop()
+
+    play(scenario())
+
+
+def test_nft_without_queues_is_refused() -> None:
+    async def scenario() -> None:
+        host = Host(nfqueue=False, backend=NFT)
+        with pytest.raises(
+            CsumfixError, match="with nft, packets are repaired in a queue"
+        ) as error:
+            await started(host)
+        assert error.value.code is Exit.KERNEL
+        assert host.rules is None
 
     play(scenario())
 

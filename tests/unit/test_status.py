@@ -133,11 +133,22 @@ def everything() -> State:
             lanes=ports,
             queues={number: queue(reasons=big) for number in range(65_530, 65_533)},
             kernel_fault="the kernel lane's rules were refused",
+            backend="nft",
+            backend_why="iptables cannot load the rules (CHECKSUM: no such target)",
         ),
         tunnels=[tunnel("fifteen-letters", vni=2**24 - 1, port=65535, mtu=65535)] * 3,
         rules=[replace(FILL, role="fill-65535", packets=10**12)],
         queues=[KernelQueue(65_535, 4711, 65_536, 2, 65531, 10**9, 10**9, 0)],
     )
+
+
+def test_nft_is_named_with_the_reason() -> None:
+    text = shown(state(snapshot(backend="nft", backend_why="iptables is not installed")))
+    assert (
+        "nft loads the rules, because iptables is not installed: "
+        "the kernel lane queues the flows that NAT touches\n" in text
+    )
+    assert "nft" not in shown(state(snapshot(backend="iptables")))
 
 
 def test_everything_fits_into_80_columns_of_a_terminal() -> None:
