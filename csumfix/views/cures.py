@@ -76,7 +76,7 @@ def _kernel_lane(place: Place) -> list[Cure]:
     return [
         Cure(
             "csumfix's kernel lane: the kernel completes the checksum before NAT",
-            "about 0.6 us of CPU per packet; a few iptables rules, no service",
+            "about 0.6 us of CPU per packet; a few iptables rules, no service (nft needs it)",
             (f"csumfix-rules apply --lane kernel --port {place.port}",),
         ),
         Cure(

@@ -99,9 +99,8 @@ def failure(lab: Lab, *options: str) -> tuple[int, str]:
 # Before any of its modules is loaded
 
 
-@pytest.mark.usefixtures("without_iptables")
 def test_without_nft_queue_it_says_so(lab: Lab) -> None:
-    with missing("nft_queue"):
+    with hidden("ip*tables*"), missing("nft_queue"):
         code, line = failure(lab)
     assert code == Exit.KERNEL
     assert "modprobe -a nf_tables nft_ct nft_queue" in line
