@@ -89,10 +89,10 @@ add set ip csumfix busy { type inet_service; size 65536; flags dynamic,timeout; 
 add set ip csumfix flows { type inet_service; size 65536; flags dynamic,timeout; timeout 5s; }
 add set ip csumfix opened { type inet_service; size 65536; flags dynamic,timeout; timeout 1s; }
 add chain ip csumfix postrouting { type filter hook postrouting priority mangle; policy accept; }
-add chain ip csumfix CSUMFIX-QUEUE { }
-add chain ip csumfix CSUMFIX-LEAVE { }
 add chain ip csumfix CSUMFIX-KERNEL { }
 add chain ip csumfix CSUMFIX-FILL { }
+add chain ip csumfix CSUMFIX-QUEUE { }
+add chain ip csumfix CSUMFIX-LEAVE { }
 """
 
 NFT_QUEUE = """\
