@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from csumfix_lab import Lab
+from csumfix_lab.process import Process
 from tests.kernels import exchange
 
 DATAGRAMS = 20
@@ -364,6 +365,21 @@ class Exchange:
     def tcp(self, address: str) -> str:
         """Make a transfer over TCP; return what became of it."""
         return self._ask(self._sender, f"tcp {address} {TCP_BYTES}")
+
+    def udp_during(self, address: str, process: Process) -> tuple[int, int]:
+        """Send datagrams until a process ends; return how many, and how many arrived."""
+        self._take()
+        sent = arrived = 0
+        while process.poll() is None:
+            self._ask(self._sender, f"udp {address} {DATAGRAMS} 64")
+            sent += DATAGRAMS
+            time.sleep(0.2)
+            arrived += len(self._take()["numbers"])
+        deadline = time.monotonic() + 10 * PATIENCE
+        while arrived < sent and time.monotonic() < deadline:
+            time.sleep(0.1)
+            arrived += len(self._take()["numbers"])
+        return sent, arrived
 
     def late(self, address: str, delay: float) -> float:
         """Send a datagram that should leave after this many seconds; return how late it came."""
