@@ -213,17 +213,17 @@ def test_flows_leave_the_queue_lane_with_nft(
 ) -> None:
     assert f"warning: port {STATELESS.port}: now in the queue lane" in "\n".join(daemon.lines())
     lab.sender.run(["nft", "delete", "table", "ip", "stateless"])
-    daemon.wait_for(f"warning: port {STATELESS.port}: now in the kernel lane", PATIENCE)
-    seen = []
 
-    def has_left() -> bool:
-        exchange.udp(STATELESS.address, 64)  # to nobody now, by a flow of its own
-        seen.append(settings(lab.sender))
-        return "leaving=-" in seen[-1] and len(seen) > 1
+    def after_a_new_flow(pattern: str) -> str | None:
+        exchange.udp(STATELESS.address, 64)  # to nobody now
+        shown = settings(lab.sender)
+        return (
+            shown if re.search(f"lane=queue state=present .* leaving={pattern} ", shown) else None
+        )
 
-    leaving = rf"lane=queue state=present .* leaving={STATELESS.port} "
-    until(lambda: re.search(leaving, settings(lab.sender)), PATIENCE, lambda: settings(lab.sender))
-    until(lambda: has_left() or None, PATIENCE, lambda: seen[-1])
+    until(lambda: after_a_new_flow(str(STATELESS.port)), PATIENCE, lambda: str(daemon.lines()))
+    daemon.wait_for(f"warning: port {STATELESS.port}: now in the kernel lane")
+    until(lambda: after_a_new_flow("-"), PATIENCE, lambda: settings(lab.sender))
 
 
 def test_nft_flush_ruleset_is_repaired(lab: Lab, exchange: Exchange, daemon: Service) -> None:

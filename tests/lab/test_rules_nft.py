@@ -315,7 +315,7 @@ def test_the_service_restores_what_was_flushed(lab: Lab, tmp_path: Path) -> None
         daemon.wait_for("nft loads the rules: ")
         for flush in ("flush ruleset", "delete table ip csumfix"):
             lab.sender.run(["nft", flush])
-            until(lambda: tables(lab) == ["ip"] or None, 10, lambda: str(tables(lab)))
+            until(lambda: tables(lab) == ["ip"] or None, 30, lambda: str(daemon.lines()))
         daemon.wait_for("warning: another program changed the rules; restored: ", 5, count=2)
         assert daemon.status()["service"]["rules_restored"] == 2
         assert daemon.stop() == 0
