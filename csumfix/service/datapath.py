@@ -225,6 +225,14 @@ class Datapath:
         decided = self._decide(self.lanes)
         return any(decided[port] is not one for port, one in self.lanes.items())
 
+    def doubts_the_kernel_lane(self) -> bool:
+        """Tell whether redecide() would move a port to the queue lane because of evidence."""
+        decided = self._decide(self.lanes)
+        return any(
+            one.lane is Lane.KERNEL and decided[port].lane is Lane.QUEUE
+            for port, one in self.lanes.items()
+        )
+
     def is_waiting_for_quiet(self) -> bool:
         """Tell whether lanes may change without further evidence, by the passing of time."""
         held = any(
@@ -243,8 +251,10 @@ class Datapath:
             return ()
         await self._apply(self.rules)
         self.reloads += 1
-        # What probes found meanwhile is about other rules: the kernel lane may have its gate now.
-        self._changed_at = dict.fromkeys(self.lanes, self._clock())
+        # What was seen meanwhile is about other rules: the kernel lane may have its gate now.
+        now = self._clock()
+        self._changed_at = dict.fromkeys(self.lanes, now)
+        self._kernel_since = dict.fromkeys(self._kernel_since, now)
         self._irreparable = await self._kernel.rules.differences(self.rules)
         if all(map(is_about_kernel, differs)):
             return ()

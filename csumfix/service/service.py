@@ -363,6 +363,9 @@ class Service:
         self._route_changes.expect(path.unbound_numbers, routed=path.is_routed)
 
     async def _redecide(self) -> None:
+        # A packet that left wrong while another program had changed the rules proves nothing.
+        if self._datapath.doubts_the_kernel_lane() and not self._rules.wait_for_share():
+            await self._work.run_now(self._rules)
         if await self._datapath.redecide():
             notify.notify(f"STATUS={self._datapath.describe()}")
             self._ask_now()

@@ -296,6 +296,24 @@ def test_rules_that_another_program_changed_are_restored(caplog: pytest.LogCaptu
     assert line.endswith("restored: family=4 lane=kernel rule=fill-8472 what=missing")
 
 
+def test_a_packet_that_left_wrong_while_rules_were_changed_moves_no_port() -> None:
+    async def scenario() -> None:
+        host = Host()
+        process = await started(host)
+        await asyncio.sleep(10)
+        host.meddled = ("family=4 lane=kernel rule=fill-8472 what=missing",)
+        host.tap.see_wrong(8472)
+        await asyncio.sleep(60)
+        seen = process.service.snapshot()
+        assert (seen.rules_restored, seen.lane_changes) == (1, 0)
+        host.tap.see_wrong(8472)
+        await asyncio.sleep(1)
+        assert process.service.snapshot().lane_changes == 1
+        await process.stop()
+
+    play(scenario())
+
+
 @pytest.mark.parametrize(
     ("announced", "seconds"), [(True, RULES_ANNOUNCED), (False, RULES_SILENT)]
 )
