@@ -321,7 +321,7 @@ class Datapath:
         )
 
     async def _restore_for_evidence(self) -> bool:
-        """Restore the rules; tell whether what was seen until now is evidence about other rules."""
+        """Restore the rules; tell whether what was seen until now was about other rules."""
         now = self._clock()
         if now - self._checked_at < CHECKED_EVERY:
             return False
