@@ -95,7 +95,7 @@ class Facts:
 
     before, after: its rules before and after the probes.
     lanes: the lanes of csumfix whose rules are loaded for the tunnel's port, such as "kernel".
-    tracked: what conntrack knows of the probes that left wrong.
+    tracked: what conntrack knows of the outer flows of probes.
     drops: packets that the kernel dropped for their checksum while the probes were sent.
     blind: why neither frames could be sent nor departures seen; empty if they could.
     """
@@ -175,6 +175,21 @@ class _Case:
         """Return the outcomes of those kinds of which some left wrong."""
         found = {kind: self.outcome(kind) for kind in kinds or Kind}
         return {kind: one for kind, one in found.items() if one.left[Departure.WRONG]}
+
+    def tracked(self, *, wrong: bool) -> Tracked:
+        """Return what conntrack knows of the outer flows of these probes.
+
+        wrong: of those only that left with a wrong outer checksum.
+        """
+        # Our own datagrams do not come from the device, so NAT may treat them differently.
+        outcomes = [one for kind, one in self.probed.outcomes.items() if kind not in OWN_PORTS]
+        flows = {
+            flow
+            for one in outcomes
+            for flow in one.flows
+            if not wrong or flow.source_port in one.wrong
+        }
+        return self.facts.tracked.of(flows)
 
     def shown(self, kind: Kind) -> str:
         """Say how many packets of a kind were answered."""
@@ -290,13 +305,13 @@ def _rewritten(case: _Case, wrong: dict[Kind, Outcome]) -> Conclusion:
         if (vtep, port) in rules.ipvs:
             evidence.append(f"{vtep} port {port} is a virtual UDP service of IPVS")
             return Conclusion(Verdict.IPVS, tuple(evidence))
-        if stateless and (case.facts.tracked.knows_none or not culprits):
+        if stateless and (case.tracked(wrong=True).knows_none or not culprits):
             return Conclusion(Verdict.STATELESS, tuple(evidence), (), "", stateless)
     against = [] if culprits else [f"no rule that does this was found{_unread(rules)}"]
     if verdict is Verdict.ZERO_NAT:
         evidence.append("the tunnel sends no outer checksum (0), and NAT has changed the 0")
         _compare_kernel(case.facts.kernel, evidence, against)
-    elif case.facts.tracked.knows_none:
+    elif case.tracked(wrong=True).knows_none:
         against.append("NAT needs conntrack, and conntrack does not know these flows")
     return Conclusion(verdict, tuple(evidence), tuple(against), "", culprits)
 
@@ -305,13 +320,13 @@ def _from_conntrack(case: _Case) -> list[str]:
     """Show a flow that NAT rewrites, as conntrack has it."""
     return [
         f"conntrack: the flow from {sent} leaves from {leaves}"
-        for leaves, sent in list(case.facts.tracked.rewritten.items())[:1]
+        for leaves, sent in list(case.tracked(wrong=True).rewritten.items())[:1]
     ]
 
 
 def _tracked_verdict(case: _Case) -> Verdict:
     """Tell by conntrack's entries which NAT it is that the checksums do not tell."""
-    rewritten = case.facts.tracked.rewritten.items()
+    rewritten = case.tracked(wrong=True).rewritten.items()
     if any((sent.dest, sent.dest_port) != (out.dest, out.dest_port) for out, sent in rewritten):
         return Verdict.DNAT
     return Verdict.SNAT if rewritten else Verdict.NAT
@@ -641,11 +656,13 @@ def _rewrites(case: _Case) -> str:
     outcomes = {k: v for k, v in case.probed.outcomes.items() if k not in OWN_PORTS}
     ports = {port for one in outcomes.values() for port in one.ports}
     dests = {dest for one in outcomes.values() for dest in one.dests}
-    others = sorted(port for port in ports if not low <= port <= high)
+    others = {port for port in ports if not low <= port <= high}
+    tracked = case.tracked(wrong=False).rewritten.items()
+    others |= {flow.source_port for flow, sent in tracked if flow.source_port != sent.source_port}
     if remote.vtep and dests and remote.vtep not in dests:
         return f"NAT sends packets for {remote.vtep} to {listing(sorted(dests))}"
     if others:
-        return f"NAT gives flows new outer ports such as {others[0]}"
+        return f"NAT gives flows new outer ports such as {min(others)}"
     return ""
 
 

@@ -145,7 +145,7 @@ class Outcome:
     left: how they left, as the underlay saw them.
     ports, dests: outer source ports and destination addresses with which they left.
     wrong: some of those that left wrong, by outer source port.
-    wrong_flows: their outer flows, as they left.
+    flows: outer flows as they left.
     arrived: answers as they arrived at the underlay. They may be wrong, and so not count as
         answered, but they show that the question got there.
     sources: outer source ports of the answers.
@@ -161,7 +161,7 @@ class Outcome:
     ports: set[int] = field(default_factory=set)
     dests: set[str] = field(default_factory=set)
     wrong: dict[int, Inspection] = field(default_factory=dict)
-    wrong_flows: set[OuterTuple] = field(default_factory=set)
+    flows: set[OuterTuple] = field(default_factory=set)
     arrived: Counter[Diagnosis] = field(default_factory=Counter)
     sources: set[int] = field(default_factory=set)
     lost_flows: int = 0
@@ -611,12 +611,12 @@ class Prober:
             return
         departure = judge(seen, complete=packet.complete)
         series.outcome.left[departure] += 1
-        series.outcome.ports.add(seen.source)
         source, dest = map(address_text, addresses(data))
+        series.outcome.ports.add(seen.source)
         series.outcome.dests.add(dest)
+        series.outcome.flows.add(OuterTuple(source, seen.source, dest, seen.dest))
         if departure is Departure.WRONG:
             series.outcome.wrong[seen.source] = seen
-            series.outcome.wrong_flows.add(OuterTuple(source, seen.source, dest, seen.dest))
 
     def _arrived(self, data: bytes, packet: Packet, seen: Inspection) -> None:
         outcome = self._answered(probepackets.answer(probepackets.inner(data)))

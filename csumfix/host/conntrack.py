@@ -9,16 +9,16 @@ from __future__ import annotations
 import asyncio
 import errno
 import socket
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from csumfix.host.rtnetlink import NetlinkError
 from csumfix.host.rules import conntrack_is_on
 from csumfix.lean import parts_of
 
-MOST = 8
-"""Flows that are looked up; the kernel answers each in well under a millisecond."""
+MOST = 100
+"""Flows that are looked up."""
 
 
 class OuterTuple(NamedTuple):
@@ -33,9 +33,9 @@ class OuterTuple(NamedTuple):
         return f"{self.source} port {self.source_port} to {self.dest} port {self.dest_port}"
 
     @property
-    def is_v6(self) -> bool:
-        """Whether it is of IPv6."""
-        return ":" in self.source
+    def family(self) -> int:
+        """AF_INET or AF_INET6."""
+        return int(socket.AF_INET6 if ":" in self.source else socket.AF_INET)
 
 
 @dataclass(frozen=True)
@@ -54,15 +54,21 @@ class Tracked:
         """The flows that NAT rewrites: as they leave, and as they were sent."""
         return {leaves: sent for leaves, sent in self.sent.items() if sent and sent != leaves}
 
+    def of(self, flows: Collection[OuterTuple]) -> Tracked:
+        """Return what conntrack knows of these flows."""
+        return Tracked(
+            {flow: self.sent[flow] for flow in flows if flow in self.sent}, self.trouble
+        )
+
     @property
     def knows_none(self) -> bool:
         """Whether flows were looked up, and conntrack has an entry of none of them."""
         return bool(self.sent) and not any(self.sent.values())
 
 
-async def look_up(flows: Collection[OuterTuple]) -> Tracked:
-    """Look up flows of this network namespace, given as they leave."""
-    some = sorted(flows)[:MOST]
+async def look_up(flows: Sequence[OuterTuple]) -> Tracked:
+    """Look up the first flows of this network namespace, given as they leave."""
+    some = flows[:MOST]
     if not conntrack_is_on():
         return Tracked(dict.fromkeys(some))
     try:
@@ -73,32 +79,38 @@ async def look_up(flows: Collection[OuterTuple]) -> Tracked:
 
 def _look_up(flows: Collection[OuterTuple]) -> dict[OuterTuple, OuterTuple | None]:
     with parts_of("pyroute2"):  # late, because the service never needs it
-        from pyroute2.netlink.nfnetlink import nfctsocket
+        from pyroute2.netlink.nfnetlink.nfctsocket import NFCTSocket
 
     found: dict[OuterTuple, OuterTuple | None] = {}
-    for flow in flows:
-        family = socket.AF_INET6 if flow.is_v6 else socket.AF_INET
-        # NAT makes the direction of replies the mirror of what leaves (nf_nat_setup_info() in
-        # net/netfilter/nf_nat_core.c).
-        reply = nfctsocket.NFCTAttrTuple(
-            family=family,
-            saddr=flow.dest,
-            daddr=flow.source,
-            proto=socket.IPPROTO_UDP,
-            sport=flow.dest_port,
-            dport=flow.source_port,
-        )
-        found[flow] = None
-        with nfctsocket.NFCTSocket(nfgen_family=family) as conntrack:
-            try:
-                answers = conntrack.entry("get", tuple_reply=reply)
-            except NetlinkError as error:
-                if error.code != errno.ENOENT:
-                    raise
-                continue
-        for answer in answers:
-            sent = answer.get_attr("CTA_TUPLE_ORIG")
-            if sent:
-                one = nfctsocket.NFCTAttrTuple.from_netlink(family, sent)
-                found[flow] = OuterTuple(one.saddr, one.sport, one.daddr, one.dport)
+    for family in {flow.family for flow in flows}:
+        with NFCTSocket(nfgen_family=family) as kernel:
+            found |= {flow: _ask(kernel, flow) for flow in flows if flow.family == family}
     return found
+
+
+def _ask(kernel: Any, flow: OuterTuple) -> OuterTuple | None:
+    with parts_of("pyroute2"):
+        from pyroute2.netlink.nfnetlink.nfctsocket import NFCTAttrTuple
+
+    # NAT makes the direction of replies the mirror of what leaves (nf_nat_setup_info() in
+    # net/netfilter/nf_nat_core.c).
+    reply = NFCTAttrTuple(
+        family=flow.family,
+        saddr=flow.dest,
+        daddr=flow.source,
+        proto=socket.IPPROTO_UDP,
+        sport=flow.dest_port,
+        dport=flow.source_port,
+    )
+    try:
+        answers = kernel.entry("get", tuple_reply=reply)
+    except NetlinkError as error:
+        if error.code == errno.ENOENT:
+            return None
+        raise
+    for answer in answers:
+        sent = answer.get_attr("CTA_TUPLE_ORIG")
+        if sent:
+            one = NFCTAttrTuple.from_netlink(flow.family, sent)
+            return OuterTuple(one.saddr, one.sport, one.daddr, one.dport)
+    return None

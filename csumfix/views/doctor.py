@@ -353,7 +353,7 @@ async def _probe(options: DoctorOptions, found: list[Tunnel], to: list[Remote]) 
     with _Progress() as progress, drops.observed() as counters:
         probes, moved = await asyncio.gather(prober.run(progress), _transfer(options))
         counted = counters.drops()
-    tracked = await conntrack.look_up(_wrong_flows(probes))
+    tracked = await conntrack.look_up(_flows(probes))
     after = await natrules.read()
     cards = await nics.find(devices)
     lanes = _lanes()
@@ -379,13 +379,11 @@ async def _probe(options: DoctorOptions, found: list[Tunnel], to: list[Remote]) 
     return report
 
 
-def _wrong_flows(probes: Probes) -> set[OuterTuple]:
-    return {
-        flow
-        for probed in probes.probed
-        for outcome in probed.outcomes.values()
-        for flow in outcome.wrong_flows
-    }
+def _flows(probes: Probes) -> list[OuterTuple]:
+    """Return the outer flows of the probes, those that left wrong first."""
+    outcomes = [one for probed in probes.probed for one in probed.outcomes.values()]
+    wrong = {flow for one in outcomes for flow in one.flows if flow.source_port in one.wrong}
+    return [*wrong, *({flow for one in outcomes for flow in one.flows} - wrong)]
 
 
 async def _transfer(options: DoctorOptions) -> Bulk:

@@ -251,7 +251,7 @@ NEW_DEST = OuterTuple("192.0.2.1", 40000, "192.0.2.3", 8472)
 def test_conntrack_tells_which_nat_it_is_if_checksums_do_not(
     leaves: OuterTuple, sent: OuterTuple | None, verdict: Verdict
 ) -> None:
-    one_flow = probed(syn_offloaded=wrong({2000: 99}))
+    one_flow = probed(syn_offloaded=replace(wrong({leaves.source_port: 99}), flows={leaves}))
     (conclusion,) = conclude(one_flow, replace(HERE, tracked=Tracked({leaves: sent})))
     assert conclusion.verdict == verdict
     is_shown = any(line.startswith("conntrack: the flow") for line in conclusion.evidence)
@@ -261,7 +261,8 @@ def test_conntrack_tells_which_nat_it_is_if_checksums_do_not(
 
 
 def test_flows_that_conntrack_does_not_know_were_rewritten_without_it() -> None:
-    rewritten = probed(syn_offloaded=wrong(NEW_ADDRESS, "192.0.2.3"))
+    outcome = replace(wrong(NEW_ADDRESS, "192.0.2.3"), flows={NEW_DEST})
+    rewritten = probed(syn_offloaded=outcome)
     both = facts(DNAT + NFT)
     both = replace(both, after=NatRules((*facts(DNAT).after.rules, *facts(NFT).after.rules)))
     assert only(rewritten, both) == Verdict.DNAT
