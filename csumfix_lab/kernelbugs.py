@@ -21,8 +21,8 @@ class Bug:
     outer_checksum: whether the vxlan device computes outer checksums, over IPv4.
     tracked: conntrack rewrites the header, which then must be seen by its rules.
     ipv6: whether it also exists over IPv6.
-    ruins_gso: it ruins GSO packets as well, which the kernel lane leaves to the device. The datagrams
-        of the self-test are not long enough to show that.
+    ruins_gso: it ruins GSO packets as well, which the kernel lane leaves to the device. The
+        datagrams of the self-test are not long enough to show that.
     """
 
     name: str
