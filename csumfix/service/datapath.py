@@ -26,6 +26,7 @@ from csumfix.service.probing import Probing
 from csumfix.service.ruleset import rule_set, tunnel_ports
 from csumfix.service.runner import Clock
 from csumfix.service.snapshot import PortSnapshot, Snapshot
+from csumfix.service.wishes import Wish, conflicts, missing, wishes
 from csumfix.text import LISTED, listing
 
 log = logging.getLogger("csumfix")
@@ -75,6 +76,8 @@ class Datapath:
         self._numbers = options.queue_numbers
         self._tunnels: list[Tunnel] = []
         self._sockets: frozenset[int] = frozenset()
+        self._wishes: dict[int, Wish] = {}
+        self._notes: tuple[str, ...] = ()
         self._in_sync = False
         self._kernel_fault: str | None = None
         self._kernel_since: dict[int, float] = {}
@@ -102,6 +105,7 @@ class Datapath:
         """
         self._numbers = numbers
         self.lanes = dict(lanes or {})
+        self._wishes = wishes(self._options, (), self.lanes)
         # The predecessor's evidence stayed with it, so the hold time begins again.
         self._repaired = {port: (0, self._clock()) for port in self.lanes}
         self._bind(numbers, self._options)
@@ -147,14 +151,30 @@ class Datapath:
         """Make everything fit the devices that are there now; tell whether that changed rules."""
         found = await self._kernel.links.tunnels()
         sockets = await self._kernel.links.socket_ports()
-        before = self._tunnels, self._sockets
+        before = self._tunnels, self._sockets, self._wishes
         self._tunnels, self._sockets = found, sockets
+        ports = tunnel_ports(self._with_hidden, found)
+        self._wishes = wishes(self._options, found, ports | self.lanes.keys())
         try:
             await self.find_underlays()
-            return await self._load(tunnel_ports(self._with_hidden, found))
+            changes = await self._load(ports)
         except BaseException:
-            self._tunnels, self._sockets = before
+            self._tunnels, self._sockets, self._wishes = before
             raise
+        self._tell_notes()
+        return changes
+
+    def _tell_notes(self) -> None:
+        """Write those notes about the settings to the log that are not there yet."""
+        told = self._notes
+        absent, torn = (say(self._options, self._tunnels) for say in (missing, conflicts))
+        self._notes = (*absent, *torn)
+        for line in absent:
+            if line not in told:
+                log.info("%s", line, extra={"event": "device_missing"})
+        for line in torn:
+            if line not in told:
+                log.warning("%s", line, extra={"event": "lane_conflict"})
 
     async def sockets_differ(self) -> bool:
         """Tell whether reconcile() would find other sockets of tunnels than the last time."""
@@ -318,8 +338,11 @@ class Datapath:
             lanes,
             tuple(self._leaving),
             recording=any(now - since < RECORDING for since in self._leaving.values()),
-            kernel_works=not self._kernel_fault,
+            without_kernel=[port for port in lanes if not self._uses_kernel(port)],
         )
+
+    def _uses_kernel(self, port: int) -> bool:
+        return not self._kernel_fault and self._wishes[port].lane is not LaneSetting.QUEUE
 
     async def _apply(self, wanted: RuleSet | None) -> None:
         if self._drops_counters(wanted):
@@ -360,8 +383,7 @@ class Datapath:
 
     def _decide(self, ports: Iterable[int]) -> dict[int, PortLane]:
         """Return the lane of each of these ports by the evidence that is there now."""
-        options, now = self._options, self._clock()
-        terms = Terms(options.lane, options.hold, self._kernel_fault, self.pool.is_bound)
+        now = self._clock()
         seen, repaired = self._tap.traffic().ports, self.pool.repaired()
         decided = {}
         for port in ports:
@@ -373,8 +395,12 @@ class Datapath:
                 self._kernel_since.get(port),
                 self._finding(port),
             )
-            decided[port] = decide(terms, self.lanes.get(port), evidence, now)
+            decided[port] = decide(self._terms(port), self.lanes.get(port), evidence, now)
         return decided
+
+    def _terms(self, port: int) -> Terms:
+        wish, hold = self._wishes[port], self._options.hold
+        return Terms(wish.lane, hold, self._kernel_fault, self.pool.is_bound, wish.why)
 
     def _finding(self, port: int) -> ProbeFinding | None:
         """Return what probes have found since the rules of the port's lane were loaded."""
@@ -503,6 +529,7 @@ class Datapath:
             lanes=tuple(self._port(port, traffic, repaired[port]) for port in self.lanes),
             lane_changes=self.lane_changes,
             kernel_fault=self._kernel_fault,
+            settings_notes=self._notes,
             nat_packets=self.met("nat"),
             tap_fault=traffic.fault,
             probe_fault=self._probing.fault,

@@ -68,8 +68,9 @@ class Trial(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Terms:
-    """What holds for all ports.
+    """What holds for a port, whatever the evidence.
 
+    setting: the lane that the operator wants. why: the setting in words.
     hold: seconds without evidence until a port leaves the queue lane.
     kernel_fault: why the kernel lane cannot work on this host; None if it can.
     queue_works: whether the queue lane can.
@@ -79,6 +80,7 @@ class Terms:
     hold: float = 600.0
     kernel_fault: str | None = None
     queue_works: bool = True
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -172,11 +174,11 @@ def _forced(terms: Terms) -> tuple[Lane, str] | None:
     if not terms.queue_works:
         return Lane.KERNEL, "this kernel has no NFQUEUE"
     if terms.setting is LaneSetting.QUEUE:
-        return Lane.QUEUE, "setting lane = queue"
+        return Lane.QUEUE, terms.why
     if terms.kernel_fault:
         return Lane.QUEUE, terms.kernel_fault
     if terms.setting is LaneSetting.KERNEL:
-        return Lane.KERNEL, "setting lane = kernel"
+        return Lane.KERNEL, terms.why
     return None
 
 

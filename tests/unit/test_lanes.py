@@ -117,8 +117,8 @@ def test_a_port_that_a_setting_kept_in_the_queue_leaves_it_with_the_setting() ->
 
 
 def test_a_setting_that_confirms_the_lane_keeps_the_time() -> None:
-    after = decide(Terms(LaneSetting.QUEUE), IN_QUEUE, NOTHING, NOW + 5)
-    assert (after.since, after.why) == (NOW, "setting lane = queue")
+    after = decide(Terms(LaneSetting.QUEUE, why="setting"), IN_QUEUE, NOTHING, NOW + 5)
+    assert (after.since, after.why) == (NOW, "setting")
 
 
 def test_a_relapse_long_ago_is_forgotten() -> None:
