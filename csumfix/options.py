@@ -161,7 +161,12 @@ class Options:
         metadata=_about(
             "zero",
             "What to do with an outer checksum of 0, which means 'not computed'.",
-            values={"keep": "leave it", "fill": "compute it, in the queue lane"},
+            "Only the queue lane computes it, for every packet.",
+            values={
+                "keep": "leave it",
+                "fill": "compute it: a port that may send 0 takes the queue lane, unless it is "
+                "told to stay in the kernel lane",
+            },
         ),
     )
     metrics: str | None = field(

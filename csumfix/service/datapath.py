@@ -26,7 +26,7 @@ from csumfix.service.probing import Probing
 from csumfix.service.ruleset import rule_set, tunnel_ports
 from csumfix.service.runner import Clock
 from csumfix.service.snapshot import PortSnapshot, Snapshot
-from csumfix.service.wishes import Wish, conflicts, missing, wishes
+from csumfix.service.wishes import Wish, conflicts, missing, unfilled, wishes
 from csumfix.text import LISTED, listing
 
 log = logging.getLogger("csumfix")
@@ -167,14 +167,15 @@ class Datapath:
     def _tell_notes(self) -> None:
         """Write those notes about the settings to the log that are not there yet."""
         told = self._notes
-        absent, torn = (say(self._options, self._tunnels) for say in (missing, conflicts))
+        absent = missing(self._options, self._tunnels)
+        torn = [*conflicts(self._options, self._tunnels), *unfilled(self._options, self._tunnels)]
         self._notes = (*absent, *torn)
         for line in absent:
             if line not in told:
                 log.info("%s", line, extra={"event": "device_missing"})
         for line in torn:
             if line not in told:
-                log.warning("%s", line, extra={"event": "lane_conflict"})
+                log.warning("%s", line, extra={"event": "settings_conflict"})
 
     async def sockets_differ(self) -> bool:
         """Tell whether reconcile() would find other sockets of tunnels than the last time."""

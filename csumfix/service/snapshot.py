@@ -224,7 +224,7 @@ class Snapshot:
     kernel_fault, tap_fault, probe_fault: why the kernel lane, or the egress tap, does not work, or
         no probes can be sent.
     probe_rounds: how often the other ends were asked.
-    settings_notes: what the operator may not expect of the settings of single devices.
+    settings_notes: what the operator may not expect of the settings.
     """
 
     version: str = ""

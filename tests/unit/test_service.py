@@ -418,6 +418,24 @@ def test_a_kernel_without_nfqueue_says_so_of_a_device_that_wants_it() -> None:
     play(scenario())
 
 
+def test_zero_is_filled_from_the_queue_lane_for_as_long_as_the_setting_says_so() -> None:
+    async def scenario() -> list[str]:
+        host = Host(tunnels=[replace(FLANNEL, checksum=False), OTHER])
+        process = await started(host)
+        host.log.clear()
+        await process.reload(Options(zero="fill"))
+        assert host.queues[0].policy.fill_zero
+        assert process.service.snapshot().lanes[1].why == "setting zero = fill"
+        await process.reload(Options())
+        assert not host.queues[0].policy.fill_zero
+        assert process.service.snapshot().lanes[1].lane == "kernel"
+        seen = host.log.copy()
+        await process.stop()
+        return seen
+
+    assert play(scenario())[0] == "apply [4789] [8472] by 0+1"
+
+
 # Restored rules
 
 

@@ -6,12 +6,13 @@ import pytest
 
 from csumfix.host.tunnels import Tunnel
 from csumfix.options import LaneSetting, Options, TunnelOptions
-from csumfix.service.wishes import Wish, conflicts, missing, wishes
+from csumfix.service.wishes import Wish, conflicts, missing, unfilled, wishes
 
 AUTO, KERNEL, QUEUE = LaneSetting.AUTO, LaneSetting.KERNEL, LaneSetting.QUEUE
 FLANNEL = Tunnel("flannel.1", 8472, "4", 1450)
 SAME_PORT = replace(FLANNEL, name="vx2")
 OTHER = replace(FLANNEL, name="vx3", port=4789)
+ZERO = replace(FLANNEL, checksum=False)
 
 
 def settings(lane: LaneSetting = AUTO, zero: str = "keep", **own: LaneSetting | None) -> Options:
@@ -95,3 +96,42 @@ def test_a_line_about_many_devices_is_bounded() -> None:
     ]
     assert len(lines) == 3
     assert all(len(line) < 250 for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("device", "fills"),
+    [
+        (ZERO, True),
+        (FLANNEL, False),
+        (replace(ZERO, family="6"), False),
+        (replace(ZERO, family="6", checksum6=False), True),
+        (replace(FLANNEL, checksum6=False), False),
+        (replace(FLANNEL, family="both", checksum6=False), True),
+        (replace(FLANNEL, metadata=True), True),
+    ],
+)
+def test_zero_is_filled_in_the_queue_lane_where_it_can_be_sent(
+    device: Tunnel, fills: bool
+) -> None:
+    filling = Wish(QUEUE, "setting zero = fill")
+    assert (wish(settings(zero="fill"), device) == filling) is fills
+    assert wish(settings(), device).lane is AUTO
+
+
+def test_a_port_without_a_device_may_send_zero() -> None:
+    assert wish(settings(zero="fill")) == Wish(QUEUE, "setting zero = fill")
+
+
+def test_a_port_that_is_told_to_stay_in_the_kernel_lane_is_not_filled() -> None:
+    assert wish(settings(KERNEL, zero="fill"), ZERO).lane is KERNEL
+    assert wish(settings(zero="fill", flannel=KERNEL), ZERO).lane is KERNEL
+    assert wish(settings(QUEUE, zero="fill"), ZERO) == Wish(QUEUE, "setting lane = queue")
+
+
+def test_a_port_that_keeps_zero_though_it_is_to_be_filled_is_told() -> None:
+    (line,) = unfilled(settings(zero="fill", flannel=KERNEL), [ZERO, OTHER])
+    assert line.startswith("port 8472 keeps outer checksums of 0")
+    assert line.endswith(": setting lane = kernel for flannel.1")
+    assert not unfilled(settings(zero="fill", flannel=KERNEL), [FLANNEL])
+    assert not unfilled(settings(zero="fill"), [ZERO])
+    assert not unfilled(settings(KERNEL), [ZERO])
