@@ -85,6 +85,7 @@ class Datapath:
         self._carried_by: frozenset[int] = frozenset()
         self._leaving: dict[int, float] = {}
         self._repaired: dict[int, tuple[int, float | None]] = {}
+        self._known_since: dict[int, float] = {}
         self._met: Counter[str] = Counter()
         self._read: Counter[str] = Counter()
         self._counted_at = float("-inf")
@@ -107,7 +108,7 @@ class Datapath:
         self.lanes = dict(lanes or {})
         self._wishes = wishes(self._options, (), self.lanes)
         # The predecessor's evidence stayed with it, so the hold time begins again.
-        self._repaired = {port: (0, self._clock()) for port in self.lanes}
+        self._known_since = dict.fromkeys(self.lanes, self._clock())
         self._bind(numbers, self._options)
         for port in leaving:
             await self._leave(port)
@@ -210,7 +211,7 @@ class Datapath:
         for port, lane in self.lanes.items():
             if lane.trial is Trial.HELPED:
                 self.lanes[port] = replace(lane, trial=Trial.NONE)
-                self._repaired[port] = self._repaired.get(port, (0, None))[0], self._clock()
+                self._known_since[port] = self._clock()
 
     @property
     def tunnels(self) -> Sequence[Tunnel]:
@@ -395,6 +396,7 @@ class Datapath:
                 self._repaired_at(port, repaired[port], now),
                 self._kernel_since.get(port),
                 self._finding(port),
+                self._known_since.get(port, 0.0),
             )
             decided[port] = decide(self._terms(port), self.lanes.get(port), evidence, now)
         return decided
@@ -463,12 +465,14 @@ class Datapath:
             if before and before.lane is not lane.lane:
                 changed.setdefault(lane.lane, []).append(port)
                 self._changed_at[port] = self._clock()
-            elif before and before.trial is Trial.RUNNING and lane.trial is Trial.HELPED:
+            elif before and before.trial is not lane.trial:
+                stays = lane.trial is Trial.HELPED
                 log.info(
-                    "port %d: stays in the queue lane: %s",
+                    "port %d: %s: %s",
                     port,
+                    "stays in the queue lane" if stays else "is in the queue lane for a time only",
                     lane.why,
-                    extra={"event": "lane_kept", "port": port},
+                    extra={"event": "trial_ended", "port": port},
                 )
         for to, ports in changed.items():
             self.lane_changes += len(ports)
