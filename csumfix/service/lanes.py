@@ -134,9 +134,13 @@ class Evidence:
         return max(at for at in times if at is not None)
 
     def was_seen_after(self, since: float) -> bool:
-        """Tell whether something was wrong on this host after this time."""
-        times = (self.wrong_at, self.repaired_at)
-        return any(at is not None and at > since for at in times)
+        """Tell whether something was wrong on this host after this time.
+
+        What left wrong before our rules were loaded, or restored, proves nothing.
+        """
+        repaired = self.repaired_at is not None and self.repaired_at > since
+        loaded = max(since, self.kernel_since or since)
+        return repaired or (self.wrong_at is not None and self.wrong_at > loaded)
 
     def passed_the_kernel_lane(self, since: float) -> bool:
         """Tell whether a packet left wrong although the kernel lane should have finished it.

@@ -139,13 +139,13 @@ def test_what_probes_found_stays_in_the_queue_lane_for_good() -> None:
     assert decide(AUTO, kept, NOTHING, NOW + 1e9) is kept
 
 
-@pytest.mark.parametrize("seen", [{"repaired_at": NOW}, {"wrong_at": NOW}])
+@pytest.mark.parametrize("seen", [Evidence(repaired_at=NOW), Evidence(wrong_at=NOW)])
 @pytest.mark.parametrize("before", [ON_TRIAL, TO_STAY])
 @pytest.mark.parametrize("probes", [NOTHING, ANSWERED, LOST])
 def test_what_can_be_seen_on_this_host_keeps_no_port_for_good(
-    before: PortLane, probes: Evidence, seen: dict[str, float]
+    before: PortLane, probes: Evidence, seen: Evidence
 ) -> None:
-    evidence = replace(probes, **seen)
+    evidence = replace(seen, probes=probes.probes)
     kept = decide(AUTO, before, evidence, NOW)
     assert (kept.lane, kept.since, kept.trial) == (Lane.QUEUE, before.since, Trial.NONE)
     assert kept.why == f"{before.why}; {SEEN}"
@@ -154,10 +154,18 @@ def test_what_can_be_seen_on_this_host_keeps_no_port_for_good(
     assert (left.lane, left.by_evidence) == (Lane.KERNEL, True)
 
 
-@pytest.mark.parametrize("seen", [{"repaired_at": NOW - 2}, {"wrong_at": NOW - 2}])
-def test_what_was_seen_before_a_trial_says_nothing_about_it(seen: dict[str, float]) -> None:
-    assert decide(AUTO, ON_TRIAL, replace(ANSWERED, **seen), NOW).trial is Trial.HELPED
-    assert decide(AUTO, TO_STAY, replace(ANSWERED, **seen), NOW) is TO_STAY
+@pytest.mark.parametrize(
+    "seen",
+    [
+        Evidence(repaired_at=NOW - 2),
+        Evidence(wrong_at=NOW - 2),
+        Evidence(wrong_at=NOW, kernel_since=NOW + 1),  # another program had changed the rules
+    ],
+)
+def test_what_was_seen_before_a_trial_or_other_rules_says_nothing_about_it(seen: Evidence) -> None:
+    evidence = replace(seen, probes=ANSWERED.probes)
+    assert decide(AUTO, ON_TRIAL, evidence, NOW).trial is Trial.HELPED
+    assert decide(AUTO, TO_STAY, evidence, NOW) is TO_STAY
 
 
 def test_a_cause_that_cannot_be_seen_is_found_again_and_keeps_the_port() -> None:
