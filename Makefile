@@ -43,8 +43,6 @@ ROOT_PACKAGES := git mmdebstrap debian-archive-keyring $(if $(filter 0,$(shell i
 EMULATED := aarch64 s390x
 EMULATED_PACKAGES = make qemu-user gcc-$(MACHINE)-linux-gnu libc6-dev-$(MACHINE:aarch64=arm64)-cross
 
-DEB_PACKAGES := $(INSTALL_PACKAGES) build-essential debhelper
-
 # Packages for the benchmark.
 BENCH_PACKAGES := $(PACKAGES) iperf3 sockperf
 CORE_PACKAGES := $(BENCH_PACKAGES) libdpdk-dev pkg-config valgrind
@@ -248,7 +246,6 @@ image: ## Build the container image
 
 .PHONY: deb
 deb: ## Build a package for this release of Debian (12 or 13) in build/deb
-	@tools/install-packages $(DEB_PACKAGES)
 	@tools/build-deb build/deb
 
 .PHONY: clean

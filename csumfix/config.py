@@ -34,7 +34,7 @@ ARGUMENTS = f"{__name__}.arguments"
 """Key of the context's meta."""
 
 
-class Address(click.ParamType[str]):
+class Address(click.types.StringParamType):
     """ADDRESS:PORT to listen at; an IPv6 address stands in brackets."""
 
     name = "address:port"

@@ -352,7 +352,7 @@ async def _probe(options: DoctorOptions, found: list[Tunnel], to: list[Remote]) 
     with _Progress() as progress:
         probes, moved = await asyncio.gather(prober.run(progress), _transfer(options))
     after = await natrules.read()
-    cards = await nics.find(devices)
+    cards = nics.find(devices)
     lanes = _lanes()
     report = Report(notes=_notes(options, to, probes, after), probes=probes)
     report.notes += _about_bulk(moved, options)
