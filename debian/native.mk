@@ -6,4 +6,4 @@
 .PHONY: install-all
 install-all:
 	dh_auto_install
-	PYTHONPATH=$(TREE)/usr/lib/python3/dist-packages PYTHON=/usr/bin/python3 $(INSTALL) files
+	PYTHONPATH=$$(echo $(TREE)/usr/lib/python3*/dist-packages) PYTHON=/usr/bin/python3 $(INSTALL) files
