@@ -248,6 +248,16 @@ image: ## Build the container image
 deb: ## Build a package for this release of Debian (12 or 13) in build/deb
 	@tools/build-deb build/deb
 
+# auditwheel names the oldest glibc whose symbols suffice.
+WHEELS ?= build/wheels
+.PHONY: wheel
+wheel: $(DEV) ## Build sdist and wheel (abi3, manylinux) in build/wheels
+	rm -rf $(WHEELS)
+	$(BIN)/python -m build --outdir $(WHEELS)/built .
+	PATH=$(CURDIR)/$(BIN):$$PATH auditwheel repair --wheel-dir $(WHEELS) $(WHEELS)/built/*.whl
+	mv $(WHEELS)/built/*.tar.gz $(WHEELS)
+	rm -r $(WHEELS)/built
+
 .PHONY: clean
 clean: ## Remove all build results
 	rm -rf $(VENV) build *.egg-info csumfix/core/_core*.so csumfix/core/_core.c
