@@ -25,7 +25,7 @@ def test_a_wheel_fits_every_python_and_glibc_since_2_17(tmp_path: Path) -> None:
 
     python = tmp_path / "venv/bin/python"
     subprocess.run([sys.executable, "-m", "venv", tmp_path / "venv"], check=True)
-    pip = [python, "-m", "pip", "install", "--quiet"]
+    pip = [str(python), "-m", "pip", "install", "--quiet"]
     subprocess.run([*pip, "--no-deps", wheel], check=True)
     subprocess.run([*pip, "cffi"], check=True)
     answer = subprocess.check_output([python, "-P", "-c", USE], cwd=tmp_path, text=True)
