@@ -1,4 +1,4 @@
-"""The versions that image, `make install` and packages are made of."""
+"""The versions that image, `make install` and Debian 12's package are made of."""
 
 from __future__ import annotations
 
@@ -43,15 +43,6 @@ def test_each_requirement_has_a_version_that_it_allows(
 def test_each_version_has_a_hash(file: str) -> None:
     entries = (ROOT / "constraints" / file).read_text().split("\n    # via")
     assert all("--hash=sha256:" in entry for entry in entries if "==" in entry)
-
-
-def test_debians_package_needs_the_versions_that_are_declared() -> None:
-    """Those that Debian 12 does not have; debian/README.source lists them, too."""
-    control = (ROOT / "debian/control").read_text()
-    needed = dict(re.findall(r"^ python3-(\S+) \(>= (\S+)\),$", control, re.MULTILINE))
-    declares = {one.name: str(one.specifier) for one in declared("project", "dependencies")}
-    assert needed == {name: declares[name].removeprefix(">=") for name in needed}
-    assert set(needed) == {"click", "pyroute2", "scapy"}
 
 
 def test_both_files_name_the_same_versions() -> None:
