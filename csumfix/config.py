@@ -30,7 +30,7 @@ ARGUMENTS, TUNNELS = f"{__name__}.arguments", f"{__name__}.tunnels"
 """Keys of the context's meta: the arguments as given, and the settings of single devices."""
 
 
-class Address(click.ParamType[str]):
+class Address(click.types.StringParamType):
     """ADDRESS:PORT to listen at; an IPv6 address stands in brackets."""
 
     name = "address:port"

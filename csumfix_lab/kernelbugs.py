@@ -17,7 +17,7 @@ class Bug:
     """One bug.
 
     name: as shown to the operator.
-    cause: of csumfix_lab.causes, whose rules provoke it; or IPVS, which has none.
+    cause: of csumfix_lab.causes, whose rules provoke it.
     outer_checksum: whether the vxlan device computes outer checksums, over IPv4.
     tracked: conntrack rewrites the header, which then must be seen by its rules.
     ipv6: whether it also exists over IPv6.
