@@ -11,19 +11,19 @@ import os
 import re
 import shutil
 import subprocess
-import sysconfig
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from csumfix import installation
 from csumfix.errors import CsumfixError, Exit
 from csumfix.host.tunnels import Family
 
 AUTO, IPTABLES, NFT = "auto", "iptables", "nft"
 """Values of the setting "backend"."""
 
-SCRIPT = Path(sysconfig.get_path("scripts")) / "csumfix-rules"
+SCRIPT = installation.scripts() / "csumfix-rules"
 SYSTEM_PATH = "/usr/sbin:/sbin"
 """Where iptables is. A user's PATH often lacks these; csumfix-rules adds them as well."""
 

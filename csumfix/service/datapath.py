@@ -33,6 +33,7 @@ from csumfix.service.probing import Probing
 from csumfix.service.ruleset import rule_set, tunnel_ports
 from csumfix.service.runner import Clock
 from csumfix.service.snapshot import PortSnapshot, Snapshot
+from csumfix.service.wishes import Wish, conflicts, missing, unfilled, wishes
 from csumfix.text import LISTED, listing
 
 log = logging.getLogger("csumfix")
@@ -42,6 +43,17 @@ RECORDING = 0.5
 
 COUNTED_EVERY = 5.0
 """Seconds between two readings of the rules' counters for commands that ask for the status."""
+
+CHECKED_EVERY = 4.0
+"""Seconds between two checks of the rules before evidence moves a port, at least. A program that
+changes the rules all the time must not keep the service busy."""
+
+SHOWN_DIFFERENCES = 4
+"""How many differences of the rules a log line names."""
+
+IN_VAIN = 3
+"""How often rules are loaded again though the same differs afterwards. Once is not enough: another
+program may have flushed them twice."""
 
 REASONS = 3
 """How many reasons a line names when several ports change their lane at once."""
@@ -56,7 +68,6 @@ class Datapath:
     rules: that were loaded last; None if there is no tunnel.
     backend: what loaded them; None if nothing has yet.
     restored: how often rules that another program had changed were loaded again.
-    reloads: how often the same rules were loaded again for any reason.
     lane_changes: how often a port changed its lane.
     underlays: numbers of the devices that carry the tunnels.
     """
@@ -74,7 +85,7 @@ class Datapath:
         self.lanes: dict[int, PortLane] = {}
         self.rules: RuleSet | None = None
         self.backend: Backend | None = None
-        self.restored = self.reloads = self.lane_changes = 0
+        self.restored = self.lane_changes = 0
         self.underlays: frozenset[int] = frozenset()
         self._kernel = kernel
         self._tap = tap
@@ -84,6 +95,8 @@ class Datapath:
         self._numbers = options.queue_numbers
         self._tunnels: list[Tunnel] = []
         self._sockets: frozenset[int] = frozenset()
+        self._wishes: dict[int, Wish] = {}
+        self._notes: tuple[str, ...] = ()
         self._in_sync = False
         self._kernel_fault: str | None = None
         self._kernel_since: dict[int, float] = {}
@@ -91,11 +104,14 @@ class Datapath:
         self._carried_by: frozenset[int] = frozenset()
         self._leaving: dict[int, float] = {}
         self._repaired: dict[int, tuple[int, float | None]] = {}
+        self._known_since: dict[int, float] = {}
         self._met: Counter[str] = Counter()
         self._read: Counter[str] = Counter()
         self._counted_at = float("-inf")
+        self._checked_at = float("-inf")
         self._counting = asyncio.Lock()
         self._irreparable: tuple[str, ...] = ()
+        self._in_vain = 0
 
     async def open(
         self,
@@ -111,8 +127,9 @@ class Datapath:
         """
         self._numbers = numbers
         self.lanes = dict(lanes or {})
+        self._wishes = wishes(self._options, (), self.lanes)
         # The predecessor's evidence stayed with it, so the hold time begins again.
-        self._repaired = {port: (0, self._clock()) for port in self.lanes}
+        self._known_since = dict.fromkeys(self.lanes, self._clock())
         self._bind(numbers, self._options)
         for port in leaving:
             await self._leave(port)
@@ -156,14 +173,31 @@ class Datapath:
         """Make everything fit the devices that are there now; tell whether that changed rules."""
         found = await self._kernel.links.tunnels()
         sockets = await self._kernel.links.socket_ports()
-        before = self._tunnels, self._sockets
+        before = self._tunnels, self._sockets, self._wishes
         self._tunnels, self._sockets = found, sockets
+        ports = tunnel_ports(self._with_hidden, found)
+        self._wishes = wishes(self._options, found, ports | self.lanes.keys())
         try:
             await self.find_underlays()
-            return await self._load(tunnel_ports(self._with_hidden, found))
+            changes = await self._load(ports)
         except BaseException:
-            self._tunnels, self._sockets = before
+            self._tunnels, self._sockets, self._wishes = before
             raise
+        self._tell_notes()
+        return changes
+
+    def _tell_notes(self) -> None:
+        """Write those notes about the settings to the log that are not there yet."""
+        told = self._notes
+        absent = missing(self._options, self._tunnels)
+        torn = [*conflicts(self._options, self._tunnels), *unfilled(self._options, self._tunnels)]
+        self._notes = (*absent, *torn)
+        for line in absent:
+            if line not in told:
+                log.info("%s", line, extra={"event": "device_missing"})
+        for line in torn:
+            if line not in told:
+                log.warning("%s", line, extra={"event": "settings_conflict"})
 
     async def sockets_differ(self) -> bool:
         """Tell whether reconcile() would find other sockets of tunnels than the last time."""
@@ -198,7 +232,7 @@ class Datapath:
         for port, lane in self.lanes.items():
             if lane.trial is Trial.HELPED:
                 self.lanes[port] = replace(lane, trial=Trial.NONE)
-                self._repaired[port] = self._repaired.get(port, (0, None))[0], self._clock()
+                self._known_since[port] = self._clock()
 
     @property
     def tunnels(self) -> Sequence[Tunnel]:
@@ -242,23 +276,30 @@ class Datapath:
         )
         return held or bool(self._leaving)
 
-    async def restore(self) -> tuple[str, ...]:
-        """Load the rules again if another program has changed them; return what differed."""
+    async def restore(self) -> bool:
+        """Load the rules again if another program has changed them; tell whether it did so."""
         if self.rules is None:
-            return ()
+            return False
         await self._count()
         differs = await self._kernel.rules.differences(self.rules)
-        if not differs or differs == self._irreparable:
-            return ()
+        if not differs or (differs == self._irreparable and self._in_vain >= IN_VAIN):
+            return False
         await self._apply(self.rules)
-        self.reloads += 1
-        # What probes found meanwhile is about other rules: the kernel lane may have its gate now.
-        self._changed_at = dict.fromkeys(self.lanes, self._clock())
-        self._irreparable = await self._kernel.rules.differences(self.rules)
-        if all(map(is_about_kernel, differs)):
-            return ()
-        self.restored += 1
-        return differs
+        # What was seen meanwhile is about other rules: the kernel lane may have its gate now.
+        now = self._clock()
+        self._changed_at = dict.fromkeys(self.lanes, now)
+        self._kernel_since = dict.fromkeys(self._kernel_since, now)
+        left = await self._kernel.rules.differences(self.rules)
+        self._in_vain = self._in_vain + 1 if left == self._irreparable else 1
+        self._irreparable = left
+        if not all(map(is_about_kernel, differs)):
+            self.restored += 1
+            log.warning(
+                "another program changed the rules; restored: %s",
+                "; ".join(differs[:SHOWN_DIFFERENCES]),
+                extra={"event": "rules_restored"},
+            )
+        return True
 
     async def reconfigure(self, options: Options) -> None:
         """Follow these options from now on; no packet is lost meanwhile."""
@@ -297,6 +338,8 @@ class Datapath:
 
     async def _load_once(self, ports: frozenset[int]) -> bool:
         lanes = self._decide(sorted(ports))
+        if self._leaves_kernel_lane(lanes) and await self._restore_for_evidence():
+            lanes = self._decide(sorted(ports))
         await self._follow_leaving(lanes)
         wanted = self._rule_set(lanes)
         changes = wanted != self.rules
@@ -308,6 +351,21 @@ class Datapath:
         self.lanes = lanes
         return changes
 
+    def _leaves_kernel_lane(self, decided: Lanes) -> bool:
+        """Tell whether evidence against the kernel lane moves a port."""
+        return any(
+            one.lane is Lane.KERNEL and port in decided and decided[port].lane is Lane.QUEUE
+            for port, one in self.lanes.items()
+        )
+
+    async def _restore_for_evidence(self) -> bool:
+        """Restore the rules; tell whether what was seen until now was about other rules."""
+        now = self._clock()
+        if now - self._checked_at < CHECKED_EVERY:
+            return False
+        self._checked_at = now
+        return await self.restore()
+
     def _rule_set(self, lanes: Lanes) -> RuleSet | None:
         now = self._clock()
         return rule_set(
@@ -317,8 +375,11 @@ class Datapath:
             lanes,
             tuple(self._leaving),
             recording=any(now - since < RECORDING for since in self._leaving.values()),
-            kernel_works=not self._kernel_fault,
+            without_kernel=[port for port in lanes if not self._uses_kernel(port)],
         )
+
+    def _uses_kernel(self, port: int) -> bool:
+        return not self._kernel_fault and self._wishes[port].lane is not LaneSetting.QUEUE
 
     async def _apply(self, wanted: RuleSet | None) -> None:
         if self._drops_counters(wanted):
@@ -384,8 +445,7 @@ class Datapath:
 
     def _decide(self, ports: Iterable[int]) -> dict[int, PortLane]:
         """Return the lane of each of these ports by the evidence that is there now."""
-        options, now = self._options, self._clock()
-        terms = Terms(options.lane, options.hold, self._kernel_fault, self.pool.is_bound)
+        now = self._clock()
         seen, repaired = self._tap.traffic().ports, self.pool.repaired()
         decided = {}
         for port in ports:
@@ -396,9 +456,14 @@ class Datapath:
                 self._repaired_at(port, repaired[port], now),
                 self._kernel_since.get(port),
                 self._finding(port),
+                self._known_since.get(port, 0.0),
             )
-            decided[port] = decide(terms, self.lanes.get(port), evidence, now)
+            decided[port] = decide(self._terms(port), self.lanes.get(port), evidence, now)
         return decided
+
+    def _terms(self, port: int) -> Terms:
+        wish, hold = self._wishes[port], self._options.hold
+        return Terms(wish.lane, hold, self._kernel_fault, self.pool.is_bound, wish.why)
 
     def _finding(self, port: int) -> ProbeFinding | None:
         """Return what probes have found since the rules of the port's lane were loaded."""
@@ -460,12 +525,14 @@ class Datapath:
             if before and before.lane is not lane.lane:
                 changed.setdefault(lane.lane, []).append(port)
                 self._changed_at[port] = self._clock()
-            elif before and before.trial is Trial.RUNNING and lane.trial is Trial.HELPED:
+            elif before and before.trial is not lane.trial:
+                stays = lane.trial is Trial.HELPED
                 log.info(
-                    "port %d: stays in the queue lane: %s",
+                    "port %d: %s: %s",
                     port,
+                    "stays in the queue lane" if stays else "is in the queue lane for a time only",
                     lane.why,
-                    extra={"event": "lane_kept", "port": port},
+                    extra={"event": "trial_ended", "port": port},
                 )
         for to, ports in changed.items():
             self.lane_changes += len(ports)
@@ -527,6 +594,7 @@ class Datapath:
             lanes=tuple(self._port(port, traffic, repaired[port]) for port in self.lanes),
             lane_changes=self.lane_changes,
             kernel_fault=self._kernel_fault,
+            settings_notes=self._notes,
             nat_packets=self.met("nat"),
             tap_fault=traffic.fault,
             probe_fault=self._probing.fault,

@@ -73,7 +73,7 @@ def shown(seen: State, *, terminal: bool = False) -> str:
             "warning: a packet left with a wrong checksum 3 s ago: see 'csumfix trace --bad-only'",
         ),
         (
-            state(healthy(lanes=(lane(wrong_seconds=3.2),), config={"lane": "kernel"})),
+            state(healthy(lanes=(lane(wrong_seconds=3.2, why="setting lane = kernel for vx"),))),
             "warning: a packet left with a wrong checksum 3 s ago: set lane = auto",
         ),
         (
@@ -85,6 +85,15 @@ def shown(seen: State, *, terminal: bool = False) -> str:
         (
             state(healthy(lanes=(lane(wrong_seconds=3600.0, seconds=7200.0),))),
             "all is well: 1 tunnel port, 1 in the kernel lane, 0 in the queue lane",
+        ),
+        (
+            state(healthy(lanes=(lane(probe_lost=True, probe_why="all lost"),))),
+            "warning: the kernel lane does not cure port 8472: run 'csumfix doctor': all lost",
+        ),
+        (
+            state(healthy(probe_fault="no packet sockets")),
+            "warning: no probes, so a NIC that lies is not noticed: no packet sockets: set probe "
+            "= off if that is meant to be so",
         ),
         (
             state(),
@@ -177,6 +186,11 @@ def test_a_verdict_has_a_colour_on_a_terminal() -> None:
 def test_no_netlink_port_is_shown() -> None:
     queues = [KernelQueue(0, 987_654_321, 0, 2, 65531, 0, 0, 0)]
     assert "987654321" not in shown(state(healthy(), queues=queues))
+
+
+def test_notes_about_the_settings_are_shown() -> None:
+    note = "the settings name devices that are not here: vx9"
+    assert note in shown(state(healthy(settings_notes=(note,)))).splitlines()
 
 
 def test_more_queues_than_columns_are_added_up() -> None:
