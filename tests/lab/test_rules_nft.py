@@ -162,8 +162,12 @@ def test_each_backend_replaces_the_other(node: NftNode) -> None:
 
 def test_the_backend_that_has_rules_is_looked_at(node: NftNode) -> None:
     node.apply(*BOTH)
+    for named in ("", "iptables-nft"):
+        shown = node.run(str(SCRIPT), "status", env={"CSUMFIX_IPTABLES": named}).stdout
+        assert shown.startswith("backend=nft why=its rules are loaded\n")
+    node.remove()
     shown = node.run(str(SCRIPT), "status", env={"CSUMFIX_IPTABLES": ""}).stdout
-    assert shown.startswith("backend=nft why=its rules are loaded\n")
+    assert shown.startswith("backend=iptables why=it is the first choice\n")
 
 
 # Conntrack
