@@ -534,6 +534,15 @@ def test_nft_is_chosen_where_the_kernel_refuses_the_rules_of_iptables(tools: Pat
     assert "queue flags bypass to 0" in (tools / "nft.input").read_text()
 
 
+def test_another_program_in_the_way_is_no_reason_to_turn_to_nft(tools: Path) -> None:
+    """Each lane can be loaded, but not our rules."""
+    refusing(tools, "OUTPUT")
+    stand_in(tools, "nft", EMPTY)
+    result = bare_rules(tools, "apply", "--family=4", "--gate=none", "--port=8472")
+    assert_one_line(result, 5, "no OUTPUT here", "xt_CHECKSUM")
+    assert not (tools / "nft.input").exists()
+
+
 def test_the_refusal_of_iptables_is_told_if_nft_refuses_as_well(tools: Path) -> None:
     refusing(tools, "CHECKSUM")
     stand_in(tools, "nft", f'case "$*" in *list*) {NO_TABLE} ;; *) cat >/dev/null; exit 1 ;; esac')
