@@ -396,6 +396,8 @@ class Service:
     async def _restore(self) -> None:
         if await self._datapath.restore():
             self._ask_now()
+            # What flushed our rules may have switched conntrack off, and then they have no gate.
+            self._conntrack = False
 
     async def _serve_metrics(self) -> None:
         await self._exporter.move(self._options.metrics)
