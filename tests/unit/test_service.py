@@ -546,6 +546,25 @@ def test_the_rules_are_checked_when_conntrack_is_switched_on() -> None:
     play(scenario())
 
 
+def test_rules_that_were_flushed_get_their_gate_when_conntrack_is_on_again() -> None:
+    """nft flush ruleset takes the users of conntrack along, which switches it off for a moment."""
+
+    async def scenario() -> None:
+        host = Host(conntrack=True)
+        process = await started(host)
+        await asyncio.sleep(10)
+        host.meddled = ("family=4 lane=queue what=missing table=csumfix",)
+        host.rules_change()
+        await asyncio.sleep(1)
+        assert not host.meddled
+        host.meddled = (" lane=kernel rule=gate what=missing",)
+        await asyncio.sleep(10)
+        assert not host.meddled
+        await process.stop()
+
+    play(scenario())
+
+
 # Lanes
 
 
