@@ -191,9 +191,9 @@ def _key(option: click.Option) -> str:
 def options(ctx: click.Context) -> Options:
     """Return the settings of a parsed command; raise if they do not go together."""
     values = {str(setting.name): ctx.params[str(setting.name)] for setting in FLAGS}
-    ports = tuple(sorted(set(values.pop("port"))))
+    ports, geneve_ports = (tuple(sorted(set(values.pop(key)))) for key in ("port", "geneve_port"))
     lane = LaneSetting(values.pop("lane"))
-    result = Options(ports=ports, lane=lane, **values)
+    result = Options(ports=ports, geneve_ports=geneve_ports, lane=lane, **values)
     if result.queue_numbers[-1] > LAST_QUEUE:
         raise click.UsageError(
             f"--queue-base {result.queue_base} leaves no room for {result.queues} queues", ctx

@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable, Container, Iterator
 from typing import Any
 
-from csumfix.host.changes import HEADER, messages
+from csumfix.host.changes import HEADER, kind_attribute, messages
 from csumfix.lean import parts_of
 
 with parts_of("pyroute2"):
@@ -66,8 +66,10 @@ def links(kind: str) -> list[Message]:
         ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", kind)]}),
         ("IFLA_EXT_MASK", RTEXT_FILTER_SKIP_STATS),
     ]
-    # Kernels before 4.6 do not filter (net/core/rtnetlink.c: rtnl_dump_ifinfo()).
-    answer = _ask(request, RTM_GETLINK, NLM_F_DUMP)
+    # Kernels before 4.6 do not filter, and none does while the kind's module is not loaded
+    # (net/core/rtnetlink.c: rtnl_dump_ifinfo(), linkinfo_to_kind_ops()).
+    wanted = kind_attribute(kind)
+    answer = _ask(request, RTM_GETLINK, NLM_F_DUMP, lambda data: wanted in data)
     return [link for link in answer if link.get(("linkinfo", "kind")) == kind]
 
 

@@ -169,7 +169,7 @@ def test_the_tap_watches_what_carries_the_tunnels() -> None:
         host.tunnels = []
         host.links_change()
         await asyncio.sleep(1)
-        assert not host.tap.devices | host.tap.ports
+        assert not host.tap.devices and not host.tap.ports
         await process.stop()
 
     play(scenario())
