@@ -243,7 +243,7 @@ def tunnels(tally: Tally, ports: Protocols) -> str:
     missing = [
         f"{title} packets to port {' or '.join(map(str, named))}"
         for protocol, title in TITLES.items()
-        if (named := sorted(port for port, carried in everything.items() if carried == protocol))
+        if (named := [port for port, carried in everything.items() if carried == protocol])
     ]
     return f"no {', nor '.join(missing)}"
 
