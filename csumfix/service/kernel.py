@@ -53,7 +53,7 @@ class Links(Protocol):
     """The network devices; see host/tunnels.py, host/sockets.py and host/underlays.py."""
 
     async def tunnels(self) -> list[Tunnel]:
-        """Return the vxlan devices."""
+        """Return the vxlan and geneve devices."""
 
     async def socket_ports(self) -> frozenset[int]:
         """Return those well-known ports that have a UDP socket here."""
@@ -196,7 +196,7 @@ class NetlinkLinks:
     """The devices, by rtnetlink."""
 
     async def tunnels(self) -> list[Tunnel]:
-        """Return the vxlan devices."""
+        """Return the vxlan and geneve devices."""
         return await tunnels.discover()
 
     async def socket_ports(self) -> frozenset[int]:

@@ -65,7 +65,7 @@ def test_sample_shows_the_defaults_of_all_settings(tmp_path: Path) -> None:
     with click.Command("run", params=[*config.FLAGS]).make_context("run", []) as context:
         defaults = {name: context.params[name] for name in shown}
     lists = {name: tuple(value) for name, value in shown.items() if isinstance(value, list)}
-        assert {**shown, **lists} == defaults
+    assert {**shown, **lists} == defaults
 
 
 def test_only_what_is_between_two_lines_is_replaced() -> None:

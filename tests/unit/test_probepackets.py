@@ -30,6 +30,7 @@ from csumfix.evidence.probepackets import (
 from csumfix.evidence.segments import inner_offset
 from csumfix.evidence.tapsocket import PACKET_OUTGOING, Direction, answers_in, program
 from csumfix.protocols import Protocol
+from tests.packets import GENEVE_PORT, Shape, build, geneve_option
 from tests.unit.test_tapsocket import PACKET_HOST, accepts
 
 HERE = {4: "10.244.0.0", 6: "fd00:10:244::f"}
@@ -127,6 +128,16 @@ def test_our_own_datagrams_are_right_outside_and_inside(
         assert (found.number, found.remote) == (NUMBER, ends(version).dest)
         for direction, kind in ((Direction.OUT, PACKET_OUTGOING), (Direction.IN, PACKET_HOST)):
             assert accepts(program((port,), direction, NUMBERS), packet, kind)
+
+
+@VERSIONS
+def test_probes_are_seen_behind_the_option_of_ovn(version: int) -> None:
+    shape = Shape(port=GENEVE_PORT, inner_version=version, geneve=geneve_option(bytes(4)))
+    inner = IPS[version](src=HERE[version], dst=THERE[version]) / TCP(dport=NUMBER, flags="S")
+    outer = build(shape)
+    packet = outer.data[: outer.inner_ip] + bytes(inner)
+    assert accepts(program((GENEVE_PORT,), Direction.OUT, NUMBERS), packet, PACKET_OUTGOING)
+    assert question(packet[inner_offset(packet, "geneve") + 14 :])
 
 
 def answers(version: int) -> list[tuple[Packet, int]]:
