@@ -60,7 +60,7 @@ def cli() -> None:
 @cli.command("run", short_help="Repair packets of this namespace's tunnels", cls=Configured)
 @click.pass_context
 def run_command(ctx: click.Context, /, **_: Any) -> None:
-    """Repair the packets of this network namespace's vxlan devices, in the foreground.
+    """Repair the packets of this network namespace's tunnels, in the foreground.
 
     Waits for devices that do not exist yet. SIGTERM and SIGINT remove the rules, empty the
     queues and exit with 0; no packet is lost. SIGHUP reads the settings again.
