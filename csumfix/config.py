@@ -61,7 +61,7 @@ def _read_file(ctx: click.Context, _: click.Parameter, file: Path | None) -> Pat
 
 
 class PortOption(click.Option):
-    """An option whose variable, CSUMFIX_PORT, Kubernetes may have set for its own purposes."""
+    """An option whose variable, ...PORT, Kubernetes may have set for its own purposes."""
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
         """Return the variable's value if it is meant for us."""
@@ -82,7 +82,7 @@ FILE = click.Option(
 def _flag(field: str, setting: Setting) -> click.Option:
     """Make the flag of a setting; ``field`` is its name in Options."""
     default = getattr(DEFAULTS, field)
-    kind = PortOption if field == "ports" else click.Option
+    kind = PortOption if field in ("ports", "geneve_ports") else click.Option
     if setting.is_flag:
         return kind([f"--{setting.name}"], is_flag=True, help=setting.meaning)
     return kind(

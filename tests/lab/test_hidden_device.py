@@ -104,5 +104,6 @@ def test_trace_shows_what_leaves_and_doctor_says_where_the_device_is(lab: Lab) -
     shown = lab.sender.run([*CSUMFIX, "doctor", "--json"], check=False)
     assert shown.returncode == Exit.BROKEN
     assert (
-        "port 8472 may be that of a vxlan or geneve device in another" in json.loads(shown.stdout)["trouble"]
+        "port 8472 may be that of a vxlan or geneve device in another"
+        in json.loads(shown.stdout)["trouble"]
     )
