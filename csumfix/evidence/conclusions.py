@@ -25,7 +25,9 @@ from csumfix.evidence.arrivals import WRONG
 from csumfix.evidence.bulk import Bulk
 from csumfix.evidence.causes import Cause, Flow
 from csumfix.evidence.departures import Departure
+from csumfix.evidence.drops import Drops, told
 from csumfix.evidence.probes import MARKS, Kind, Outcome, Probed
+from csumfix.host.conntrack import Tracked
 from csumfix.host.natrules import NatRule, NatRules
 from csumfix.host.nics import Nic
 from csumfix.text import listing
@@ -80,6 +82,7 @@ class Verdict(enum.StrEnum):
 
 
 NO_RULES = NatRules()
+UNTRACKED = Tracked()
 
 HEALTHY = frozenset({Verdict.HEALTHY, Verdict.CURED})
 CHECKSUMS = frozenset(list(Verdict)[: list(Verdict).index(Verdict.REMOTE) + 1])
@@ -92,6 +95,8 @@ class Facts:
 
     before, after: its rules before and after the probes.
     lanes: the lanes of csumfix whose rules are loaded for the tunnel's port, such as "kernel".
+    tracked: what conntrack knows of the outer flows of probes.
+    drops: packets that the kernel dropped for their checksum while the probes were sent.
     blind: why neither frames could be sent nor departures seen; empty if they could.
     """
 
@@ -100,6 +105,8 @@ class Facts:
     nics: Sequence[Nic] = ()
     kernel: tuple[int, ...] = ()
     lanes: frozenset[str] = frozenset()
+    tracked: Tracked = UNTRACKED
+    drops: Sequence[Drops] = ()
     blind: str = ""
     bulk: Bulk = Bulk.NOT_TRIED
 
@@ -169,6 +176,21 @@ class _Case:
         found = {kind: self.outcome(kind) for kind in kinds or Kind}
         return {kind: one for kind, one in found.items() if one.left[Departure.WRONG]}
 
+    def tracked(self, *, wrong: bool) -> Tracked:
+        """Return what conntrack knows of the outer flows of these probes.
+
+        wrong: of those only that left with a wrong outer checksum.
+        """
+        # Our own datagrams do not come from the device, so NAT may treat them differently.
+        outcomes = [one for kind, one in self.probed.outcomes.items() if kind not in OWN_PORTS]
+        flows = {
+            flow
+            for one in outcomes
+            for flow in one.flows
+            if not wrong or flow.source_port in one.wrong
+        }
+        return self.facts.tracked.of(flows)
+
     def shown(self, kind: Kind) -> str:
         """Say how many packets of a kind were answered."""
         outcome = self.outcome(kind)
@@ -234,6 +256,7 @@ def _marked(case: _Case, wrong: dict[Kind, Outcome]) -> Conclusion:
         f"{number} of {sent} probes with kube-proxy's mark {_mark(rules)} left this host with a "
         "wrong outer checksum",
         f"without the mark: {case.shown(Kind.CONNECT)}",
+        *_from_conntrack(case),
     ]
     culprits = _culprits(case, "source", inner=True)
     if not rules.clears_mark:
@@ -273,7 +296,8 @@ def _rewritten(case: _Case, wrong: dict[Kind, Outcome]) -> Conclusion:
     if dests and vtep and vtep not in dests:
         evidence.append(f"probes to {vtep} left for {listing(sorted(dests))} instead")
         verdict = Verdict.DNAT if verdict is not Verdict.ZERO_NAT else verdict
-    evidence += _difference(cause, flows)
+    evidence += [*_difference(cause, flows), *_from_conntrack(case)]
+    verdict = _tracked_verdict(case) if verdict is Verdict.NAT else verdict
     rules = case.facts.after
     culprits = _culprits(case, "destination" if verdict is Verdict.DNAT else "source")
     if verdict is Verdict.DNAT:
@@ -281,12 +305,42 @@ def _rewritten(case: _Case, wrong: dict[Kind, Outcome]) -> Conclusion:
         if (vtep, port) in rules.ipvs:
             evidence.append(f"{vtep} port {port} is a virtual UDP service of IPVS")
             return Conclusion(Verdict.IPVS, tuple(evidence))
-        if stateless and not culprits:
+        if stateless and (case.tracked(wrong=True).knows_none or not culprits):
             return Conclusion(Verdict.STATELESS, tuple(evidence), (), "", stateless)
-    against = () if culprits else (f"no rule that does this was found{_unread(rules)}",)
+    against = [] if culprits else [f"no rule that does this was found{_unread(rules)}"]
     if verdict is Verdict.ZERO_NAT:
         evidence.append("the tunnel sends no outer checksum (0), and NAT has changed the 0")
-    return Conclusion(verdict, tuple(evidence), against, "", culprits)
+        _compare_kernel(case.facts.kernel, evidence, against)
+    elif case.tracked(wrong=True).knows_none:
+        against.append("NAT needs conntrack, and conntrack does not know these flows")
+    return Conclusion(verdict, tuple(evidence), tuple(against), "", culprits)
+
+
+def _from_conntrack(case: _Case) -> list[str]:
+    """Show a flow that NAT rewrites, as conntrack has it."""
+    return [
+        f"conntrack: the flow from {sent} leaves from {leaves}"
+        for leaves, sent in list(case.tracked(wrong=True).rewritten.items())[:1]
+    ]
+
+
+def _tracked_verdict(case: _Case) -> Verdict:
+    """Tell by conntrack's entries which NAT it is that the checksums do not tell."""
+    rewritten = case.tracked(wrong=True).rewritten.items()
+    if any((sent.dest, sent.dest_port) != (out.dest, out.dest_port) for out, sent in rewritten):
+        return Verdict.DNAT
+    return Verdict.SNAT if rewritten else Verdict.NAT
+
+
+def _compare_kernel(kernel: tuple[int, ...], evidence: list[str], against: list[str]) -> None:
+    """Say whether this kernel's version is known to have the bug with a checksum of 0."""
+    if not kernel:
+        return
+    version = ".".join(map(str, kernel))
+    if has_zero_checksum_bug(kernel):
+        evidence.append(f"Linux {version} has this bug; Linux 5.7, 5.4.41 and later do not")
+    else:
+        against.append(f"Linux {version} is not known to have this bug: it was fixed in 5.7")
 
 
 def _unread(rules: NatRules) -> str:
@@ -435,7 +489,9 @@ def _behind_firewall(case: _Case) -> Conclusion:
     if reached and generic and case.facts.nics:
         found = _works(case)
         return Conclusion(
-            found.verdict, (case.shown(Kind.PING_OFFLOADED), firewall, *found.evidence)
+            found.verdict,
+            (case.shown(Kind.PING_OFFLOADED), firewall, *found.evidence),
+            found.against,
         )
     return Conclusion(
         Verdict.UNDECIDED,
@@ -466,12 +522,18 @@ def _all_lost(case: _Case) -> Conclusion:
             "run 'csumfix check --live' at the other end while this runs here",
         )
     evidence.append("these tunnel packets left with both checksums complete and right")
+    damage = "something that damages every packet on the way would look the same from here"
     return Conclusion(
         Verdict.BLACK_HOLE,
         tuple(evidence),
-        ("something that damages every packet on the way would look the same from here",),
+        (damage, *_dropped(case)),
         "run 'csumfix check --live' at the other end while this runs here",
     )
+
+
+def _dropped(case: _Case) -> list[str]:
+    """Say who dropped packets for their checksum meanwhile."""
+    return [f"meanwhile {dropped}" for dropped in told(case.facts.drops)]
 
 
 def _lost_without_frames(case: _Case) -> Conclusion:
@@ -480,7 +542,7 @@ def _lost_without_frames(case: _Case) -> Conclusion:
     return Conclusion(
         Verdict.UNDECIDED,
         tuple(evidence),
-        (f"only ordinary sockets could be used: {why}",),
+        (f"only ordinary sockets could be used: {why}", *_dropped(case)),
         "run this as root: without root, a wrong checksum and a firewall look the same",
     )
 
@@ -581,6 +643,8 @@ def _healthy(case: _Case) -> Conclusion:
         against.append(f"packets were not seen leaving: {case.facts.blind}")
     if not case.has_frames:
         against.append("only the first packet of each flow was tried")
+    for dropped in _dropped(case):
+        against.append(f"{dropped}; csumfix doctor --receiver shows who sends them")
     return Conclusion(Verdict.HEALTHY, tuple(evidence), tuple(against))
 
 
@@ -592,11 +656,13 @@ def _rewrites(case: _Case) -> str:
     outcomes = {k: v for k, v in case.probed.outcomes.items() if k not in OWN_PORTS}
     ports = {port for one in outcomes.values() for port in one.ports}
     dests = {dest for one in outcomes.values() for dest in one.dests}
-    others = sorted(port for port in ports if not low <= port <= high)
+    others = {port for port in ports if not low <= port <= high}
+    tracked = case.tracked(wrong=False).rewritten.items()
+    others |= {flow.source_port for flow, sent in tracked if flow.source_port != sent.source_port}
     if remote.vtep and dests and remote.vtep not in dests:
         return f"NAT sends packets for {remote.vtep} to {listing(sorted(dests))}"
     if others:
-        return f"NAT gives flows new outer ports such as {others[0]}"
+        return f"NAT gives flows new outer ports such as {min(others)}"
     return ""
 
 
@@ -615,7 +681,10 @@ def _remote(case: _Case) -> Conclusion | None:
     kinds = sorted({str(what) for one in wrong.values() for what in one.arrived if what in WRONG})
     return Conclusion(
         Verdict.REMOTE,
-        (f"{number} of {total} answers arrived with wrong checksums ({listing(kinds)})",),
+        (
+            f"{number} of {total} answers arrived with wrong checksums ({listing(kinds)})",
+            *_dropped(case),
+        ),
         (),
         f"run csumfix doctor at {case.probed.remote.vtep or 'the other end'}",
     )

@@ -66,6 +66,7 @@ from csumfix.evidence.tapsocket import (
     attach,
     bind,
 )
+from csumfix.host.conntrack import OuterTuple
 from csumfix.host.remotes import Remote
 from csumfix.protocols import Protocols
 
@@ -146,6 +147,7 @@ class Outcome:
     left: how they left, as the underlay saw them.
     ports, dests: outer source ports and destination addresses with which they left.
     wrong: some of those that left wrong, by outer source port.
+    flows: outer flows as they left.
     arrived: answers as they arrived at the underlay. They may be wrong, and so not count as
         answered, but they show that the question got there.
     sources: outer source ports of the answers.
@@ -161,6 +163,7 @@ class Outcome:
     ports: set[int] = field(default_factory=set)
     dests: set[str] = field(default_factory=set)
     wrong: dict[int, Inspection] = field(default_factory=dict)
+    flows: set[OuterTuple] = field(default_factory=set)
     arrived: Counter[Diagnosis] = field(default_factory=Counter)
     sources: set[int] = field(default_factory=set)
     lost_flows: int = 0
@@ -616,8 +619,10 @@ class Prober:
             return
         departure = judge(seen, complete=packet.complete)
         series.outcome.left[departure] += 1
+        source, dest = map(address_text, addresses(data))
         series.outcome.ports.add(seen.source)
-        series.outcome.dests.add(address_text(addresses(data)[1]))
+        series.outcome.dests.add(dest)
+        series.outcome.flows.add(OuterTuple(source, seen.source, dest, seen.dest))
         if departure is Departure.WRONG:
             series.outcome.wrong[seen.source] = seen
 

@@ -37,6 +37,13 @@ RECORDING = 0.5
 COUNTED_EVERY = 5.0
 """Seconds between two readings of the rules' counters for commands that ask for the status."""
 
+CHECKED_EVERY = 4.0
+"""Seconds between two checks of the rules before evidence moves a port, at least. A program that
+changes the rules all the time must not keep the service busy."""
+
+SHOWN_DIFFERENCES = 4
+"""How many differences of the rules a log line names."""
+
 REASONS = 3
 """How many reasons a line names when several ports change their lane at once."""
 
@@ -49,7 +56,6 @@ class Datapath:
     lanes: of each tunnel port, as the rules have them.
     rules: that were loaded last; None if there is no tunnel.
     restored: how often rules that another program had changed were loaded again.
-    reloads: how often the same rules were loaded again for any reason.
     lane_changes: how often a port changed its lane.
     underlays: numbers of the devices that carry the tunnels.
     """
@@ -66,7 +72,7 @@ class Datapath:
         self.pool = Pool(kernel.queues, clock, on_queue_failure)
         self.lanes: dict[int, PortLane] = {}
         self.rules: RuleSet | None = None
-        self.restored = self.reloads = self.lane_changes = 0
+        self.restored = self.lane_changes = 0
         self.underlays: frozenset[int] = frozenset()
         self._kernel = kernel
         self._tap = tap
@@ -88,6 +94,7 @@ class Datapath:
         self._met: Counter[str] = Counter()
         self._read: Counter[str] = Counter()
         self._counted_at = float("-inf")
+        self._checked_at = float("-inf")
         self._counting = asyncio.Lock()
         self._irreparable: tuple[str, ...] = ()
 
@@ -246,14 +253,6 @@ class Datapath:
         decided = self._decide(self.lanes)
         return any(decided[port] is not one for port, one in self.lanes.items())
 
-    def doubts_the_kernel_lane(self) -> bool:
-        """Tell whether redecide() would move a port to the queue lane because of evidence."""
-        decided = self._decide(self.lanes)
-        return any(
-            one.lane is Lane.KERNEL and decided[port].lane is Lane.QUEUE
-            for port, one in self.lanes.items()
-        )
-
     def is_waiting_for_quiet(self) -> bool:
         """Tell whether lanes may change without further evidence, by the passing of time."""
         held = any(
@@ -262,25 +261,28 @@ class Datapath:
         )
         return held or bool(self._leaving)
 
-    async def restore(self) -> tuple[str, ...]:
-        """Load the rules again if another program has changed them; return what differed."""
+    async def restore(self) -> bool:
+        """Load the rules again if another program has changed them; tell whether it did so."""
         if self.rules is None:
-            return ()
+            return False
         await self._count()
         differs = await self._kernel.rules.differences(self.rules)
         if not differs or differs == self._irreparable:
-            return ()
+            return False
         await self._apply(self.rules)
-        self.reloads += 1
         # What was seen meanwhile is about other rules: the kernel lane may have its gate now.
         now = self._clock()
         self._changed_at = dict.fromkeys(self.lanes, now)
         self._kernel_since = dict.fromkeys(self._kernel_since, now)
         self._irreparable = await self._kernel.rules.differences(self.rules)
-        if all(map(is_about_kernel, differs)):
-            return ()
-        self.restored += 1
-        return differs
+        if not all(map(is_about_kernel, differs)):
+            self.restored += 1
+            log.warning(
+                "another program changed the rules; restored: %s",
+                "; ".join(differs[:SHOWN_DIFFERENCES]),
+                extra={"event": "rules_restored"},
+            )
+        return True
 
     async def reconfigure(self, options: Options) -> None:
         """Follow these options from now on; no packet is lost meanwhile."""
@@ -319,6 +321,8 @@ class Datapath:
 
     async def _load_once(self, ports: frozenset[int]) -> bool:
         lanes = self._decide(sorted(ports))
+        if self._leaves_kernel_lane(lanes) and await self._restore_for_evidence():
+            lanes = self._decide(sorted(ports))
         await self._follow_leaving(lanes)
         wanted = self._rule_set(lanes)
         changes = wanted != self.rules
@@ -329,6 +333,21 @@ class Datapath:
         self._tell_changes(lanes)
         self.lanes = lanes
         return changes
+
+    def _leaves_kernel_lane(self, decided: Lanes) -> bool:
+        """Tell whether evidence against the kernel lane moves a port."""
+        return any(
+            one.lane is Lane.KERNEL and port in decided and decided[port].lane is Lane.QUEUE
+            for port, one in self.lanes.items()
+        )
+
+    async def _restore_for_evidence(self) -> bool:
+        """Restore the rules; tell whether what was seen until now was about other rules."""
+        now = self._clock()
+        if now - self._checked_at < CHECKED_EVERY:
+            return False
+        self._checked_at = now
+        return await self.restore()
 
     def _rule_set(self, lanes: Lanes) -> RuleSet | None:
         now = self._clock()

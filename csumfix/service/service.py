@@ -60,9 +60,6 @@ RULES_PAUSE, RULES_SILENT, RULES_ANNOUNCED = 4.0, 7.0, 60.0
 """Seconds between two checks of our rules: at least; at most, if changes of rules make no netlink
 events, and if they do."""
 
-SHOWN_DIFFERENCES = 4
-"""How many differences of the rules a log line names."""
-
 SOCKETS_EVERY = 5.0
 """Seconds between two looks for the sockets of tunnels whose device is in another namespace:
 nothing announces them here. A look reads /proc/net/udp and udp6, which takes 0.1 ms of CPU with a
@@ -363,9 +360,6 @@ class Service:
         self._route_changes.expect(path.unbound_numbers, routed=path.is_routed)
 
     async def _redecide(self) -> None:
-        # A packet that left wrong while another program had changed the rules proves nothing.
-        if self._datapath.doubts_the_kernel_lane() and not self._rules.wait_for_share():
-            await self._work.run_now(self._rules)
         if await self._datapath.redecide():
             notify.notify(f"STATUS={self._datapath.describe()}")
             self._ask_now()
@@ -400,16 +394,8 @@ class Service:
         self._consider_lanes()
 
     async def _restore(self) -> None:
-        before = self._datapath.reloads
-        differs = await self._datapath.restore()
-        if self._datapath.reloads > before:
+        if await self._datapath.restore():
             self._ask_now()
-        if differs:
-            log.warning(
-                "another program changed the rules; restored: %s",
-                "; ".join(differs[:SHOWN_DIFFERENCES]),
-                extra={"event": "rules_restored"},
-            )
 
     async def _serve_metrics(self) -> None:
         await self._exporter.move(self._options.metrics)

@@ -19,12 +19,13 @@ from typing import Any
 import click
 
 from csumfix.errors import CsumfixError, Exit
-from csumfix.evidence import bulk, forwarded
+from csumfix.evidence import bulk, drops, forwarded
 from csumfix.evidence.bulk import Bulk
 from csumfix.evidence.conclusions import HEALTHY, Conclusion, Facts, Verdict, conclude
 from csumfix.evidence.departures import Departure
 from csumfix.evidence.probes import Probed, Prober, Probes
-from csumfix.host import natrules, nics, remotes, rules, sockets, tunnels, underlays
+from csumfix.host import conntrack, natrules, nics, remotes, rules, sockets, tunnels, underlays
+from csumfix.host.conntrack import OuterTuple
 from csumfix.host.natrules import NatRule, NatRules
 from csumfix.host.nics import Nic
 from csumfix.host.remotes import Remote
@@ -349,8 +350,10 @@ async def _probe(options: DoctorOptions, found: list[Tunnel], to: list[Remote]) 
         mark = DEFAULT_MARK
     ports = tunnels.protocols(found)
     prober = Prober(to[:MANY], ports, devices, mark)
-    with _Progress() as progress:
+    with _Progress() as progress, drops.observed() as counters:
         probes, moved = await asyncio.gather(prober.run(progress), _transfer(options))
+        counted = counters.drops()
+    tracked = await conntrack.look_up(_flows(probes))
     after = await natrules.read()
     cards = await nics.find(devices)
     lanes = _lanes()
@@ -363,6 +366,8 @@ async def _probe(options: DoctorOptions, found: list[Tunnel], to: list[Remote]) 
             nics=cards,
             kernel=nics.kernel_version(),
             lanes=lanes.get(probed.remote.tunnel.port, frozenset()),
+            tracked=tracked,
+            drops=counted,
             blind=probes.blind,
             bulk=moved
             if options.tcp and probed.remote.address == options.tcp[0]
@@ -372,6 +377,13 @@ async def _probe(options: DoctorOptions, found: list[Tunnel], to: list[Remote]) 
             _add(report.findings, probed.remote, conclusion, (cards, after))
     report.findings.sort(key=lambda one: list(Verdict).index(one.conclusion.verdict))
     return report
+
+
+def _flows(probes: Probes) -> list[OuterTuple]:
+    """Return the outer flows of the probes, those that left wrong first."""
+    outcomes = [one for probed in probes.probed for one in probed.outcomes.values()]
+    wrong = {flow for one in outcomes for flow in one.flows if flow.source_port in one.wrong}
+    return [*wrong, *({flow for one in outcomes for flow in one.flows} - wrong)]
 
 
 async def _transfer(options: DoctorOptions) -> Bulk:

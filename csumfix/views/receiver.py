@@ -26,7 +26,7 @@ from csumfix.evidence.causes import Tally
 from csumfix.evidence.drops import Drops
 from csumfix.evidence.live import LiveSource
 from csumfix.evidence.tapsocket import Direction
-from csumfix.host import namespaces, sockets, tunnels
+from csumfix.host import sockets, tunnels
 from csumfix.host.namespaces import Found
 from csumfix.protocols import Protocols, named
 from csumfix.text import listing, printable
@@ -179,12 +179,11 @@ def observe(seconds: float, ports: Protocols) -> Report:
     examiner = Examiner(wanted, forced=Direction.IN)
     tally = Tally()
     # Counters first: what is seen to arrive must have been counted meanwhile.
-    with namespaces.opened() as seen, taps.arrivals(None, wanted, found) as devices:
+    with drops.observed() as counters, taps.arrivals(None, wanted, found) as devices:
         click.echo(f"csumfix: watching {listing(devices)} for {seconds:g} s", err=True)
-        before = [one.errors() for one in seen.namespaces]
         began = time.monotonic()
         source = LiveSource(devices, seconds)
-        notes = _hidden(seen)
+        notes = _hidden(counters.found)
         with _until_interrupted(notes):
             for captured in source:
                 judged = examiner.examine(captured)
@@ -192,17 +191,13 @@ def observe(seconds: float, ports: Protocols) -> Report:
                     tally.add(judged)
         watched = min(seconds, round(time.monotonic() - began, 1))  # less if interrupted
         notes += source.notes()
-        counted = [
-            Drops(printable(one.owner), one.is_host, start, one.errors())
-            for one, start in zip(seen.namespaces, before, strict=True)
-        ]
         return Report(
             watched,
             tuple(devices),
             tuple(sorted(wanted)),
             source.frames,
             tally,
-            counted,
+            counters.drops(),
             tuple(findings.other_ports(examiner.other_ports)),
             notes,
         )

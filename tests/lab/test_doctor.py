@@ -36,6 +36,8 @@ CAUSES = {
     "forwarded": "black_hole",
 }
 
+NAT_VERDICTS = {"kube_proxy", "cni", "snat", "dnat"}
+
 
 def doctor(node: Node, *options: str, prefix: tuple[str, ...] = ()) -> dict[str, Any]:
     """Run it; it must change nothing, and exit with what it says."""
@@ -60,6 +62,12 @@ def verdicts(document: dict[str, Any]) -> list[str]:
     return [finding["verdict"] for finding in document["findings"]]
 
 
+def evidence(document: dict[str, Any]) -> list[str]:
+    """All evidence of the first finding."""
+    lines: list[str] = document["findings"][0]["evidence"]
+    return lines
+
+
 def verdict(document: dict[str, Any]) -> str:
     """The only verdict there is."""
     (only,) = verdicts(document)
@@ -73,7 +81,10 @@ def verdict(document: dict[str, Any]) -> str:
 def test_every_cause_is_named_and_the_other_end_is_healthy(cause: str, ipv6: bool) -> None:
     wanted = "nic_outer" if (cause, ipv6) == ("nic", True) else CAUSES[cause]
     with Lab(cause, ipv6=ipv6) as lab:
-        assert verdict(doctor(lab.client)) == wanted
+        document = doctor(lab.client)
+        assert verdict(document) == wanted
+        is_tracked = any("conntrack: the flow" in line for line in evidence(document))
+        assert is_tracked == (wanted in NAT_VERDICTS)
         if cause == "forwarded" and not ipv6:
             assert "no vxlan or geneve device" in doctor(lab.sender)["trouble"]
             lab.client.popen(["ping", "-q", "-i0.2", "-w9", lab.pod_ip], stdout=subprocess.DEVNULL)
@@ -82,7 +93,9 @@ def test_every_cause_is_named_and_the_other_end_is_healthy(cause: str, ipv6: boo
             assert verdict(doctor(lab.receiver)) == "healthy"
         if cause == "snat":
             # Only over inner IPv6 does the kernel leave the checksum of a RST to offload.
-            assert verdicts(doctor(lab.receiver)) == ["remote", "healthy"]
+            document = doctor(lab.receiver)
+            assert verdicts(document) == ["remote", "healthy"]
+            assert any("this host dropped" in line for line in evidence(document))
 
 
 @IPV6

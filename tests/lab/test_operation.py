@@ -374,7 +374,11 @@ def test_rules_changed_by_others_are_restored(lab: Lab, lane: str, damage: str) 
         rules = rules_text(lab.sender)
         lab.sender.run(["iptables", "-t", "mangle", *damage.split()])
         assert rules_text(lab.sender) != rules
-        until(lambda: rules_text(lab.sender) == rules or None, 10, lambda: rules_text(lab.sender))
+        until(
+            lambda: rules_text(lab.sender) == rules or None,
+            10,
+            lambda: rules_text(lab.sender) + str(daemon.lines()),
+        )
         daemon.wait_for("warning: another program changed the rules")
         assert daemon.status()["service"]["rules_restored"] == 1
         assert "1 time that another program" in lab.sender.run([*CSUMFIX, "status"]).stdout

@@ -20,8 +20,10 @@ from csumfix.evidence.conclusions import (
     has_zero_checksum_bug,
 )
 from csumfix.evidence.departures import Departure
+from csumfix.evidence.drops import Drops
 from csumfix.evidence.probes import Kind, Outcome, Probed
 from csumfix.host import natrules
+from csumfix.host.conntrack import OuterTuple, Tracked
 from csumfix.host.natrules import NatRules
 from csumfix.host.nics import Nic
 from csumfix.host.remotes import Remote
@@ -213,6 +215,71 @@ def test_a_checksum_made_of_none_is_told_from_a_wrong_one() -> None:
     what = probed(syn_offloaded=wrong({2000: 11, 3000: 12}, found=0x1234))
     assert only(replace(what, remote=remote)) == Verdict.ZERO_NAT
     assert only(what) == Verdict.NAT
+
+
+@pytest.mark.parametrize(
+    ("kernel", "place"), [((4, 14, 0), "evidence"), ((6, 1, 0), "against"), ((), "")]
+)
+def test_the_kernel_version_speaks_for_or_against_a_checksum_made_of_none(
+    kernel: tuple[int, ...], place: str
+) -> None:
+    remote = replace(REMOTE, tunnel=replace(TUNNEL, checksum=False))
+    what = replace(probed(syn_offloaded=wrong({2000: 11, 3000: 12}, found=0x1234)), remote=remote)
+    (conclusion,) = conclude(what, replace(HERE, kernel=kernel))
+    found = {
+        name
+        for name in ("evidence", "against")
+        if any(line.startswith("Linux ") for line in getattr(conclusion, name))
+    }
+    assert found == ({place} if place else set())
+
+
+SENT = OuterTuple("192.0.2.1", 40000, VTEP, 8472)
+NEW_SOURCE = OuterTuple("192.0.2.1", 2000, VTEP, 8472)
+NEW_DEST = OuterTuple("192.0.2.1", 40000, "192.0.2.3", 8472)
+
+
+@pytest.mark.parametrize(
+    ("leaves", "sent", "verdict"),
+    [
+        (NEW_SOURCE, SENT, Verdict.SNAT),
+        (NEW_DEST, SENT, Verdict.DNAT),
+        (SENT, SENT, Verdict.NAT),
+        (SENT, None, Verdict.NAT),
+    ],
+)
+def test_conntrack_tells_which_nat_it_is_if_checksums_do_not(
+    leaves: OuterTuple, sent: OuterTuple | None, verdict: Verdict
+) -> None:
+    one_flow = probed(syn_offloaded=replace(wrong({leaves.source_port: 99}), flows={leaves}))
+    (conclusion,) = conclude(one_flow, replace(HERE, tracked=Tracked({leaves: sent})))
+    assert conclusion.verdict == verdict
+    is_shown = any(line.startswith("conntrack: the flow") for line in conclusion.evidence)
+    assert is_shown == (verdict is not Verdict.NAT)
+    unknown = any("conntrack does not know" in line for line in conclusion.against)
+    assert unknown == (sent is None)
+
+
+def test_flows_that_conntrack_does_not_know_were_rewritten_without_it() -> None:
+    outcome = replace(wrong(NEW_ADDRESS, "192.0.2.3"), flows={NEW_DEST})
+    rewritten = probed(syn_offloaded=outcome)
+    both = facts(DNAT + NFT)
+    both = replace(both, after=NatRules((*facts(DNAT).after.rules, *facts(NFT).after.rules)))
+    assert only(rewritten, both) == Verdict.DNAT
+    assert only(rewritten, replace(both, tracked=Tracked({NEW_DEST: None}))) == Verdict.STATELESS
+
+
+@pytest.mark.parametrize(
+    ("verdict", "what", "facts"), TABLE, ids=[f"{n}-{row[0]}" for n, row in enumerate(TABLE)]
+)
+def test_counters_are_told_and_change_no_verdict(
+    verdict: Verdict, what: Probed, facts: Facts
+) -> None:
+    host = Drops("this host", True, {"UdpInCsumErrors": 5}, {"UdpInCsumErrors": 7})
+    (conclusion,) = conclude(what, replace(facts, drops=[host]))
+    assert conclusion.verdict == verdict
+    if verdict in (Verdict.HEALTHY, Verdict.BLACK_HOLE):
+        assert any("UdpInCsumErrors +2" in line for line in conclusion.against)
 
 
 def test_answers_that_arrive_wrong_show_that_the_question_arrived() -> None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -331,13 +332,17 @@ def test_rules_that_another_program_changed_are_restored(caplog: pytest.LogCaptu
     assert line.endswith("restored: family=4 lane=kernel rule=fill-8472 what=missing")
 
 
-def test_a_packet_that_left_wrong_while_rules_were_changed_moves_no_port() -> None:
+@pytest.mark.parametrize("also", [lambda _: None, lambda process: process.service.reload()])
+def test_a_packet_that_left_wrong_while_rules_were_changed_moves_no_port(
+    also: Callable[[Process], None],
+) -> None:
     async def scenario() -> None:
         host = Host()
         process = await started(host)
         await asyncio.sleep(10)
         host.meddled = ("family=4 lane=kernel rule=fill-8472 what=missing",)
         host.tap.see_wrong(8472)
+        also(process)
         await asyncio.sleep(60)
         seen = process.service.snapshot()
         assert (seen.rules_restored, seen.lane_changes) == (1, 0)

@@ -87,6 +87,15 @@ def shown(seen: State, *, terminal: bool = False) -> str:
             "all is well: 1 tunnel port, 1 in the kernel lane, 0 in the queue lane",
         ),
         (
+            state(healthy(lanes=(lane(probe_lost=True, probe_why="all lost"),))),
+            "warning: the kernel lane does not cure port 8472: run 'csumfix doctor': all lost",
+        ),
+        (
+            state(healthy(probe_fault="no packet sockets")),
+            "warning: no probes, so a NIC that lies is not noticed: no packet sockets: set probe "
+            "= off if that is meant to be so",
+        ),
+        (
             state(),
             "no service runs here; the kernel lane's rules are loaded and work without it",
         ),
