@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from csumfix.protocols import Protocols, named
+
 LAST_QUEUE = 65535
 """Highest number that a netfilter queue can have."""
 
@@ -59,8 +61,29 @@ def _about(name: str, meaning: str, more: str = "", **attributes: Any) -> dict[s
 
 
 @dataclass(frozen=True)
+class TunnelOptions:
+    """The settings of one vxlan device, in a table of the settings file.
+
+    lane: None if it is the one for all.
+    """
+
+    lane: LaneSetting | None = field(
+        default=None,
+        metadata=_about(
+            "lane",
+            "The lane of this device's UDP port, instead of the one for all.",
+            values={str(lane): "" for lane in LaneSetting},
+            example="queue",
+        ),
+    )
+
+
+@dataclass(frozen=True)
 class Options:
-    """The settings of ``csumfix run``."""
+    """The settings of ``csumfix run``.
+
+    tunnels: those of single devices, by name; only the settings file has these.
+    """
 
     lane: LaneSetting = field(
         default=LaneSetting.AUTO,
@@ -110,9 +133,20 @@ class Options:
         default=(),
         metadata=_about(
             "port",
-            "Extra VXLAN port, for tunnels without a local vxlan device; repeatable.",
-            "Ports 4789 and 8472 are found without it where a UDP socket has them, as with Docker "
-            "Swarm, whose vxlan device is in another network namespace.",
+            "Extra VXLAN port, for tunnels without a local device; repeatable.",
+            "6081 carries Geneve, here as well. Ports 4789, 8472 and 6081 are found without it "
+            "where a UDP socket has them, as with Docker Swarm, whose vxlan device is in another "
+            "network namespace.",
+            bounds=(1, 65535),
+            is_list=True,
+        ),
+    )
+    geneve_ports: tuple[int, ...] = field(
+        default=(),
+        metadata=_about(
+            "geneve-port",
+            "Extra Geneve port, for tunnels without a local device; repeatable.",
+            "A device knows what its port carries, whatever these settings say.",
             bounds=(1, 65535),
             is_list=True,
         ),
@@ -140,7 +174,12 @@ class Options:
         metadata=_about(
             "zero",
             "What to do with an outer checksum of 0, which means 'not computed'.",
-            values={"keep": "leave it", "fill": "compute it, in the queue lane"},
+            "Only the queue lane computes it, for every packet.",
+            values={
+                "keep": "leave it",
+                "fill": "compute it: a port that may send 0 takes the queue lane, unless it is "
+                "told to stay in the kernel lane",
+            },
         ),
     )
     metrics: str | None = field(
@@ -181,6 +220,13 @@ class Options:
         ),
     )
 
+    tunnels: Mapping[str, TunnelOptions] = field(default_factory=dict)
+
+    @property
+    def protocols(self) -> Protocols:
+        """What the extra ports carry."""
+        return named(self.ports, self.geneve_ports)
+
     @property
     def queue_numbers(self) -> range:
         """Numbers of the queues."""
@@ -194,5 +240,14 @@ class Options:
 
 DEFAULTS = Options()
 
-SETTINGS: Mapping[str, Setting] = {each.name: each.metadata[_SETTING] for each in fields(Options)}
-"""By the name of the field in Options."""
+
+def _described(kind: type[Options | TunnelOptions]) -> dict[str, Setting]:
+    known = (each for each in fields(kind) if _SETTING in each.metadata)
+    return {each.name: each.metadata[_SETTING] for each in known}
+
+
+SETTINGS: Mapping[str, Setting] = _described(Options)
+"""Those for all tunnels, by the name of the field in Options."""
+
+TUNNEL_SETTINGS: Mapping[str, Setting] = _described(TunnelOptions)
+"""Those of one device, by the name of the field in TunnelOptions."""

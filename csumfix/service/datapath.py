@@ -17,8 +17,9 @@ from csumfix.core import Policy
 from csumfix.errors import CsumfixError, Exit
 from csumfix.evidence.tap import PortTraffic, Traffic
 from csumfix.host.rules import LanesRefusedError, RuleSet, is_about_kernel
-from csumfix.host.tunnels import Tunnel
+from csumfix.host.tunnels import Tunnel, protocols
 from csumfix.options import LaneSetting, Options
+from csumfix.protocols import Protocol
 from csumfix.service.kernel import EgressTap, Kernel
 from csumfix.service.lanes import Evidence, Lane, PortLane, ProbeFinding, Terms, Trial, decide
 from csumfix.service.pool import Pool
@@ -26,6 +27,7 @@ from csumfix.service.probing import Probing
 from csumfix.service.ruleset import rule_set, tunnel_ports
 from csumfix.service.runner import Clock
 from csumfix.service.snapshot import PortSnapshot, Snapshot
+from csumfix.service.wishes import Wish, conflicts, missing, unfilled, wishes
 from csumfix.text import LISTED, listing
 
 log = logging.getLogger("csumfix")
@@ -81,6 +83,10 @@ class Datapath:
         self._numbers = options.queue_numbers
         self._tunnels: list[Tunnel] = []
         self._sockets: frozenset[int] = frozenset()
+        self._wishes: dict[int, Wish] = {}
+        self._notes: tuple[str, ...] = ()
+        self._protocols: dict[int, Protocol] = {}
+        self._unclear: set[int] = set()
         self._in_sync = False
         self._kernel_fault: str | None = None
         self._kernel_since: dict[int, float] = {}
@@ -88,6 +94,7 @@ class Datapath:
         self._carried_by: frozenset[int] = frozenset()
         self._leaving: dict[int, float] = {}
         self._repaired: dict[int, tuple[int, float | None]] = {}
+        self._known_since: dict[int, float] = {}
         self._met: Counter[str] = Counter()
         self._read: Counter[str] = Counter()
         self._counted_at = float("-inf")
@@ -109,8 +116,9 @@ class Datapath:
         """
         self._numbers = numbers
         self.lanes = dict(lanes or {})
+        self._wishes = wishes(self._options, (), self.lanes)
         # The predecessor's evidence stayed with it, so the hold time begins again.
-        self._repaired = {port: (0, self._clock()) for port in self.lanes}
+        self._known_since = dict.fromkeys(self.lanes, self._clock())
         self._bind(numbers, self._options)
         for port in leaving:
             await self._leave(port)
@@ -154,14 +162,31 @@ class Datapath:
         """Make everything fit the devices that are there now; tell whether that changed rules."""
         found = await self._kernel.links.tunnels()
         sockets = await self._kernel.links.socket_ports()
-        before = self._tunnels, self._sockets
+        before = self._tunnels, self._sockets, self._wishes
         self._tunnels, self._sockets = found, sockets
+        ports = tunnel_ports(self._with_hidden, found)
+        self._wishes = wishes(self._options, found, ports | self.lanes.keys())
         try:
             await self.find_underlays()
-            return await self._load(tunnel_ports(self._with_hidden, found))
+            changes = await self._load(ports)
         except BaseException:
-            self._tunnels, self._sockets = before
+            self._tunnels, self._sockets, self._wishes = before
             raise
+        self._tell_notes()
+        return changes
+
+    def _tell_notes(self) -> None:
+        """Write those notes about the settings to the log that are not there yet."""
+        told = self._notes
+        absent = missing(self._options, self._tunnels)
+        torn = [*conflicts(self._options, self._tunnels), *unfilled(self._options, self._tunnels)]
+        self._notes = (*absent, *torn)
+        for line in absent:
+            if line not in told:
+                log.info("%s", line, extra={"event": "device_missing"})
+        for line in torn:
+            if line not in told:
+                log.warning("%s", line, extra={"event": "settings_conflict"})
 
     async def sockets_differ(self) -> bool:
         """Tell whether reconcile() would find other sockets of tunnels than the last time."""
@@ -173,13 +198,31 @@ class Datapath:
         hidden = self._sockets - {tunnel.port for tunnel in self._tunnels}
         return replace(self._options, ports=(*self._options.ports, *sorted(hidden)))
 
+    def _note_protocols(self) -> None:
+        """Note what the ports carry; of those that are gone, packets may still be on their way."""
+        now = protocols(self._tunnels, self._with_hidden.protocols)
+        unclear = {tunnel.port for tunnel in self._tunnels} - now.keys()
+        for port in unclear - self._unclear:
+            log.warning(
+                "port %d: a vxlan and a geneve device have it, so the queue lane leaves its "
+                "packets alone: give one of them another port",
+                port,
+                extra={"event": "protocol_unclear", "port": port},
+            )
+        self._unclear = unclear
+        self._protocols = {
+            port: protocol
+            for port, protocol in {**self._protocols, **now}.items()
+            if port not in unclear
+        }
+
     async def find_underlays(self) -> None:
         """Have the tap watch the devices that carry the tunnels now."""
-        options = self._with_hidden
-        ports = tunnel_ports(options, self._tunnels)
-        named = bool(options.ports)
-        self.underlays = await self._kernel.links.underlays(self._tunnels, named=named)
+        self._note_protocols()
+        by_number = self._with_hidden.protocols
+        self.underlays = await self._kernel.links.underlays(self._tunnels, named=bool(by_number))
         self._note_carriers()
+        ports = protocols(self._tunnels, by_number)
         self._tap.watch(self.underlays, ports, self._options.tap_pause)
 
     def _note_carriers(self) -> None:
@@ -196,11 +239,11 @@ class Datapath:
         for port, lane in self.lanes.items():
             if lane.trial is Trial.HELPED:
                 self.lanes[port] = replace(lane, trial=Trial.NONE)
-                self._repaired[port] = self._repaired.get(port, (0, None))[0], self._clock()
+                self._known_since[port] = self._clock()
 
     @property
     def tunnels(self) -> Sequence[Tunnel]:
-        """The vxlan devices."""
+        """The tunnels' devices."""
         return self._tunnels
 
     @property
@@ -210,18 +253,18 @@ class Datapath:
 
     @property
     def tunnel_numbers(self) -> frozenset[int]:
-        """Numbers of the vxlan devices."""
+        """Numbers of the tunnels' devices."""
         return frozenset(tunnel.index for tunnel in self._tunnels)
 
     @property
     def unbound_numbers(self) -> frozenset[int]:
-        """Numbers of the vxlan devices that are bound to no underlay."""
+        """Numbers of the tunnels' devices that are bound to no underlay."""
         return frozenset(tunnel.index for tunnel in self._tunnels if not tunnel.underlay)
 
     @property
     def is_routed(self) -> bool:
         """Whether routes decide by which device some tunnel's packets leave."""
-        return bool(self._with_hidden.ports or self.unbound_numbers)
+        return bool(self._with_hidden.protocols or self.unbound_numbers)
 
     async def redecide(self) -> bool:
         """Make the lanes fit the evidence that is there now; tell whether that changed rules."""
@@ -337,8 +380,11 @@ class Datapath:
             lanes,
             tuple(self._leaving),
             recording=any(now - since < RECORDING for since in self._leaving.values()),
-            kernel_works=not self._kernel_fault,
+            without_kernel=[port for port in lanes if not self._uses_kernel(port)],
         )
+
+    def _uses_kernel(self, port: int) -> bool:
+        return not self._kernel_fault and self._wishes[port].lane is not LaneSetting.QUEUE
 
     async def _apply(self, wanted: RuleSet | None) -> None:
         if self._drops_counters(wanted):
@@ -371,16 +417,14 @@ class Datapath:
 
     def _set_ports(self, *sets: RuleSet | None) -> None:
         ports = {port for one in sets if one for port in one.queued_ports}
-        # No port at all would mean any. No packet is sent to port 0.
-        policy = Policy(tuple(sorted(ports)) or (0,), self._options.fill_zero)
-        self.pool.set_policy(policy)
+        carried = {port: self._protocols[port] for port in ports & self._protocols.keys()}
+        self.pool.set_policy(Policy.of(carried, fill_zero=self._options.fill_zero))
 
     # Lanes
 
     def _decide(self, ports: Iterable[int]) -> dict[int, PortLane]:
         """Return the lane of each of these ports by the evidence that is there now."""
-        options, now = self._options, self._clock()
-        terms = Terms(options.lane, options.hold, self._kernel_fault, self.pool.is_bound)
+        now = self._clock()
         seen, repaired = self._tap.traffic().ports, self.pool.repaired()
         decided = {}
         for port in ports:
@@ -391,9 +435,14 @@ class Datapath:
                 self._repaired_at(port, repaired[port], now),
                 self._kernel_since.get(port),
                 self._finding(port),
+                self._known_since.get(port, 0.0),
             )
-            decided[port] = decide(terms, self.lanes.get(port), evidence, now)
+            decided[port] = decide(self._terms(port), self.lanes.get(port), evidence, now)
         return decided
+
+    def _terms(self, port: int) -> Terms:
+        wish, hold = self._wishes[port], self._options.hold
+        return Terms(wish.lane, hold, self._kernel_fault, self.pool.is_bound, wish.why)
 
     def _finding(self, port: int) -> ProbeFinding | None:
         """Return what probes have found since the rules of the port's lane were loaded."""
@@ -455,12 +504,14 @@ class Datapath:
             if before and before.lane is not lane.lane:
                 changed.setdefault(lane.lane, []).append(port)
                 self._changed_at[port] = self._clock()
-            elif before and before.trial is Trial.RUNNING and lane.trial is Trial.HELPED:
+            elif before and before.trial is not lane.trial:
+                stays = lane.trial is Trial.HELPED
                 log.info(
-                    "port %d: stays in the queue lane: %s",
+                    "port %d: %s: %s",
                     port,
+                    "stays in the queue lane" if stays else "is in the queue lane for a time only",
                     lane.why,
-                    extra={"event": "lane_kept", "port": port},
+                    extra={"event": "trial_ended", "port": port},
                 )
         for to, ports in changed.items():
             self.lane_changes += len(ports)
@@ -499,7 +550,7 @@ class Datapath:
     def describe(self) -> str:
         """Say in one line, of bounded length, what is done to which tunnels."""
         if not self.lanes:
-            return "no vxlan device yet; waiting for one"
+            return "no vxlan or geneve device yet; waiting for one"
         names: dict[int, list[str]] = {}
         for tunnel in self._tunnels:
             names.setdefault(tunnel.port, []).append(tunnel.name)
@@ -522,6 +573,7 @@ class Datapath:
             lanes=tuple(self._port(port, traffic, repaired[port]) for port in self.lanes),
             lane_changes=self.lane_changes,
             kernel_fault=self._kernel_fault,
+            settings_notes=self._notes,
             nat_packets=self.met("nat"),
             tap_fault=traffic.fault,
             probe_fault=self._probing.fault,
