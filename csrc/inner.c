@@ -85,13 +85,15 @@ static struct inner_report transport_check(const struct ip_packet *ip)
 	}
 }
 
-struct inner_report inner_check(const struct vxlan_packet *vxlan)
+struct inner_report inner_check(const struct tunnel_packet *tunnel)
 {
-	uint16_t ethertype = vxlan->ethertype;
-	struct view payload = vxlan->inner;
+	uint16_t ethertype = tunnel->ethertype;
+	struct view payload = tunnel->inner;
 	struct ip_packet ip;
 
-	if (vxlan->remote_checksum)
+	if (ethertype == ETHERTYPE_UNKNOWN)
+		return only(INNER_UNKNOWN);
+	if (tunnel->remote_checksum)
 		return only(INNER_UNPROVEN);
 	if (ethertype == ETHERTYPE_BRIDGING && !ethernet_parse(payload, &ethertype, &payload))
 		return only(INNER_MALFORMED);

@@ -2,7 +2,7 @@
 #ifndef CSUMFIX_INNER_H
 #define CSUMFIX_INNER_H
 
-#include "packet.h"
+#include "tunnel.h"
 
 /** enum inner_state - what the inner packet's own checksums say about it */
 enum inner_state {
@@ -11,6 +11,7 @@ enum inner_state {
 	INNER_CORRUPT,   /* a checksum is complete and wrong */
 	INNER_PARTIAL,   /* the field holds the pseudo-header sum (CHECKSUM_PARTIAL) */
 	INNER_MALFORMED, /* it ends before its own lengths say */
+	INNER_UNKNOWN,   /* nobody here knows what it is: see @ethertype of struct tunnel_packet */
 
 	INNER_STATES, /* how many there are */
 };
@@ -32,6 +33,6 @@ struct inner_report {
  * Checks the IPv4 header, TCP, UDP, ICMP and ICMPv6. Anything else is INNER_UNPROVEN, and so is
  * a packet whose checksum the sender left to the receiver (VXLAN-RCO).
  */
-struct inner_report inner_check(const struct vxlan_packet *vxlan);
+struct inner_report inner_check(const struct tunnel_packet *tunnel);
 
 #endif

@@ -39,7 +39,7 @@ static enum inspect_check check_state(const struct outer_packet *outer, enum inn
 
 static void judge(struct outer_packet *outer, struct inspection *seen)
 {
-	struct inner_report inner = inner_check(&outer->vxlan);
+	struct inner_report inner = inner_check(&outer->tunnel);
 	uint16_t off;
 
 	outer_sum(outer);
@@ -47,7 +47,7 @@ static void judge(struct outer_packet *outer, struct inspection *seen)
 	seen->expected = ntohs(outer_check_expected(outer));
 	seen->source = outer->udp.source;
 	seen->dest = outer->udp.dest;
-	seen->vni = outer->vxlan.vni;
+	seen->vni = outer->tunnel.vni;
 	seen->inner = inner.state;
 	seen->inner_found = ntohs(inner.found);
 	seen->inner_expected = ntohs(inner.expected);
@@ -56,25 +56,12 @@ static void judge(struct outer_packet *outer, struct inspection *seen)
 	seen->difference = seen->check == INSPECT_WRONG ? off : 0;
 }
 
-static struct inspection judged(enum outer_status status, struct outer_packet *outer)
-{
-	struct inspection seen = { .status = status };
-
-	if (status == OUTER_OK)
-		judge(outer, &seen);
-	return seen;
-}
-
 struct inspection inspect(struct view v, const struct outer_ports *ports)
 {
 	struct outer_packet outer;
+	struct inspection seen = { .status = outer_parse(v, ports, &outer) };
 
-	return judged(outer_parse(v, ports, &outer), &outer);
-}
-
-struct inspection inspect_geneve(struct view v, const struct outer_ports *ports)
-{
-	struct outer_packet outer;
-
-	return judged(outer_parse_geneve(v, ports, &outer), &outer);
+	if (seen.status == OUTER_OK)
+		judge(&outer, &seen);
+	return seen;
 }

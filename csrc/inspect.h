@@ -40,7 +40,7 @@ enum inspect_check {
  *              port this is the new port minus the old one; a new address adds to it. 0 unless
  *              @check is INSPECT_WRONG
  * @source, @dest: outer UDP ports, host order
- * @vni:        VXLAN network identifier
+ * @vni:        network identifier
  * @inner:      what the inner checksums say
  * @inner_found, @inner_expected: the inner transport checksum, host order; both 0 if there is none
  */
@@ -60,8 +60,5 @@ struct inspection {
 
 /** inspect() - judge outer and inner checksums of the packet @v without touching it. Pure. */
 struct inspection inspect(struct view v, const struct outer_ports *ports);
-
-/** inspect_geneve() - the same for a Geneve packet. Pure. */
-struct inspection inspect_geneve(struct view v, const struct outer_ports *ports);
 
 #endif

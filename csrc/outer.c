@@ -16,12 +16,11 @@ static enum outer_status ip_layer(struct view v, struct ip_packet *ip)
 	return ip->rerouted ? OUTER_REROUTED : OUTER_OK;
 }
 
-typedef bool tunnel_parse(struct view v, struct vxlan_packet *tunnel);
-
-static inline enum outer_status parse(struct view v, const struct outer_ports *ports,
-				      tunnel_parse *parse_tunnel, struct outer_packet *outer)
+enum outer_status outer_parse(struct view v, const struct outer_ports *ports,
+			      struct outer_packet *outer)
 {
 	enum outer_status status = ip_layer(v, &outer->ip);
+	enum tunnel_protocol protocol;
 	struct view payload;
 
 	if (status != OUTER_OK)
@@ -30,24 +29,13 @@ static inline enum outer_status parse(struct view v, const struct outer_ports *p
 		return OUTER_MALFORMED_UDP;
 	if (!outer_ports_have(ports, outer->udp.dest))
 		return OUTER_OTHER_PORT;
+	protocol = outer_ports_protocol(ports, outer->udp.dest);
 	if (!view_skip(outer->udp.datagram, UDP_HEADER_LEN, &payload) ||
-	    !parse_tunnel(payload, &outer->vxlan))
-		return OUTER_NOT_VXLAN;
+	    !tunnel_parse(protocol, payload, &outer->tunnel))
+		return protocol == TUNNEL_GENEVE ? OUTER_NOT_GENEVE : OUTER_NOT_VXLAN;
 	memcpy(&outer->check, outer->udp.datagram.data + UDP_CHECK_OFFSET, sizeof(outer->check));
 	outer->sum = 0;
 	return OUTER_OK;
-}
-
-enum outer_status outer_parse(struct view v, const struct outer_ports *ports,
-			      struct outer_packet *outer)
-{
-	return parse(v, ports, vxlan_parse, outer);
-}
-
-enum outer_status outer_parse_geneve(struct view v, const struct outer_ports *ports,
-				     struct outer_packet *outer)
-{
-	return parse(v, ports, geneve_parse, outer);
 }
 
 void outer_sum(struct outer_packet *outer)

@@ -27,17 +27,6 @@ enum {
 	ETHERTYPE_QINQ = 0x88a8,
 	VLAN_TAG_LEN = 4,
 	VLAN_TAGS_MAX = 2,
-
-	VXLAN_FLAG_VNI = 0x08,
-	VXLAN_FLAG_NEXT_PROTOCOL = 0x04,
-	VXLAN_FLAG2_REMOTE_CHECKSUM = 0x20,
-	VXLAN_NEXT_IPV4 = 1,
-	VXLAN_NEXT_IPV6 = 2,
-	VXLAN_NEXT_ETHERNET = 3,
-
-	GENEVE_HEADER_LEN = 8,
-	GENEVE_VERSION = 0xc0,     /* of the first byte; 0 is the only one there is */
-	GENEVE_OPTIONS_LEN = 0x3f, /* of the first byte, in words */
 };
 
 /* Raw sum of @words 32-bit words at @p: checksum_add() for a few header fields. */
@@ -189,49 +178,6 @@ bool ip_header_sum_right(const struct ip_packet *ip)
 {
 	return ip->version == 6 ||
 	       checksum_fold(checksum_add(ip->header.data, ip->header.len)) == 0xffff;
-}
-
-static uint16_t vxlan_ethertype(const uint8_t *header)
-{
-	uint8_t next = header[0] & VXLAN_FLAG_NEXT_PROTOCOL ? header[3] : VXLAN_NEXT_ETHERNET;
-
-	switch (next) {
-	case VXLAN_NEXT_ETHERNET:
-		return ETHERTYPE_BRIDGING;
-	case VXLAN_NEXT_IPV4:
-		return ETHERTYPE_IPV4;
-	case VXLAN_NEXT_IPV6:
-		return ETHERTYPE_IPV6;
-	default:
-		return ETHERTYPE_UNKNOWN;
-	}
-}
-
-bool vxlan_parse(struct view v, struct vxlan_packet *vxlan)
-{
-	const uint8_t *header = view_at(v, 0, VXLAN_HEADER_LEN);
-
-	if (!header || !(header[0] & VXLAN_FLAG_VNI) ||
-	    !view_skip(v, VXLAN_HEADER_LEN, &vxlan->inner))
-		return false;
-	vxlan->vni = load_be32(header + 4) >> 8;
-	vxlan->remote_checksum = header[1] & VXLAN_FLAG2_REMOTE_CHECKSUM;
-	vxlan->ethertype = vxlan_ethertype(header);
-	return true;
-}
-
-bool geneve_parse(struct view v, struct vxlan_packet *geneve)
-{
-	const uint8_t *header = view_at(v, 0, GENEVE_HEADER_LEN);
-
-	if (!header || header[0] & GENEVE_VERSION ||
-	    !view_skip(v, GENEVE_HEADER_LEN + (size_t)(header[0] & GENEVE_OPTIONS_LEN) * 4,
-		       &geneve->inner))
-		return false;
-	geneve->vni = load_be32(header + 4) >> 8;
-	geneve->remote_checksum = false;
-	geneve->ethertype = load_be16(header + 2);
-	return true;
 }
 
 bool ethernet_parse(struct view frame, uint16_t *ethertype, struct view *payload)

@@ -79,7 +79,6 @@ enum {
 	TCP_CHECK_OFFSET = 16,
 	ICMP_HEADER_LEN = 4,
 	ICMP_CHECK_OFFSET = 2,
-	VXLAN_HEADER_LEN = 8,
 };
 
 enum ip_status {
@@ -145,30 +144,6 @@ static inline bool udp_parse(struct view v, struct udp_packet *udp)
 	udp->dest = load_be16(header + 2);
 	return true;
 }
-
-/**
- * struct vxlan_packet - a VXLAN packet (RFC 7348, and the GPE draft's next protocol)
- * @vni:             network identifier, 24 bits
- * @remote_checksum: the sender left the inner checksum to the receiver (VXLAN-RCO)
- * @ethertype:       what @inner is; ETHERTYPE_BRIDGING for plain VXLAN
- * @inner:           the encapsulated frame or packet
- */
-struct vxlan_packet {
-	uint32_t vni;
-	bool remote_checksum;
-	uint16_t ethertype;
-	struct view inner;
-};
-
-/** vxlan_parse() - take apart @v; false if it is too short or has no valid VNI */
-bool vxlan_parse(struct view v, struct vxlan_packet *vxlan);
-
-/**
- * geneve_parse() - take apart @v, a Geneve packet (RFC 8926), which holds the same as a VXLAN one
- *
- * Return: false if it is too short for its options, or of another version.
- */
-bool geneve_parse(struct view v, struct vxlan_packet *geneve);
 
 /**
  * ethernet_parse() - find what an Ethernet frame carries

@@ -18,6 +18,7 @@ static const struct {
 	[REPAIR_INNER_CORRUPT] = { "inner_corrupt", REPAIR_LEFT_WRONG },
 	[REPAIR_INNER_PARTIAL] = { "inner_partial", REPAIR_LEFT_WRONG },
 	[REPAIR_INNER_MALFORMED] = { "inner_malformed", REPAIR_LEFT_WRONG },
+	[REPAIR_INNER_UNKNOWN] = { "inner_unknown", REPAIR_LEFT_WRONG },
 	[REPAIR_TRUNCATED] = { "truncated", REPAIR_NOT_JUDGED },
 	[REPAIR_NO_HEADROOM] = { "no_headroom", REPAIR_NOT_JUDGED },
 	[REPAIR_PARTIAL] = { "partial", REPAIR_NOT_JUDGED },
@@ -29,6 +30,7 @@ static const struct {
 	[REPAIR_MALFORMED_UDP] = { "malformed_udp", REPAIR_NOT_JUDGED },
 	[REPAIR_OTHER_PORT] = { "other_port", REPAIR_NOT_JUDGED },
 	[REPAIR_NOT_VXLAN] = { "not_vxlan", REPAIR_NOT_JUDGED },
+	[REPAIR_NOT_GENEVE] = { "not_geneve", REPAIR_NOT_JUDGED },
 };
 
 /* No default case: the compiler reports a status without a reason. */
@@ -49,6 +51,8 @@ static enum repair_reason reason_not_to_judge(enum outer_status status)
 		return REPAIR_MALFORMED_UDP;
 	case OUTER_OTHER_PORT:
 		return REPAIR_OTHER_PORT;
+	case OUTER_NOT_GENEVE:
+		return REPAIR_NOT_GENEVE;
 	case OUTER_NOT_VXLAN:
 	case OUTER_OK:
 	case OUTER_STATUSES:
@@ -65,7 +69,9 @@ static struct repair_result accept_because(enum repair_reason reason, uint16_t p
 /* The destination port, if outer_parse() got so far as to find it among the policy's. */
 static uint16_t known_port(enum outer_status status, const struct outer_packet *outer)
 {
-	return status == OUTER_OK || status == OUTER_NOT_VXLAN ? outer->udp.dest : 0;
+	bool known = status == OUTER_OK || status == OUTER_NOT_VXLAN || status == OUTER_NOT_GENEVE;
+
+	return known ? outer->udp.dest : 0;
 }
 
 /* What becomes of a packet that needs a checksum, by what its inner packet proves. */
@@ -78,6 +84,8 @@ static enum repair_reason reason_to_write(enum inner_state inner, bool was_zero)
 		return REPAIR_INNER_PARTIAL;
 	case INNER_MALFORMED:
 		return REPAIR_INNER_MALFORMED;
+	case INNER_UNKNOWN:
+		return REPAIR_INNER_UNKNOWN;
 	case INNER_RIGHT:
 		return was_zero ? REPAIR_ZERO_FILLED : REPAIR_RECOMPUTED;
 	case INNER_UNPROVEN:
@@ -96,7 +104,7 @@ static bool is_write(enum repair_reason reason)
 static struct repair_result write_check(uint8_t *packet, const struct outer_packet *outer)
 {
 	enum repair_reason reason =
-	    reason_to_write(inner_check(&outer->vxlan).state, !outer->check);
+	    reason_to_write(inner_check(&outer->tunnel).state, !outer->check);
 	size_t at = (size_t)(outer->udp.datagram.data - packet) + UDP_CHECK_OFFSET;
 	uint16_t check = outer_check_expected(outer);
 

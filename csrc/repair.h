@@ -35,6 +35,7 @@ enum repair_reason {
 	REPAIR_INNER_CORRUPT,
 	REPAIR_INNER_PARTIAL,
 	REPAIR_INNER_MALFORMED,
+	REPAIR_INNER_UNKNOWN, /* or might hide it: nobody here can check what the tunnel carries */
 
 	/* Nothing could be judged. */
 	REPAIR_TRUNCATED,   /* not copied whole from the kernel */
@@ -48,13 +49,14 @@ enum repair_reason {
 	REPAIR_MALFORMED_UDP,
 	REPAIR_OTHER_PORT,
 	REPAIR_NOT_VXLAN,
+	REPAIR_NOT_GENEVE,
 
 	REPAIR_REASONS, /* how many there are */
 };
 
 /**
  * struct repair_policy - what to repair
- * @ports:     destination ports that are VXLAN
+ * @ports:     destination ports that are tunnels', and what they carry
  * @fill_zero: compute an outer checksum that was sent as 0, which is legal over IPv4 (RFC 7348)
  *             and, where the receiver agreed, over IPv6 (RFC 6935)
  */

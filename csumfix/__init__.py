@@ -1,1 +1,1 @@
-"""Keeps VXLAN packets from leaving with a wrong outer UDP checksum."""
+"""Keeps VXLAN and Geneve packets from leaving with a wrong outer UDP checksum."""

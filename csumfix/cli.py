@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from csumfix import config, usage
+from csumfix import config, protocols, usage
 from csumfix.config import PORT, Configured
 from csumfix.errors import EXIT_MEANINGS, CsumfixError, Exit
 from csumfix.text import printable
@@ -20,6 +20,14 @@ from csumfix.usage import Number, WholeNumber
 DAY = 24 * 3600
 
 DEFAULT_PORTS = (8472, 4789)
+
+GENEVE_PORT = click.option(
+    "--geneve-port",
+    "geneve_ports",
+    type=PORT,
+    multiple=True,
+    help="UDP destination port that carries Geneve, besides 6081.",
+)
 
 LAB_CAUSES = (
     *("none", "kube-proxy", "cni", "snat", "dnat", "stateless", "ipvs"),
@@ -46,13 +54,13 @@ UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO}
 )
 @click.version_option(None, "--version", "-V", package_name="csumfix")
 def cli() -> None:
-    """Repair wrong outer UDP checksums of VXLAN packets, without touching NIC settings."""
+    """Repair wrong outer UDP checksums of VXLAN and Geneve, without touching NIC settings."""
 
 
 @cli.command("run", short_help="Repair packets of this namespace's tunnels", cls=Configured)
 @click.pass_context
 def run_command(ctx: click.Context, /, **_: Any) -> None:
-    """Repair the packets of this network namespace's vxlan devices, in the foreground.
+    """Repair the packets of this network namespace's tunnels, in the foreground.
 
     Waits for devices that do not exist yet. SIGTERM and SIGINT remove the rules, empty the
     queues and exit with 0; no packet is lost. SIGHUP reads the settings again.
@@ -224,8 +232,9 @@ def top_command(interval: float, once: bool) -> None:
     multiple=True,
     default=DEFAULT_PORTS,
     show_default=True,
-    help="UDP destination port that carries VXLAN.",
+    help="UDP destination port that carries VXLAN; 6081 carries Geneve.",
 )
+@GENEVE_PORT
 @click.option("-v", "--verbose", is_flag=True, help="Also print a line for each packet.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def check_command(
@@ -234,7 +243,7 @@ def check_command(
     """Report which tunnel packets have wrong checksums, outer or inner, and why.
 
     Reads a capture file, or standard input if FILE is "-". With --live it watches
-    DEVICE, or the devices that carry tunnels. Knows VXLAN, and Geneve on port 6081.
+    DEVICE, or the devices that carry tunnels. Knows VXLAN and Geneve.
 
     A departing packet may have checksums that the NIC has yet to compute; an arriving
     packet must not. tcpdump -i any records the direction of each packet. For other
@@ -252,7 +261,8 @@ def check_command(
     if receiver + sender + bool(others["local"]) + live > 1:
         raise click.UsageError("--receiver, --sender, --local and --live exclude each other")
     direction = Direction.IN if receiver else Direction.OUT if sender else None
-    options = check.CheckOptions(source, live=live, direction=direction, **others)
+    ports = protocols.named(others.pop("ports"), others.pop("geneve_ports"))
+    options = check.CheckOptions(source, ports, live=live, direction=direction, **others)
     sys.exit(Exit.NEGATIVE if check.run(options) else Exit.OK)
 
 
@@ -327,7 +337,7 @@ def doctor_command(  # noqa: PLR0913 - one for each option
         elif receiver:
             from csumfix.views import receiver as arrivals
 
-            code, document = arrivals.run(seconds, DEFAULT_PORTS, as_json=as_json)
+            code, document = arrivals.run(seconds, protocols.named(DEFAULT_PORTS), as_json=as_json)
         else:
             from csumfix.views import doctor
 
@@ -349,12 +359,17 @@ def doctor_command(  # noqa: PLR0913 - one for each option
     "ports",
     type=PORT,
     multiple=True,
-    help="Extra VXLAN port, for tunnels without a local vxlan device.",
+    help="Extra VXLAN port, for tunnels without a local device; 6081 carries Geneve.",
 )
+@GENEVE_PORT
 def trace_command(
-    bad_only: bool, count: int | None, pcap: Path | None, ports: tuple[int, ...]
+    bad_only: bool,
+    count: int | None,
+    pcap: Path | None,
+    ports: tuple[int, ...],
+    geneve_ports: tuple[int, ...],
 ) -> None:
-    """Show the VXLAN packets that leave this host, until Ctrl-C. Changes none of them.
+    """Show the tunnel packets that leave this host, until Ctrl-C. Changes none of them.
 
     It shows packets as the network device gets them, after all NAT. The device
     completes the checksums that are "partial".
@@ -363,7 +378,7 @@ def trace_command(
     """
     from csumfix.views import trace
 
-    trace.run(trace.TraceOptions(bad_only, count or 0, pcap, ports))
+    trace.run(trace.TraceOptions(bad_only, count or 0, pcap, protocols.named(ports, geneve_ports)))
 
 
 @cli.command("lab", short_help="Try csumfix in a throwaway two-node lab")

@@ -58,7 +58,7 @@ def _read_file(ctx: click.Context, _: click.Parameter, file: Path | None) -> Pat
 
 
 class PortOption(click.Option):
-    """An option whose variable, CSUMFIX_PORT, Kubernetes may have set for its own purposes."""
+    """An option whose variable, ...PORT, Kubernetes may have set for its own purposes."""
 
     def resolve_envvar_value(self, ctx: click.Context) -> str | None:
         """Return the variable's value if it is meant for us."""
@@ -79,7 +79,7 @@ FILE = click.Option(
 def _flag(field: str, setting: Setting) -> click.Option:
     """Make the flag of a setting; ``field`` is its name in Options."""
     default = getattr(DEFAULTS, field)
-    kind = PortOption if field == "ports" else click.Option
+    kind = PortOption if field in ("ports", "geneve_ports") else click.Option
     if setting.is_flag:
         return kind([f"--{setting.name}"], is_flag=True, help=setting.meaning)
     return kind(
@@ -131,9 +131,11 @@ class Configured(Command):
 def options(ctx: click.Context) -> Options:
     """Return the settings of a parsed command; raise if they do not go together."""
     values = {str(setting.name): ctx.params[str(setting.name)] for setting in FLAGS}
-    ports = tuple(sorted(set(values.pop("port"))))
+    ports, geneve_ports = (tuple(sorted(set(values.pop(key)))) for key in ("port", "geneve_port"))
     lane = LaneSetting(values.pop("lane"))
-    result = Options(ports=ports, lane=lane, tunnels=ctx.meta[TUNNELS], **values)
+    result = Options(
+        ports=ports, geneve_ports=geneve_ports, lane=lane, tunnels=ctx.meta[TUNNELS], **values
+    )
     if result.queue_numbers[-1] > LAST_QUEUE:
         raise click.UsageError(
             f"--queue-base {result.queue_base} leaves no room for {result.queues} queues", ctx

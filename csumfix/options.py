@@ -11,6 +11,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any
 
+from csumfix.protocols import Protocols, named
+
 LAST_QUEUE = 65535
 """Highest number that a netfilter queue can have."""
 
@@ -60,7 +62,7 @@ def _about(name: str, meaning: str, more: str = "", **attributes: Any) -> dict[s
 
 @dataclass(frozen=True)
 class TunnelOptions:
-    """The settings of one vxlan device, in a table of the settings file.
+    """The settings of one vxlan or geneve device, in a table of the settings file.
 
     lane: None if it is the one for all.
     """
@@ -131,9 +133,20 @@ class Options:
         default=(),
         metadata=_about(
             "port",
-            "Extra VXLAN port, for tunnels without a local vxlan device; repeatable.",
-            "Ports 4789 and 8472 are found without it where a UDP socket has them, as with Docker "
-            "Swarm, whose vxlan device is in another network namespace.",
+            "Extra VXLAN port, for tunnels without a local device; repeatable.",
+            "6081 carries Geneve, here as well. Ports 4789, 8472 and 6081 are found without it "
+            "where a UDP socket has them, as with Docker Swarm, whose vxlan device is in another "
+            "network namespace.",
+            bounds=(1, 65535),
+            is_list=True,
+        ),
+    )
+    geneve_ports: tuple[int, ...] = field(
+        default=(),
+        metadata=_about(
+            "geneve-port",
+            "Extra Geneve port, for tunnels without a local device; repeatable.",
+            "A device knows what its port carries, whatever these settings say.",
             bounds=(1, 65535),
             is_list=True,
         ),
@@ -223,6 +236,11 @@ class Options:
     )
 
     tunnels: Mapping[str, TunnelOptions] = field(default_factory=dict)
+
+    @property
+    def protocols(self) -> Protocols:
+        """What the extra ports carry."""
+        return named(self.ports, self.geneve_ports)
 
     @property
     def queue_numbers(self) -> range:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import product
 
 from scapy.layers.inet import (
@@ -29,7 +30,18 @@ from scapy.layers.inet6 import (
 from scapy.layers.l2 import Dot1AD, Dot1Q, Ether
 from scapy.packet import Packet, Raw
 
-from tests.packets import CHECK_OFFSET, PORT, Shape, Transport, Tunnel, build, partial_check
+from tests.packets import (
+    CHECK_OFFSET,
+    GENEVE_PORT,
+    PORT,
+    Shape,
+    Transport,
+    Tunnel,
+    build,
+    geneve_header,
+    geneve_option,
+    partial_check,
+)
 
 PAYLOADS = (b"", b"x", b"payload", bytes(range(250)), b"\xa5\x5a" * 350)
 JUMBO = bytes(range(251)) * 32
@@ -40,6 +52,13 @@ VXLAN_HEADERS = [
     flags + b"\0\0\7\0"
     for flags in (b"\x08\x20\0\0", b"\x88\0\0\1", b"\x8c\0\0\3", b"\xfb\xdf\xff\xff")
 ]
+# Geneve's options: none, OVN's, several, and as many as there is room for.
+GENEVE_OPTIONS = (
+    b"",
+    geneve_option(bytes(4)),
+    geneve_option() + geneve_option(b"1234" * 8, kind=0),
+    geneve_option(bytes(124)) + geneve_option(bytes(120)),
+)
 GPE_HEADERS = [bytes([0x0C, 0, 0, protocol, 0, 0, 7, 0]) for protocol in range(5)]
 
 
@@ -58,9 +77,11 @@ def plain_bases() -> Iterator[Tunnel]:
             payload=PAYLOADS[number % len(PAYLOADS)],
             padding=bytes(number % 3),
         )
-        yield build(shape)
-        if shape.proven and (transport is not Transport.ICMP or inner == 6):
-            yield _partial(shape)
+        geneve = GENEVE_OPTIONS[number % len(GENEVE_OPTIONS)]
+        for one in (shape, replace(shape, port=GENEVE_PORT, geneve=geneve)):
+            yield build(one)
+            if shape.proven and (transport is not Transport.ICMP or inner == 6):
+                yield _partial(one)
     yield build(Shape(payload=JUMBO))
     yield build(Shape(version=6, inner_version=6, transport=Transport.TCP, payload=JUMBO))
 
@@ -115,18 +136,29 @@ def odd_bases() -> Iterator[Tunnel]:
     for vxlan in GPE_HEADERS:
         yield compose(six, vxlan, None, four, tcp)
         yield compose(four, vxlan, None, six, udp)
+    for protocol, frame, inside in ((0x800, None, four), (0x86DD, None, six), (0x8847, None, six)):
+        geneve = geneve_header(geneve_option(), protocol=protocol)
+        yield compose(four, geneve, frame, inside, udp, GENEVE_PORT)
+    control = bytearray(geneve_header())
+    control[1] |= 0x80
+    yield compose(six, bytes(control), ether, four, tcp, GENEVE_PORT)
     yield compose(four, PLAIN, tagged / Dot1Q(), four, ping)
     yield compose(four, PLAIN, ether, IP(proto=58), ICMPv6EchoRequest(cksum=1))
     yield compose(four, PLAIN, ether, IPv6(nh=1), ping)
 
 
 def compose(
-    outside: Packet, vxlan: bytes, frame: Packet | None, inside: Packet, transport: Packet
+    outside: Packet,
+    tunnel: bytes,
+    frame: Packet | None,
+    inside: Packet,
+    transport: Packet,
+    port: int = PORT,
 ) -> Tunnel:
     """Put a tunnel packet together from its layers."""
     content = bytes(inside / transport)
     carried = bytes(frame / inside / transport) if frame else content
-    datagram = UDP(sport=40000, dport=PORT) / Raw(vxlan + carried)
+    datagram = UDP(sport=40000, dport=port) / Raw(tunnel + carried)
     data = bytes(outside / datagram)
     inner_ip = len(data) - len(content)
     return Tunnel(data, len(data) - len(datagram), inner_ip, inner_ip + len(inside), len(data))

@@ -12,18 +12,21 @@ from scapy.utils import checksum
 
 from csumfix.core import Policy
 from tests.bases import odd_bases, plain_bases
-from tests.packets import PORT, Tunnel
+from tests.packets import GENEVE_PORT, PORT, Tunnel
 
 SEED = 4
 
+GENEVE = (GENEVE_PORT,)
+SOME = (0, 63, 64, 4789, *range(PORT - 64, PORT + 65, 8), *range(GENEVE_PORT, 65535, 512), 65535)
 POLICIES = (
-    Policy(),
-    Policy(fill_zero=True),
-    Policy(ports=(PORT,)),
-    Policy(ports=(PORT,), fill_zero=True),
-    Policy(ports=(4789, PORT)),
-    Policy(ports=(4789,) * 16),
-    Policy(ports=(0, 63, 64, 4789, *range(PORT - 64, PORT + 65, 8), 65535)),
+    Policy(geneve=GENEVE),
+    Policy(fill_zero=True, geneve=GENEVE),
+    Policy(ports=(PORT, GENEVE_PORT), geneve=GENEVE),
+    Policy(ports=(PORT, GENEVE_PORT), fill_zero=True, geneve=GENEVE),
+    Policy(ports=(4789, PORT, GENEVE_PORT), geneve=GENEVE),
+    Policy(ports=(4789,) * 16, geneve=GENEVE),
+    Policy(ports=SOME, geneve=(1, 4790, *GENEVE, 65535)),
+    Policy(geneve=(PORT,)),  # each protocol at the other's port
 )
 
 
@@ -49,7 +52,7 @@ class Base:
 # Offsets of header bytes with types and lengths.
 IP_FIELDS = {4: (0, 2, 3, 6, 7, 9, 20, 21), 6: (0, 4, 5, 6, 40, 41, 42, 43)}
 UDP_FIELDS = (2, 3, 4, 5, 6, 7)
-VXLAN_FIELDS = (8, 9, 11, 14)
+TUNNEL_FIELDS = (8, 9, 10, 11, 14, 15, 19)
 L4_FIELDS = (4, 5, 6, 7, 12)
 TYPE_FIELDS = (-2, -1)  # in front of the inner IP header
 VALUES = (0, 1, 2, 3, 4, 6, 8, 17, 43, 44, 58, 60, 131, 137, 0x45, 0x46, 0x60, 0xC9, 0xFF)
@@ -68,7 +71,7 @@ def fields_of(tunnel: Tunnel) -> tuple[int, ...]:
     data = tunnel.data
     offsets = [
         *IP_FIELDS[data[0] >> 4],
-        *[tunnel.udp + at for at in UDP_FIELDS + VXLAN_FIELDS],
+        *[tunnel.udp + at for at in UDP_FIELDS + TUNNEL_FIELDS],
         *[
             tunnel.inner_ip + at
             for at in TYPE_FIELDS + IP_FIELDS.get(data[tunnel.inner_ip] >> 4, ())

@@ -11,6 +11,7 @@ import struct
 from dataclasses import dataclass
 from functools import lru_cache
 
+from scapy.contrib.geneve import GENEVE
 from scapy.layers.inet import IP, UDP
 from scapy.layers.inet6 import IPv6
 from scapy.layers.l2 import Dot1Q, Ether
@@ -31,8 +32,9 @@ EXTENSIONS_MAX = 7  # a longer chain is taken for an attack
 
 IPV4, IPV6, VLANS = 0x0800, 0x86DD, {0x8100, 0x88A8}
 VLANS_MAX = 2
-BY_NEXT_PROTOCOL = {1: IPV4, 2: IPV6}  # of VXLAN-GPE; 3 is Ethernet
-ETHERNET = 3
+BRIDGING = 0x6558  # an Ethernet frame, as EtherType
+UNKNOWN = 0
+BY_NEXT_PROTOCOL = {1: IPV4, 2: IPV6, 3: BRIDGING}  # of VXLAN-GPE
 
 REPAIRED = {"recomputed", "recomputed_unproven", "zero_filled"}
 
@@ -82,18 +84,27 @@ def partial_check(ip: IpPacket, length: int) -> int | None:
 
 
 @dataclass(frozen=True)
+class Payload:
+    """What a tunnel carries, and what the tunnel's header tells of it.
+
+    kind: its EtherType; UNKNOWN if nobody can tell.
+    remote_checksum: VXLAN-RCO.
+    """
+
+    vni: int
+    kind: int
+    data: bytes
+    remote_checksum: bool = False
+
+
+@dataclass(frozen=True)
 class Tunnelled:
-    """A VXLAN packet whose outer checksum can be judged."""
+    """A tunnel packet whose outer checksum can be judged."""
 
     ip: IpPacket
     udp: Packet
-    vxlan: Packet
     datagram: bytes
-
-    @property
-    def remote_checksum(self) -> bool:
-        """VXLAN-RCO, which scapy does not know."""
-        return bool(self.datagram[9] & 0x20)
+    payload: Payload
 
     @property
     def expected(self) -> int:
@@ -225,7 +236,40 @@ def outer_ip(packet: bytes) -> IpPacket | Status:
     return Status.REROUTED if ip.rerouted else ip
 
 
-def dissect(packet: bytes, ports: tuple[int, ...]) -> Tunnelled | Status:
+def vxlan_payload(data: bytes) -> Payload:
+    """Raise MalformedError if the data is no VXLAN packet."""
+    # Scapy reads the bytes of a group policy and of a next protocol one behind the other, but
+    # they share a place: without the bit of the former, it finds the VNI.
+    vxlan = header(VXLAN, bytes([need(data, 8)[0] & 0x7F]) + data[1:8])
+    if not vxlan.flags.Instance:
+        raise MalformedError
+    group, gpe, remote = data[0] & 0x80, vxlan.flags.NextProtocol, data[1] & 0x20
+    reserved = [data[0] & 0x73, data[1] & 0xDF, data[2], data[3], data[7]]
+    if group:  # a group's number, and two flags, need no check
+        reserved[1:4] = [0, 0, gpe]
+    elif gpe:
+        reserved[3] = 0
+    if remote:
+        reserved[4] = 0
+    kind = BY_NEXT_PROTOCOL.get(vxlan.NextProtocol, UNKNOWN) if gpe else BRIDGING
+    return Payload(vxlan.vni, UNKNOWN if any(reserved) else kind, data[8:], bool(remote))
+
+
+def geneve_payload(data: bytes) -> Payload:
+    """Raise MalformedError if the data is no Geneve packet."""
+    geneve = header(GENEVE, need(data, 8)[:1] + data[1:8])
+    if geneve.version != 0:
+        raise MalformedError
+    end = 8 + 4 * (data[0] & 0x3F)
+    options = need(data, end)[8:]
+    while options:
+        length = 4 + 4 * (need(options, 4)[3] & 0x1F)
+        options = options[len(need(options, length)) :]
+    known = {BRIDGING, IPV4, IPV6} if not geneve.oam else set()
+    return Payload(geneve.vni, geneve.proto if geneve.proto in known else UNKNOWN, data[end:])
+
+
+def dissect(packet: bytes, policy: Policy) -> Tunnelled | Status:
     """Return the packet taken apart, or why its outer checksum cannot be judged."""
     ip = outer_ip(packet)
     if isinstance(ip, Status):
@@ -234,16 +278,14 @@ def dissect(packet: bytes, ports: tuple[int, ...]) -> Tunnelled | Status:
         udp, datagram = dissect_udp(ip.payload)
     except MalformedError:
         return Status.MALFORMED_UDP
-    if ports and udp.dport not in ports:
+    if policy.ports and udp.dport not in policy.ports:
         return Status.OTHER_PORT
-    if len(datagram) < 16:
-        return Status.NOT_VXLAN
-    # Scapy reads the bytes of a group policy and of a next protocol one behind the other, but
-    # they share a place: without the bit of the former, it finds the VNI.
-    vxlan = header(VXLAN, bytes([datagram[8] & 0x7F]) + datagram[9:16])
-    if not vxlan.flags.Instance:
-        return Status.NOT_VXLAN
-    return Tunnelled(ip, udp, vxlan, datagram)
+    is_geneve = udp.dport in policy.geneve
+    try:
+        payload = geneve_payload(datagram[8:]) if is_geneve else vxlan_payload(datagram[8:])
+    except MalformedError:
+        return Status.NOT_GENEVE if is_geneve else Status.NOT_VXLAN
+    return Tunnelled(ip, udp, datagram, payload)
 
 
 @dataclass(frozen=True)
@@ -258,12 +300,11 @@ class InnerOpinion:
 UNPROVEN, MALFORMED = InnerOpinion(Inner.UNPROVEN), InnerOpinion(Inner.MALFORMED)
 
 
-def inner_bytes(vxlan: Packet, datagram: bytes) -> tuple[int, bytes]:
-    """Return the EtherType of what VXLAN carries, 0 if unknown, and the bytes behind it."""
-    inner = datagram[16:]
-    next_protocol = vxlan.NextProtocol if vxlan.flags.NextProtocol else ETHERNET
-    if next_protocol != ETHERNET:
-        return BY_NEXT_PROTOCOL.get(next_protocol, 0), inner
+def inner_bytes(payload: Payload) -> tuple[int, bytes]:
+    """Return the EtherType of what a tunnel carries, and the bytes behind it."""
+    kind, inner = payload.kind, payload.data
+    if kind != BRIDGING:
+        return kind, inner
     kind, inner = header(Ether, need(inner, 14)).type, inner[14:]
     for _ in range(VLANS_MAX):
         if kind in VLANS:
@@ -309,10 +350,13 @@ def judge_inner_ip(data: bytes) -> InnerOpinion:
 
 def judge_inner(tunnelled: Tunnelled) -> InnerOpinion:
     """What the inner packet's own checksums say about it."""
-    if tunnelled.remote_checksum:
+    payload = tunnelled.payload
+    if payload.kind == UNKNOWN:
+        return InnerOpinion(Inner.UNKNOWN)
+    if payload.remote_checksum:
         return UNPROVEN
     try:
-        kind, inner = inner_bytes(tunnelled.vxlan, tunnelled.datagram)
+        kind, inner = inner_bytes(payload)
         return judge_inner_ip(inner) if kind in {IPV4, IPV6} else UNPROVEN
     except (MalformedError, NotIpError):
         return MALFORMED
@@ -357,7 +401,7 @@ def inspect(tunnelled: Tunnelled | Status) -> Inspection:
         difference=off if outer is Outer.WRONG else 0,
         source=tunnelled.udp.sport,
         dest=tunnelled.udp.dport,
-        vni=tunnelled.vxlan.vni,
+        vni=tunnelled.payload.vni,
         inner=inner.state,
         inner_found=inner.found,
         inner_expected=inner.expected,
@@ -392,7 +436,7 @@ def judge(
     packet: bytes, policy: Policy, wirelen: int, *, partial: bool, replaceable: bool
 ) -> Opinion:
     """Return what core.repair() and core.inspect() must say."""
-    tunnelled = dissect(packet, policy.ports)
+    tunnelled = dissect(packet, policy)
     seen = inspect(tunnelled)
     reason = reason_of(seen, policy.fill_zero)
     if wirelen > len(packet):

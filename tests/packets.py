@@ -23,7 +23,7 @@ from scapy.layers.vxlan import VXLAN
 from scapy.packet import NoPayload, Packet, Raw
 from scapy.utils import checksum
 
-PORT = 8472
+PORT, GENEVE_PORT = 8472, 6081
 VNI = 0x123456
 SOURCES = {4: "10.0.0.", 6: "fd00::"}  # and a host number
 DESTINATIONS = {4: "10.0.0.2", 6: "fd00::2"}
@@ -64,6 +64,7 @@ class Shape:
     transport: Transport = Transport.UDP
     payload: bytes = b"payload"
     padding: bytes = b""  # behind the inner packet, inside the frame
+    geneve: bytes | None = None  # Geneve's options, if it is not VXLAN
 
     @property
     def proven(self) -> bool:
@@ -167,19 +168,31 @@ def _transport_offset(ip: Packet) -> int:
     return length
 
 
+def geneve_option(data: bytes = b"", kind: int = 0x80) -> bytes:
+    """Return one of OVN's options, which are critical."""
+    return struct.pack("!HBB", 0x0102, kind, len(data) // 4) + data
+
+
+def geneve_header(options: bytes = b"", vni: int = VNI, protocol: int = 0x6558) -> bytes:
+    """Return a Geneve header by RFC 8926, 3.4, as OVN makes it."""
+    critical = 0x40 if options else 0
+    return struct.pack("!BBHI", len(options) // 4, critical, protocol, vni << 8) + options
+
+
 def build(shape: Shape) -> Tunnel:
     """Build a packet of this shape whose checksums are all right."""
     header, content, inner = _frame(shape)
     outer_ip = _ip(shape.version, shape.options, 17, shape.host)
-    vxlan = VXLAN(flags=0x08, vni=shape.vni)
+    tunnel = bytes(VXLAN(flags=0x08, vni=shape.vni))
+    if shape.geneve is not None:
+        tunnel = geneve_header(shape.geneve, shape.vni)
     data = bytes(
         outer_ip
         / UDP(sport=shape.source_port, dport=shape.port)
-        / vxlan
-        / Raw(header + content + shape.padding)
+        / Raw(tunnel + header + content + shape.padding)
     )
     udp = _transport_offset(outer_ip)
-    inner_ip = udp + 16 + len(header)
+    inner_ip = udp + 8 + len(tunnel) + len(header)
     return Tunnel(
         data, udp, inner_ip, inner_ip + _transport_offset(inner), inner_ip + len(content)
     )
@@ -213,7 +226,7 @@ def outer_partial_check(tunnel: Tunnel) -> int:
 
 payloads = st.one_of(st.binary(max_size=64), st.binary(min_size=1400, max_size=1500))
 
-shapes = st.builds(
+vxlan_shapes = st.builds(
     Shape,
     version=st.sampled_from([4, 6]),
     options=st.booleans(),
@@ -227,5 +240,14 @@ shapes = st.builds(
     payload=payloads,
     padding=st.binary(max_size=8),
 )
+geneve_shapes = st.builds(
+    replace,
+    vxlan_shapes,
+    port=st.just(GENEVE_PORT),
+    geneve=st.sampled_from(
+        [b"", geneve_option(), geneve_option(bytes(4)) * 2, geneve_option(bytes(120)) * 2]
+    ),
+)
+shapes = vxlan_shapes | geneve_shapes
 
 proven_shapes = shapes.filter(lambda shape: shape.proven)

@@ -15,6 +15,7 @@ from functools import lru_cache
 from typing import Any, NamedTuple, TypeVar
 
 from csumfix.core._core import ffi, lib
+from csumfix.protocols import Protocols
 
 COPY_WHOLE: int = lib.DRAIN_COPY_WHOLE
 
@@ -104,11 +105,12 @@ class Inner(enum.Enum):
     CORRUPT = lib.INNER_CORRUPT
     PARTIAL = lib.INNER_PARTIAL
     MALFORMED = lib.INNER_MALFORMED
+    UNKNOWN = lib.INNER_UNKNOWN
 
 
 @_complete("outer_status", "OUTER_STATUSES")
 class Status(enum.Enum):
-    """Whether a packet is VXLAN that can be judged, and if not, why (``enum outer_status``)."""
+    """Whether a tunnel packet can be judged, and if not, why (``enum outer_status``)."""
 
     OK = lib.OUTER_OK
     NOT_IP = lib.OUTER_NOT_IP
@@ -119,6 +121,7 @@ class Status(enum.Enum):
     MALFORMED_UDP = lib.OUTER_MALFORMED_UDP
     OTHER_PORT = lib.OUTER_OTHER_PORT
     NOT_VXLAN = lib.OUTER_NOT_VXLAN
+    NOT_GENEVE = lib.OUTER_NOT_GENEVE
 
 
 _STATUS = {state.value: state for state in Status}
@@ -132,21 +135,33 @@ Packet = bytes | memoryview
 class Policy:
     """What to repair.
 
-    ports: UDP destination ports that carry VXLAN; none means any.
+    ports: UDP destination ports of tunnels; none means any.
     fill_zero: also compute checksums that were sent as 0.
+    geneve: the ports that carry Geneve, if they are tunnels' at all; others carry VXLAN.
     """
 
     ports: tuple[int, ...] = ()
     fill_zero: bool = False
+    geneve: tuple[int, ...] = ()
+
+    @classmethod
+    def of(cls, protocols: Protocols, *, fill_zero: bool = False) -> Policy:
+        """Return a policy for these ports and no other."""
+        # No port at all would mean any. No packet is sent to port 0.
+        ports = tuple(sorted(protocols)) or (0,)
+        geneve = tuple(port for port in ports if protocols.get(port) == "geneve")
+        return cls(ports, fill_zero, geneve)
 
 
 @lru_cache(maxsize=8)
 def _to_c(policy: Policy) -> Any:
-    """Return the policy as C has it; the same for equal ones, because it takes 8 KB."""
+    """Return the policy as C has it; the same for equal ones, because it takes 16 KB."""
     result = ffi.new("struct repair_policy *")
     ports = ffi.addressof(result, "ports")
     for port in policy.ports:
         lib.outer_ports_add(ports, port)
+    for port in policy.geneve:
+        lib.outer_ports_set_geneve(ports, port)
     result.fill_zero = policy.fill_zero
     return result
 
@@ -283,17 +298,8 @@ def repair(
 
 def inspect(packet: Packet, policy: Policy = Policy()) -> Inspection:
     """Judge outer and inner checksums of one packet, given from its IP header on."""
-    return _inspect(lib.inspect, packet, policy)
-
-
-def inspect_geneve(packet: Packet, policy: Policy = Policy()) -> Inspection:
-    """Judge outer and inner checksums of one Geneve packet, given from its IP header on."""
-    return _inspect(lib.inspect_geneve, packet, policy)
-
-
-def _inspect(function: Any, packet: Packet, policy: Policy) -> Inspection:
     data = ffi.from_buffer("uint8_t[]", packet)
-    seen = function((data, len(packet)), ffi.addressof(_to_c(policy), "ports"))
+    seen = lib.inspect((data, len(packet)), ffi.addressof(_to_c(policy), "ports"))
     return Inspection(
         _STATUS[seen.status],
         _OUTER[seen.check],

@@ -29,6 +29,7 @@ extern struct checksum_backend checksum_in_use;
 
 struct outer_ports { ...; };
 void outer_ports_add(struct outer_ports *ports, uint16_t port);
+void outer_ports_set_geneve(struct outer_ports *ports, uint16_t port);
 
 struct repair_policy { struct outer_ports ports; bool fill_zero; ...; };
 struct repair_result { enum repair_reason reason; ...; };
@@ -45,7 +46,6 @@ struct inspection {
     uint16_t inner_found; uint16_t inner_expected; ...;
 };
 struct inspection inspect(struct view v, const struct outer_ports *ports);
-struct inspection inspect_geneve(struct view v, const struct outer_ports *ports);
 
 struct drain;
 extern const uint32_t drain_batch_bounds[...];

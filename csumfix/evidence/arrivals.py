@@ -21,7 +21,7 @@ class Diagnosis(enum.StrEnum):
 
     RIGHT = "right"
     ZERO = "zero"
-    """No outer checksum; the inner packet is whole, or has no checksum either."""
+    """No outer checksum; the inner packet is whole, or has none either, or cannot be checked."""
     PARTIAL = "partial"
     """Partial, and leaving: the device computes it."""
     GSO = "gso"
@@ -64,6 +64,7 @@ class Reason(enum.StrEnum):
     REROUTED = "a source route hides the addresses that the checksum covers"
     MALFORMED = "malformed"
     INNER_MALFORMED = "the inner packet is shorter than its own length fields"
+    INNER_UNKNOWN = "the tunnel carries something that csumfix cannot check"
 
 
 class Verdict(NamedTuple):
@@ -95,7 +96,7 @@ ETHERNET_MTU = 1500
 JUMBO_MTU = 9216
 """No current Ethernet device carries more: a longer packet was never on a wire."""
 
-INTACT = frozenset({Inner.RIGHT, Inner.UNPROVEN})
+INTACT = frozenset({Inner.RIGHT, Inner.UNPROVEN, Inner.UNKNOWN})
 
 
 def judge(seen: Inspection, how: Circumstances) -> Verdict:
@@ -104,6 +105,8 @@ def judge(seen: Inspection, how: Circumstances) -> Verdict:
         return Verdict(Diagnosis.GSO)
     if seen.inner is Inner.CORRUPT:
         return _damaged(seen, how)
+    if seen.outer is Outer.WRONG and seen.inner is Inner.UNKNOWN:
+        return Verdict(Diagnosis.UNJUDGED, Reason.INNER_UNKNOWN)
     if seen.outer is Outer.WRONG:
         malformed = seen.inner is Inner.MALFORMED
         return Verdict(Diagnosis.CORRUPT if malformed else Diagnosis.REWRITTEN)

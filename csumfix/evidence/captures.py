@@ -11,20 +11,21 @@ from collections import Counter
 from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
-from csumfix.core import Inner, Inspection, Outer, Policy, Status, inspect, inspect_geneve
+from csumfix.core import Inner, Inspection, Outer, Policy, Status, inspect
 from csumfix.evidence import links, segments
 from csumfix.evidence.arrivals import Circumstances, Diagnosis, Reason, Verdict, judge
 from csumfix.evidence.pcap import Capture
 from csumfix.evidence.tapsocket import Direction
+from csumfix.protocols import GENEVE_PORT, TITLES, Protocol, Protocols
 
-GENEVE_PORT = 6081
 UDP, HOP_BY_HOP, FRAGMENT = 17, 0, 44  # protocol numbers
 IPV4_LATER_FRAGMENT = 0x1FFF
 VXLAN_FLAGS = frozenset({0x08, 0x0C, 0x88})
 """First byte of a VXLAN header: plain, with next protocol (GPE), with group policy (GBP)."""
 
+GENEVE_RESERVED, ETHERNET = 0x3F, bytes.fromhex("6558")  # RFC 8926, 3.4
+
 ANY_PORT = Policy()
-GENEVE = Policy((GENEVE_PORT,))
 
 
 class Captured(NamedTuple):
@@ -94,59 +95,56 @@ class FileSource:
 class Examiner:
     """Judges packets to the ports of tunnels.
 
-    ports: VXLAN ports.
+    ports: what they carry; Geneve's well-known port is always among them.
     local: addresses of the host where the packets were captured.
     forced: the direction of all packets, if known.
     """
 
     def __init__(
         self,
-        ports: Iterable[int],
+        ports: Protocols,
         local: Iterable[bytes] = (),
         forced: Direction | None = None,
     ) -> None:
-        self._policy = Policy(tuple(sorted(set(ports) - {GENEVE_PORT})))
-        self._ports = frozenset(self._policy.ports) | {GENEVE_PORT}
+        self._ports: Protocols = {GENEVE_PORT: "geneve", **ports}
+        self._policy = Policy.of(self._ports)
         self._local = frozenset(local)
         self._forced = forced
-        self.other_ports: Counter[int] = Counter()
-        """Packets to other ports that look like VXLAN, by port."""
+        self.other_ports: Counter[tuple[int, Protocol]] = Counter()
+        """Packets to other ports that look like a tunnel's, by port."""
 
     def examine(self, captured: Captured) -> Judged | None:
         """Judge a packet; None if it does not belong to a tunnel."""
         packet = captured.packet
         seen = inspect(packet, self._policy)
         if seen.status is Status.OK:
-            return self._judged(captured, seen, geneve=False)
+            return self._judged(captured, seen)
         if seen.status in (Status.NOT_IP, Status.NOT_UDP):
             return None
         if seen.status is Status.OTHER_PORT:
-            return self._other_port(captured)
+            self._note_other_port(captured.packet)
+            return None
         return self._unjudged(captured, seen)
 
-    def _other_port(self, captured: Captured) -> Judged | None:
-        port = _port(captured.packet)
-        if port == GENEVE_PORT:
-            seen = inspect_geneve(captured.packet, GENEVE)
-            if seen.status is Status.OK:
-                return self._judged(captured, seen, geneve=True)
-            return self._unjudged(captured, seen)
-        if port and _looks_like_vxlan(captured.packet):
-            self.other_ports[port] += 1
-        return None
+    def _note_other_port(self, packet: bytes) -> None:
+        port = _port(packet)
+        looks_like = _looks_like(packet, port) if port else None
+        if port and looks_like:
+            self.other_ports[port, looks_like] += 1
 
-    def _judged(self, captured: Captured, seen: Inspection, *, geneve: bool) -> Judged:
+    def _judged(self, captured: Captured, seen: Inspection) -> Judged:
+        protocol = self._ports[seen.dest]
         source, dest = addresses(captured.packet)
         direction = self._direction(source, dest, captured.direction)
         if seen.outer is Outer.RIGHT and seen.inner is Inner.RIGHT:  # most are
             verdict = Verdict(Diagnosis.RIGHT)
         else:
-            tcp_data = segments.has_tcp_data(captured.packet, geneve=geneve)
+            tcp_data = segments.has_tcp_data(captured.packet, protocol)
             how = Circumstances(direction, captured.complete, tcp_data, captured.length)
             verdict = judge(seen, how)
         return Judged(
             captured.number,
-            "Geneve" if geneve else "VXLAN",
+            TITLES[protocol],
             seen.dest,
             direction,
             source,
@@ -159,12 +157,12 @@ class Examiner:
     def _unjudged(self, captured: Captured, seen: Inspection) -> Judged | None:
         """Return why a packet cannot be judged; None if it is to another port."""
         port = _port(captured.packet)
-        if port not in self._ports:
+        if port is None or port not in self._ports:
             return None
         source, dest = addresses(captured.packet)
         return Judged(
             captured.number,
-            "Geneve" if port == GENEVE_PORT else "VXLAN",
+            TITLES[self._ports[port]],
             port,
             self._direction(source, dest, captured.direction),
             source,
@@ -210,6 +208,7 @@ def _reason(captured: Captured, status: Status) -> Reason:
         Status.FRAGMENT: Reason.FRAGMENT,
         Status.REROUTED: Reason.REROUTED,
         Status.NOT_VXLAN: Reason.NO_TUNNEL,
+        Status.NOT_GENEVE: Reason.NO_TUNNEL,
     }.get(status, Reason.MALFORMED)
 
 
@@ -236,10 +235,19 @@ def _udp(packet: bytes) -> int:
     return at if header == UDP else 0
 
 
-def _looks_like_vxlan(packet: bytes) -> bool:
-    """Tell whether a UDP packet is VXLAN by its contents: reserved bits, inner checksum."""
+def _looks_like(packet: bytes, port: int) -> Protocol | None:
+    """Tell what a UDP packet carries by its contents: reserved bits, inner checksum."""
     at = segments.udp_offset(packet) + segments.UDP_HEADER
-    header = packet[at : at + segments.VXLAN]
-    if not header or header[0] not in VXLAN_FLAGS or any(header[1:3]) or header[-1]:
-        return False
-    return inspect(packet, ANY_PORT).inner in (Inner.RIGHT, Inner.PARTIAL)
+    header = packet[at : at + segments.TUNNEL_HEADER]
+    if len(header) < segments.TUNNEL_HEADER or header[-1]:
+        return None
+    if header[0] in VXLAN_FLAGS and not any(header[1:3]) and _is_proven(packet, ANY_PORT):
+        return "vxlan"
+    geneve = Policy(geneve=(port,))
+    if not header[1] & GENEVE_RESERVED and header[2:4] == ETHERNET and _is_proven(packet, geneve):
+        return "geneve"
+    return None
+
+
+def _is_proven(packet: bytes, policy: Policy) -> bool:
+    return inspect(packet, policy).inner in (Inner.RIGHT, Inner.PARTIAL)

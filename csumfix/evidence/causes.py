@@ -18,8 +18,9 @@ from csumfix.evidence.arrivals import WRONG, Diagnosis, Reason
 from csumfix.evidence.captures import Judged
 
 MODULUS = 0xFFFF  # one's complement arithmetic
-TUNNEL_PORTS = range(32768, 61000)
-"""Source ports that vxlan devices use by default (net.ipv4.ip_local_port_range)."""
+SOURCE_PORTS = {"VXLAN": range(32768, 61000), "Geneve": range(1, 65535)}
+"""Source ports that devices use by default: net.ipv4.ip_local_port_range; all of them (see
+host/tunnels.py)."""
 
 MANY_SENDERS = 1000
 MANY_PAIRS = 10_000
@@ -81,7 +82,7 @@ class Flow:
             self.complete.add((seen.found - seen.difference) % MODULUS)
 
 
-def name(flows: dict[int, Flow]) -> Cause:
+def name(flows: dict[int, Flow], tunnel: str = "VXLAN") -> Cause:
     """Name what rewrote the outer headers of one sender's packets, by source port."""
     if _is_rewritten_zero(flows):
         return Cause.ZERO
@@ -92,7 +93,7 @@ def name(flows: dict[int, Flow]) -> Cause:
     if len({difference(flow) for flow in flows.values()}) == 1:
         return Cause.NEW_ADDRESS
     old = [(port - difference(flow)) % MODULUS for port, flow in flows.items()]
-    return Cause.NEW_PORT if all(port in TUNNEL_PORTS for port in old) else Cause.UNKNOWN
+    return Cause.NEW_PORT if all(port in SOURCE_PORTS[tunnel] for port in old) else Cause.UNKNOWN
 
 
 def _is_rewritten_zero(flows: dict[int, Flow]) -> bool:
@@ -231,7 +232,7 @@ class Tally:
         for (diagnosis, tunnel, port, source, _), sender in self._senders.items():
             if diagnosis is Diagnosis.PARTIAL:
                 continue
-            cause = FIXED.get(diagnosis) or name(sender.flows)
+            cause = FIXED.get(diagnosis) or name(sender.flows, tunnel)
             key = (diagnosis, cause, tunnel, port)
             finding = found.setdefault(key, Finding(*key, sender.first))
             finding.senders[source] += sender.packets

@@ -203,7 +203,7 @@ NAMES = {
     Kind.PING_LARGE: "pings as long as the MTU",
     Kind.SYN: "TCP SYN, checksum complete",
     Kind.SYN_OFFLOADED: "TCP SYN, checksum left to offload",
-    Kind.WRAPPED: "VXLAN packets made by doctor, both checksums complete",
+    Kind.WRAPPED: "tunnel packets made by doctor, both checksums complete",
     Kind.WRAPPED_OFFLOADED: "the same, outer checksum left to offload",
     Kind.CONNECT: "ordinary TCP connections",
     Kind.MARKED: "connections with kube-proxy's mark",
@@ -443,7 +443,7 @@ def _inner(case: _Case, kinds: tuple[Kind, Kind]) -> Conclusion:
     if len(sources) == 1 and case.outcome(Kind.SYN).sources:
         port = next(iter(sources))
         evidence.append(
-            f"all answers come from outer source port {port}, where a vxlan device "
+            f"all answers come from outer source port {port}, where a tunnel device "
             "would choose a different one for each flow"
         )
         return Conclusion(Verdict.RELAY, tuple(evidence), _cured_in_vain(case))
@@ -511,17 +511,17 @@ def _all_lost(case: _Case) -> Conclusion:
         if plain is not None:
             works = "answered" if plain else "lost"
             evidence.append(
-                f"with the outer checksum left to offload, these VXLAN packets are {works}"
+                f"with the outer checksum left to offload, these tunnel packets are {works}"
             )
         return Conclusion(Verdict.NIC_OUTER, tuple(evidence), _cured_in_vain(case))
     if wrapped is None:
         return Conclusion(
             Verdict.UNDECIDED,
             tuple(evidence),
-            ("doctor could not send VXLAN packets of its own making",),
+            ("doctor could not send tunnel packets of its own making",),
             "run 'csumfix check --live' at the other end while this runs here",
         )
-    evidence.append("these VXLAN packets left with both checksums complete and right")
+    evidence.append("these tunnel packets left with both checksums complete and right")
     damage = "something that damages every packet on the way would look the same from here"
     return Conclusion(
         Verdict.BLACK_HOLE,

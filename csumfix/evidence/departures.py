@@ -21,7 +21,7 @@ class Departure(enum.StrEnum):
     CORRUPT = "corrupt"
     """Wrong, over an inner packet that is damaged or whose checksum nothing will compute."""
     NOT_JUDGED = "not_judged"
-    """Cut short, a fragment, or no VXLAN."""
+    """Cut short, a fragment, no tunnel packet, or with a payload that nobody here knows."""
 
 
 WHOLE = frozenset({Inner.RIGHT, Inner.UNPROVEN})
@@ -33,7 +33,9 @@ def judge(seen: Inspection, *, complete: bool) -> Departure:
     complete: whether the kernel considers its checksums computed. If so, nothing will compute a
         checksum that looks partial.
     """
-    if seen.status is not Status.OK:
+    # With an unknown payload: the device may be about to compute a checksum in there.
+    unknown = seen.inner is Inner.UNKNOWN and seen.outer is Outer.WRONG
+    if seen.status is not Status.OK or unknown:
         return Departure.NOT_JUDGED
     if seen.outer is Outer.RIGHT:
         return Departure.RIGHT

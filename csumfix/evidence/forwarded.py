@@ -13,6 +13,7 @@ from csumfix.core import Policy, inspect
 from csumfix.evidence.captures import address_text, addresses
 from csumfix.evidence.departures import Departure, judge
 from csumfix.evidence.tapsocket import Direction, TapSocket
+from csumfix.protocols import Protocols
 
 ENOUGH = 20
 """Wrong packets after which watching can end."""
@@ -52,9 +53,9 @@ class Forwarded:
             self.departures.setdefault(stream, Counter())[departure] += 1
 
 
-async def watch(devices: Collection[int], ports: Collection[int], seconds: float) -> Forwarded:
+async def watch(devices: Collection[int], ports: Protocols, seconds: float) -> Forwarded:
     """Watch what leaves by these devices; raises OSError if that is not permitted."""
-    found, policy = Forwarded(), Policy(tuple(sorted(ports)))
+    found, policy = Forwarded(), Policy.of(ports)
     ends = time.monotonic() + seconds
     with contextlib.ExitStack() as stack:
         taps = []

@@ -26,10 +26,12 @@ checksum is to be computed.
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from csumfix.core import checksum
+from csumfix.protocols import Protocol
 
 NUMBERS = range(65301, 65314)
 """Ports and identifiers of probes: behind the ports that NodePorts and most systems draw from."""
@@ -46,8 +48,11 @@ IPV6 = struct.Struct("!IHBB16s16s")
 SEGMENT = struct.Struct("!HHIIBBHHH")  # a TCP header
 DATAGRAM = struct.Struct("!HHHH")  # a UDP header
 MESSAGE = struct.Struct("!BBHHH")  # an ICMP echo header
-VXLAN = struct.Struct("!B3xI")
-VNI_IS_VALID = 0x08
+TUNNEL_HEADERS: Mapping[Protocol, bytes] = {
+    "vxlan": bytes.fromhex("08000000"),  # the VNI is valid
+    "geneve": bytes.fromhex("00006558"),  # no options; an Ethernet frame follows
+}
+"""What comes before the VNI (RFC 7348; RFC 8926, 3.4)."""
 
 VNET = struct.Struct("=BBHHHH")
 """struct virtio_net_hdr of a packet socket: in the host's byte order."""
@@ -123,9 +128,9 @@ def echo_data(version: int, mtu: int) -> int:
     return max(0, mtu - ip.size - MESSAGE.size)
 
 
-def encapsulated(vni: int, frame: bytes) -> bytes:
-    """Return the payload of a VXLAN datagram around a frame of this module."""
-    return VXLAN.pack(VNI_IS_VALID, vni << 8) + frame[VNET.size :]
+def encapsulated(protocol: Protocol, vni: int, frame: bytes) -> bytes:
+    """Return the payload of a tunnel datagram around a frame of this module."""
+    return TUNNEL_HEADERS[protocol] + (vni << 8).to_bytes(4) + frame[VNET.size :]
 
 
 def datagram(source: bytes, dest: bytes, ports: tuple[int, int], payload: bytes) -> bytes:
@@ -191,12 +196,6 @@ def question(packet: bytes) -> Seen | None:
 def answer(packet: bytes) -> Seen | None:
     """Recognise the answer to a probe; None if it is none."""
     return _seen(packet, answers=True)
-
-
-def inner(packet: bytes) -> bytes:
-    """Return the inner packet of a VXLAN packet, both from the IP header on."""
-    outer = (packet[0] & 15) * 4 if packet[0] >> 4 == 4 else IPV6.size  # noqa: PLR2004
-    return packet[outer + DATAGRAM.size + VXLAN.size + ETHERNET.size :]
 
 
 def _seen(packet: bytes, *, answers: bool) -> Seen | None:

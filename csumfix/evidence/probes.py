@@ -14,7 +14,7 @@ PING_OUTER                PING with the outer checksum complete, too; for the se
 PING_LARGE                echo request as long as the tunnel's MTU, complete
 SYN, SYN_OFFLOADED        TCP SYN; complete, left to offload
 DATA, GSO                 TCP data of no connection: a segment, complete; a GSO packet of two
-WRAPPED                   echo request in a VXLAN datagram of our own; both checksums complete
+WRAPPED                   echo request in a tunnel datagram of our own; both checksums complete
 WRAPPED_OFFLOADED         the same by a UDP socket, which leaves the outer checksum to offload
 CONNECT                   connect() of an ordinary socket, from a new port each time
 MARKED                    the same with the mark of kube-proxy for packets to be masqueraded
@@ -50,12 +50,13 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 
-from csumfix.core import Inspection, Policy, inspect
+from csumfix.core import Inspection, Policy, Status, inspect
 from csumfix.evidence import arrivals, probepackets
 from csumfix.evidence.arrivals import WRONG, Circumstances, Diagnosis
 from csumfix.evidence.captures import address_text, addresses
 from csumfix.evidence.departures import Departure, judge
 from csumfix.evidence.probepackets import Ends, Seen
+from csumfix.evidence.segments import ETHERNET_HEADER, inner_offset
 from csumfix.evidence.tapsocket import (
     SOL_PACKET,
     Direction,
@@ -67,6 +68,7 @@ from csumfix.evidence.tapsocket import (
 )
 from csumfix.host.conntrack import OuterTuple
 from csumfix.host.remotes import Remote
+from csumfix.protocols import Protocols
 
 ROUNDS = 40
 INTERVAL = 0.05
@@ -76,7 +78,7 @@ LONGEST = 4.0
 PATIENCE = 0.7
 """Seconds that the last answers may take."""
 
-PINGS, ON_THE_WAY = 12, 2
+PINGS, ON_THE_WAY = 20, 2
 """Pings that are sent in any case: they show how many packets the path loses. If answers are
 missing, but for those to the last two, the pings go on for as long as the probes may."""
 
@@ -295,7 +297,7 @@ class _Series:
 class Prober:
     """Sends probes to remote ends and collects what comes of them.
 
-    ports: of the tunnels. underlays: numbers of the devices that carry them.
+    ports: what those of the tunnels carry. underlays: numbers of the devices that carry these.
     mark: of kube-proxy; None if there is none, and then no marked packets are sent.
     extent: how much is asked.
     """
@@ -303,13 +305,13 @@ class Prober:
     def __init__(
         self,
         remotes: Sequence[Remote],
-        ports: Collection[int],
+        ports: Protocols,
         underlays: Collection[int],
         mark: int | None,
         extent: Extent = Extent(),
     ) -> None:
         self._extent = extent
-        self._policy = Policy(tuple(sorted(ports)))
+        self._policy = Policy.of(ports)
         self._ports, self._underlays, self._mark = ports, underlays, mark
         self.result = Probes([Probed(remote) for remote in remotes])
         self._series: dict[tuple[Kind, bytes], _Series] = {}
@@ -445,7 +447,7 @@ class Prober:
         try:
             for index in self._underlays if self._extent.watch else ():
                 for direction in (Direction.OUT, Direction.IN):
-                    tap = TapSocket(index, self._ports, direction, probepackets.NUMBERS)
+                    tap = TapSocket(index, self._ports.keys(), direction, probepackets.NUMBERS)
                     stack.callback(tap.close)
                     self._taps.append(tap)
                     loop.add_reader(tap, self._watch, tap, direction)
@@ -605,8 +607,14 @@ class Prober:
             else:
                 self._arrived(data, packet, seen)
 
+    def _inner(self, data: bytes, seen: Inspection) -> bytes:
+        """Return the inner packet from the IP header on; nothing if it is no tunnel's packet."""
+        if seen.status is not Status.OK:
+            return b""
+        return data[inner_offset(data, self._ports[seen.dest]) + ETHERNET_HEADER :]
+
     def _departed(self, data: bytes, packet: Packet, seen: Inspection) -> None:
-        series = self._of(probepackets.question(probepackets.inner(data)))
+        series = self._of(probepackets.question(self._inner(data, seen)))
         if series is None:
             return
         departure = judge(seen, complete=packet.complete)
@@ -619,7 +627,7 @@ class Prober:
             series.outcome.wrong[seen.source] = seen
 
     def _arrived(self, data: bytes, packet: Packet, seen: Inspection) -> None:
-        outcome = self._answered(probepackets.answer(probepackets.inner(data)))
+        outcome = self._answered(probepackets.answer(self._inner(data, seen)))
         if outcome is None:
             return
         how = Circumstances(Direction.IN, packet.complete, tcp_data=False, length=len(data))
@@ -669,14 +677,14 @@ def ends(remote: Remote) -> Ends:
 def _wrapped(
     remote: Remote, kind: Kind, sock: socket.socket, *, raw: bool
 ) -> Callable[[int, int], None]:
-    """Return what sends a VXLAN datagram of our own to the VTEP."""
+    """Return what sends a tunnel datagram of our own to the VTEP."""
     here = ip_address(sock.getsockname()[0]).packed
     there = ip_address(remote.vtep).packed
     inside = ends(remote)
 
     def send(flow: int, token: int) -> None:
         frame = probepackets.echo(inside, int(kind), token, PING_DATA, complete=True)
-        payload = probepackets.encapsulated(remote.tunnel.vni, frame)
+        payload = probepackets.encapsulated(remote.tunnel.protocol, remote.tunnel.vni, frame)
         if raw:
             payload = probepackets.datagram(here, there, (flow, remote.tunnel.port), payload)
         sock.send(payload)

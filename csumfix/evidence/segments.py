@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-VXLAN, GENEVE = 8, 8  # bytes of the headers, Geneve's without its options
+from csumfix.protocols import Protocol
+
+TUNNEL_HEADER = 8
+"""Bytes of either protocol's header; Geneve's options follow."""
+
 UDP_HEADER, ETHERNET_HEADER, IPV6_HEADER, TCP_HEADER = 8, 14, 40, 20
 TCP = 6
 SYN_RST = 0x06
@@ -13,17 +17,21 @@ def udp_offset(packet: bytes) -> int:
     return (packet[0] & 15) * 4 if packet[0] >> 4 == 4 else IPV6_HEADER  # noqa: PLR2004
 
 
-def has_tcp_data(packet: bytes, *, geneve: bool) -> bool:
+def inner_offset(packet: bytes, protocol: Protocol) -> int:
+    """Return where the payload of a tunnel packet begins; IndexError if it is too short."""
+    tunnel = udp_offset(packet) + UDP_HEADER
+    options = (packet[tunnel] & 0x3F) * 4 if protocol == "geneve" else 0
+    return tunnel + TUNNEL_HEADER + options
+
+
+def has_tcp_data(packet: bytes, protocol: Protocol) -> bool:
     """Tell whether the inner packet is TCP with data, and neither SYN nor RST.
 
     GRO merges nothing else (tcp_gro_receive() in net/ipv4/tcp_offload.c). False for headers that
     GRO does not parse.
     """
     try:
-        tunnel = udp_offset(packet) + UDP_HEADER
-        options = (packet[tunnel] & 0x3F) * 4 if geneve else 0
-        ip = tunnel + VXLAN + options + ETHERNET_HEADER
-        return _is_data(packet, ip)
+        return _is_data(packet, inner_offset(packet, protocol) + ETHERNET_HEADER)
     except IndexError:
         return False
 

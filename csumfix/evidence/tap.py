@@ -21,7 +21,7 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -30,6 +30,7 @@ from csumfix.core import Inspection, Policy, inspect
 from csumfix.evidence.departures import Departure, judge
 from csumfix.evidence.tapsocket import Direction, Packet, TapSocket
 from csumfix.host import underlays
+from csumfix.protocols import Protocols
 
 log = logging.getLogger("csumfix")
 
@@ -77,7 +78,7 @@ class Traffic:
 class _Look:
     """One open socket, and when to check it again."""
 
-    def __init__(self, index: int, ports: frozenset[int]) -> None:
+    def __init__(self, index: int, ports: Collection[int]) -> None:
         self.device = underlays.name(index)
         self.socket = TapSocket(index, ports, Direction.OUT)
         self.taken = 0
@@ -104,7 +105,7 @@ class Tap:
         self._on_wrong = on_wrong
         self._traffic = Traffic()
         self._devices: frozenset[int] = frozenset()
-        self._ports: frozenset[int] = frozenset()
+        self._ports: Protocols = {}
         self._policy = Policy()
         self._looks: dict[int, _Look] = {}
         self._closed_until: dict[int, float] = {}
@@ -126,11 +127,11 @@ class Tap:
         self._wake.close()
         self._woken.close()
 
-    def watch(self, devices: frozenset[int], ports: frozenset[int], pause: float) -> None:
+    def watch(self, devices: frozenset[int], ports: Protocols, pause: float) -> None:
         """Watch these devices, given by number, for packets to these ports from now on."""
         if (devices, ports, pause) == (self._devices, self._ports, self.pause):
             return
-        self._devices, self._ports, self.pause = devices, ports, pause
+        self._devices, self._ports, self.pause = devices, dict(ports), pause
         self._changed = True
         self._wake_up()
 
@@ -157,7 +158,7 @@ class Tap:
         """Open sockets that are due, and close all of them after a change."""
         if self._changed:
             self._changed = False
-            self._policy = Policy(tuple(sorted(self._ports)))
+            self._policy = Policy.of(self._ports)
             for index in list(self._looks):
                 self._close(index)
             self._closed_until = {}
@@ -170,7 +171,7 @@ class Tap:
 
     def _open(self, index: int) -> None:
         try:
-            self._looks[index] = _Look(index, self._ports)
+            self._looks[index] = _Look(index, self._ports.keys())
         except OSError as error:
             self._closed_until[index] = time.monotonic() + REST
             if isinstance(error, PermissionError):

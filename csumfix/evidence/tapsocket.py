@@ -141,7 +141,10 @@ Instruction = tuple[int, int, int, int]
 
 ACCEPT: Instruction = (RETURN, 0, 0, 0xFFFFFFFF)
 
-INNER = 8 + 8 + 14  # bytes of the headers between the outer IP header and the inner one
+INNERS = tuple(8 + 8 + options + 14 for options in (0, 8))
+"""Bytes of the headers between the outer IP header and the inner one. OVN has 8 bytes of options
+in each Geneve packet."""
+
 INNER_NUMBERS = (20, 22, 24, 40, 42, 44)
 """Where in an inner packet the number of a probe may be: a TCP port or an ICMP identifier, behind
 an IPv4 header without options, which comes first because it may be the shorter packet, or IPv6."""
@@ -180,7 +183,11 @@ def program(
         (LOAD_X, 0, 0, 40),  # IPv6
         (LOAD_HALF_X, 0, 0, 2),
         *_any_of(wanted),
-        *(number_in(numbers, [INNER + at for at in INNER_NUMBERS]) if numbers else [ACCEPT]),
+        *(
+            number_in(numbers, [inner + at for inner in INNERS for at in INNER_NUMBERS])
+            if numbers
+            else [ACCEPT]
+        ),
     ]
 
 

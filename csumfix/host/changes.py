@@ -34,8 +34,12 @@ def _string_attribute(kind: int, text: bytes) -> bytes:
     return ATTRIBUTE.pack(ATTRIBUTE.size + len(data), kind) + data
 
 
-IS_VXLAN = _string_attribute(1, b"vxlan")
-"""IFLA_INFO_KIND of a vxlan device."""
+def kind_attribute(kind: str) -> bytes:
+    """Return IFLA_INFO_KIND of devices of a kind, such as "vxlan"."""
+    return _string_attribute(1, kind.encode())
+
+
+TUNNELS = tuple(map(kind_attribute, ("vxlan", "geneve")))
 
 IN_MANGLE = _string_attribute(1, b"mangle")
 """NFTA_TABLE_NAME, NFTA_CHAIN_TABLE or NFTA_RULE_TABLE of table mangle."""
@@ -60,7 +64,7 @@ class Changes:
 
 
 class LinkChanges(Changes):
-    """Whether a vxlan device appeared, changed or went, or an underlay went.
+    """Whether a tunnel's device appeared, changed or went, or an underlay went.
 
     The kernel announces a device for each change of its state, its carrier or its bridge. Only its
     name, its MTU and its tunnel parameters matter.
@@ -72,7 +76,7 @@ class LinkChanges(Changes):
         self._seen: dict[int, tuple[bytes, ...]] = {}
 
     def expect(self, tunnels: frozenset[int], underlays: frozenset[int]) -> None:
-        """Look for events about these devices, and about any other vxlan device."""
+        """Look for events about these devices, and about any other tunnel's device."""
         self._tunnels, self._underlays = tunnels, underlays
 
     def concern_us(self, datagram: bytes) -> bool:
@@ -96,7 +100,7 @@ class LinkChanges(Changes):
         if kind == RTM_DELLINK:
             known = self._seen.pop(index, None) is not None
             return known or index in self._tunnels or index in self._underlays
-        if IS_VXLAN not in message:
+        if not any(kind in message for kind in TUNNELS):
             return False
         now = _essence(message)
         before, self._seen[index] = self._seen.get(index), now
@@ -161,7 +165,7 @@ def messages(datagram: bytes) -> Iterator[bytes]:
 
 
 def _essence(message: bytes) -> tuple[bytes, ...]:
-    """Return the name, the MTU and the tunnel parameters of a vxlan device, not decoded."""
+    """Return the name, the MTU and the parameters of a tunnel's device, not decoded."""
     found = {}
     for kind, data in attributes(message[HEADER.size + LINK.size :]):
         if kind in (IFLA_IFNAME, IFLA_MTU):

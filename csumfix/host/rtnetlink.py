@@ -12,7 +12,7 @@ import struct
 from collections.abc import Callable, Container, Iterator
 from typing import Any
 
-from csumfix.host.changes import HEADER, messages
+from csumfix.host.changes import HEADER, kind_attribute, messages
 from csumfix.lean import parts_of
 
 with parts_of("pyroute2"):
@@ -63,11 +63,14 @@ def links(kind: str | None = None) -> list[Message]:
     """
     request = ifinfmsg()
     request["attrs"] = [("IFLA_EXT_MASK", RTEXT_FILTER_SKIP_STATS)]
-    if kind:
-        request["attrs"].append(("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", kind)]}))
-    # Kernels before 4.6 do not filter (net/core/rtnetlink.c: rtnl_dump_ifinfo()).
-    answer = _ask(request, RTM_GETLINK, NLM_F_DUMP)
-    return [link for link in answer if kind in (None, link.get(("linkinfo", "kind")))]
+    if kind is None:
+        return _ask(request, RTM_GETLINK, NLM_F_DUMP)
+    request["attrs"].append(("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", kind)]}))
+    # Kernels before 4.6 do not filter, and none does while the kind's module is not loaded
+    # (net/core/rtnetlink.c: rtnl_dump_ifinfo(), linkinfo_to_kind_ops()).
+    wanted = kind_attribute(kind)
+    answer = _ask(request, RTM_GETLINK, NLM_F_DUMP, lambda data: wanted in data)
+    return [link for link in answer if link.get(("linkinfo", "kind")) == kind]
 
 
 def members(master: int) -> list[Message]:

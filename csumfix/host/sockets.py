@@ -1,4 +1,4 @@
-"""Tunnels of this network namespace whose vxlan device is in another one.
+"""Tunnels of this network namespace whose device is in another one.
 
 Docker Swarm makes its vxlan device here and moves it to a hidden namespace. The device's UDP
 socket stays here (drivers/net/vxlan/vxlan_core.c: vxlan_sock_add() takes vxlan->net, the namespace
@@ -7,7 +7,9 @@ that it was made in), and so do its outer packets. Nothing announces the device 
 
 Such a line does not tell what the socket is for: the kernel's own sockets have an inode and a user
 like any other (measured on Linux 6.18), and the kind of encapsulation is shown nowhere. WireGuard,
-Geneve and L2TP look the same. So only the ports that are VXLAN's by custom are found.
+L2TP and others look the same. So only the ports that are a tunnel's by custom are found. If any
+other program has such a port, no harm is done: the kernel lane completes the checksums of any UDP
+packet, and the queue lane leaves alone what is not in the tunnel's format.
 """
 
 from __future__ import annotations
@@ -17,9 +19,7 @@ from pathlib import Path
 
 from csumfix.errors import CsumfixError, Exit
 from csumfix.host.tunnels import Tunnel
-
-VXLAN_PORTS = frozenset({4789, 8472})
-"""IANA's port, which Docker Swarm uses, and that of Linux, which flannel and Cilium use."""
+from csumfix.protocols import WELL_KNOWN
 
 TABLES = (Path("/proc/net/udp"), Path("/proc/net/udp6"))
 
@@ -36,7 +36,7 @@ def hidden_ports(found: Iterable[Tunnel]) -> frozenset[int]:
 
 
 def socket_ports() -> frozenset[int]:
-    """Return those of VXLAN's ports on which this namespace has an unconnected UDP socket."""
+    """Return those well-known ports on which this namespace has an unconnected UDP socket."""
     found: set[int] = set()
     for table in TABLES:
         try:
@@ -52,11 +52,11 @@ def socket_ports() -> frozenset[int]:
 
 
 def parse(text: str) -> set[int]:
-    """Return VXLAN's ports among the unconnected sockets of a table like /proc/net/udp."""
+    """Return well-known ports among the unconnected sockets of a table like /proc/net/udp."""
     found = set()
     for line in text.splitlines()[1:]:
         # Slot, local address and port, remote ones, state: a host can have thousands of lines.
         _, local, _, state, _ = line.split(maxsplit=4)
         if state == UNCONNECTED:
             found.add(int(local.rpartition(":")[2], 16))
-    return found & VXLAN_PORTS
+    return found & WELL_KNOWN.keys()

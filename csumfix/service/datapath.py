@@ -24,8 +24,9 @@ from csumfix.host.rules import (
     RuleSet,
     is_about_kernel,
 )
-from csumfix.host.tunnels import Tunnel
+from csumfix.host.tunnels import Tunnel, protocols
 from csumfix.options import LaneSetting, Options
+from csumfix.protocols import Protocol
 from csumfix.service.kernel import EgressTap, Kernel
 from csumfix.service.lanes import Evidence, Lane, PortLane, ProbeFinding, Terms, Trial, decide
 from csumfix.service.pool import Pool
@@ -97,6 +98,8 @@ class Datapath:
         self._sockets: frozenset[int] = frozenset()
         self._wishes: dict[int, Wish] = {}
         self._notes: tuple[str, ...] = ()
+        self._protocols: dict[int, Protocol] = {}
+        self._unclear: set[int] = set()
         self._in_sync = False
         self._kernel_fault: str | None = None
         self._kernel_since: dict[int, float] = {}
@@ -209,13 +212,31 @@ class Datapath:
         hidden = self._sockets - {tunnel.port for tunnel in self._tunnels}
         return replace(self._options, ports=(*self._options.ports, *sorted(hidden)))
 
+    def _note_protocols(self) -> None:
+        """Note what the ports carry; of those that are gone, packets may still be on their way."""
+        now = protocols(self._tunnels, self._with_hidden.protocols)
+        unclear = {tunnel.port for tunnel in self._tunnels} - now.keys()
+        for port in unclear - self._unclear:
+            log.warning(
+                "port %d: a vxlan and a geneve device have it, so the queue lane leaves its "
+                "packets alone: give one of them another port",
+                port,
+                extra={"event": "protocol_unclear", "port": port},
+            )
+        self._unclear = unclear
+        self._protocols = {
+            port: protocol
+            for port, protocol in {**self._protocols, **now}.items()
+            if port not in unclear
+        }
+
     async def find_underlays(self) -> None:
         """Have the tap watch the devices that carry the tunnels now."""
-        options = self._with_hidden
-        ports = tunnel_ports(options, self._tunnels)
-        named = bool(options.ports)
-        self.underlays = await self._kernel.links.underlays(self._tunnels, named=named)
+        self._note_protocols()
+        by_number = self._with_hidden.protocols
+        self.underlays = await self._kernel.links.underlays(self._tunnels, named=bool(by_number))
         self._note_carriers()
+        ports = protocols(self._tunnels, by_number)
         self._tap.watch(self.underlays, ports, self._options.tap_pause)
 
     def _note_carriers(self) -> None:
@@ -236,7 +257,7 @@ class Datapath:
 
     @property
     def tunnels(self) -> Sequence[Tunnel]:
-        """The vxlan devices."""
+        """The tunnels' devices."""
         return self._tunnels
 
     @property
@@ -246,18 +267,18 @@ class Datapath:
 
     @property
     def tunnel_numbers(self) -> frozenset[int]:
-        """Numbers of the vxlan devices."""
+        """Numbers of the tunnels' devices."""
         return frozenset(tunnel.index for tunnel in self._tunnels)
 
     @property
     def unbound_numbers(self) -> frozenset[int]:
-        """Numbers of the vxlan devices that are bound to no underlay."""
+        """Numbers of the tunnels' devices that are bound to no underlay."""
         return frozenset(tunnel.index for tunnel in self._tunnels if not tunnel.underlay)
 
     @property
     def is_routed(self) -> bool:
         """Whether routes decide by which device some tunnel's packets leave."""
-        return bool(self._with_hidden.ports or self.unbound_numbers)
+        return bool(self._with_hidden.protocols or self.unbound_numbers)
 
     async def redecide(self) -> bool:
         """Make the lanes fit the evidence that is there now; tell whether that changed rules."""
@@ -437,9 +458,8 @@ class Datapath:
         ports = {port for one in sets if one for port in one.queued_ports}
         if by_nft:
             ports |= {port for one in sets if one for port in one.kernel_ports}
-        # No port at all would mean any. No packet is sent to port 0.
-        policy = Policy(tuple(sorted(ports)) or (0,), self._options.fill_zero)
-        self.pool.set_policy(policy)
+        carried = {port: self._protocols[port] for port in ports & self._protocols.keys()}
+        self.pool.set_policy(Policy.of(carried, fill_zero=self._options.fill_zero))
 
     # Lanes
 
@@ -571,7 +591,7 @@ class Datapath:
     def describe(self) -> str:
         """Say in one line, of bounded length, what is done to which tunnels."""
         if not self.lanes:
-            return "no vxlan device yet; waiting for one"
+            return "no vxlan or geneve device yet; waiting for one"
         names: dict[int, list[str]] = {}
         for tunnel in self._tunnels:
             names.setdefault(tunnel.port, []).append(tunnel.name)

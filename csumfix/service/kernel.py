@@ -22,6 +22,7 @@ from csumfix.host.queues import KernelQueue
 from csumfix.host.remotes import Remote
 from csumfix.host.rules import AUTO, NFT, Backend, RuleSet
 from csumfix.host.tunnels import Tunnel
+from csumfix.protocols import Protocols
 from csumfix.service.netlink import listening
 from csumfix.threads import in_thread
 
@@ -52,10 +53,10 @@ class Links(Protocol):
     """The network devices; see host/tunnels.py, host/sockets.py and host/underlays.py."""
 
     async def tunnels(self) -> list[Tunnel]:
-        """Return the vxlan devices."""
+        """Return the vxlan and geneve devices."""
 
     async def socket_ports(self) -> frozenset[int]:
-        """Return those of VXLAN's well-known ports that have a UDP socket here."""
+        """Return those well-known ports that have a UDP socket here."""
 
     async def underlays(self, found: Collection[Tunnel], *, named: bool) -> frozenset[int]:
         """Return the numbers of the devices that carry these tunnels."""
@@ -133,7 +134,7 @@ class EgressTap(Protocol):
     async def stop(self) -> None:
         """Stop watching; nothing happens if that has been done."""
 
-    def watch(self, devices: frozenset[int], ports: frozenset[int], pause: float) -> None:
+    def watch(self, devices: frozenset[int], ports: Protocols, pause: float) -> None:
         """Watch these devices for packets to these ports from now on."""
 
     def traffic(self) -> Traffic:
@@ -210,11 +211,11 @@ class NetlinkLinks:
     """The devices, by rtnetlink."""
 
     async def tunnels(self) -> list[Tunnel]:
-        """Return the vxlan devices."""
+        """Return the vxlan and geneve devices."""
         return await tunnels.discover()
 
     async def socket_ports(self) -> frozenset[int]:
-        """Return those of VXLAN's well-known ports that have a UDP socket here."""
+        """Return those well-known ports that have a UDP socket here."""
         return await in_thread(sockets.socket_ports)
 
     async def underlays(self, found: Collection[Tunnel], *, named: bool) -> frozenset[int]:
@@ -287,7 +288,7 @@ class ProbedEnds:
         self, remotes: Sequence[Remote], underlays: Collection[int], *, watch: bool
     ) -> Probes:
         """Send them probes; watch: whether to look for their answers at the underlays, too."""
-        ports = {remote.tunnel.port for remote in remotes}
+        ports = tunnels.protocols([remote.tunnel for remote in remotes])
         return await Prober(remotes, ports, underlays, None, offload.extent(watch=watch)).run()
 
 
@@ -305,7 +306,7 @@ class ThreadTap:
         """Stop watching; nothing happens if that has been done."""
         await in_thread(self._tap.stop)
 
-    def watch(self, devices: frozenset[int], ports: frozenset[int], pause: float) -> None:
+    def watch(self, devices: frozenset[int], ports: Protocols, pause: float) -> None:
         """Watch these devices for packets to these ports from now on."""
         self._tap.watch(devices, ports, pause)
 

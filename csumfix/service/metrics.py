@@ -190,17 +190,18 @@ def _kernel(queues: Queues) -> Iterator[Metric]:
 
 def _tunnels(snapshot: Snapshot) -> Iterator[Metric]:
     count = snapshot.tunnels_count
-    yield GaugeMetricFamily("csumfix_tunnels", "Vxlan devices found.", value=count)
+    yield GaugeMetricFamily("csumfix_tunnels", "Vxlan and geneve devices found.", value=count)
     info = GaugeMetricFamily(
         "csumfix_tunnel_info",
-        "A vxlan device; always 1.",
-        labels=["device", "vni", "port", "family"],
+        "A vxlan or geneve device; always 1.",
+        labels=["device", "vni", "port", "family", "protocol"],
     )
     mtu = GaugeMetricFamily(
-        "csumfix_tunnel_mtu_bytes", "MTU of a vxlan device.", labels=["device"]
+        "csumfix_tunnel_mtu_bytes", "MTU of a vxlan or geneve device.", labels=["device"]
     )
     for tunnel in snapshot.tunnels[:LABELLED]:
-        info.add_metric([tunnel.name, _vni(tunnel), str(tunnel.port), tunnel.family], 1)
+        port, family = str(tunnel.port), tunnel.family
+        info.add_metric([tunnel.name, _vni(tunnel), port, family, tunnel.protocol], 1)
         mtu.add_metric([tunnel.name], tunnel.mtu)
     yield info
     yield mtu

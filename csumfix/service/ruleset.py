@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from csumfix.host.rules import RuleSet
-from csumfix.host.tunnels import Family, Tunnel, local_port_range
+from csumfix.host.tunnels import GENEVE_SOURCE_PORTS, Family, Tunnel, local_port_range
 from csumfix.options import Options
 from csumfix.service.lanes import Lane, PortLane
 
 
 def tunnel_ports(options: Options, found: Sequence[Tunnel]) -> frozenset[int]:
     """Return the UDP ports of all tunnels, those that no device shows included."""
-    return frozenset({*options.ports, *(tunnel.port for tunnel in found)})
+    return frozenset({*options.protocols, *(tunnel.port for tunnel in found)})
 
 
 def rule_set(  # noqa: PLR0913 - everything that the rules depend on
@@ -51,14 +51,17 @@ def rule_set(  # noqa: PLR0913 - everything that the rules depend on
 
 def _family(options: Options, found: Sequence[Tunnel]) -> Family:
     families: set[Family] = {tunnel.family for tunnel in found}
-    if options.ports or len(families) != 1:
+    if options.protocols or len(families) != 1:
         return "both"
     return families.pop()
 
 
 def _source_ports(options: Options, found: Sequence[Tunnel]) -> tuple[int, int]:
-    """Return the range of outer source ports; unknown devices draw from the ephemeral ports."""
+    """Return the range of outer source ports; unknown devices have that of their kind."""
     ranges = [tunnel.source_ports for tunnel in found]
-    if options.ports:
+    unknown = options.protocols.values()
+    if "vxlan" in unknown:
         ranges.append(local_port_range())
+    if "geneve" in unknown:
+        ranges.append(GENEVE_SOURCE_PORTS)
     return min(low for low, _ in ranges), max(high for _, high in ranges)

@@ -27,6 +27,7 @@ from csumfix.evidence.pcap import Capture, NotACaptureError
 from csumfix.evidence.tapsocket import Direction
 from csumfix.host import sockets, tunnels
 from csumfix.host.tunnels import Tunnel
+from csumfix.protocols import Protocols, named
 from csumfix.text import listing
 from csumfix.views import findings, taps
 
@@ -48,7 +49,7 @@ class CheckOptions:
     """
 
     source: str | None
-    ports: tuple[int, ...]
+    ports: Protocols
     live: bool = False
     seconds: float = 10
     direction: Direction | None = None
@@ -75,7 +76,7 @@ def run(options: CheckOptions) -> bool:
     """Check, and print the result; tell whether any packet is certainly wrong."""
     found = asyncio.run(tunnels.discover()) if options.live else []
     hidden = sockets.hidden_ports(found) if options.live else ()
-    ports = (*options.ports, *(tunnel.port for tunnel in found), *hidden)
+    ports = tunnels.protocols(found, {**named(hidden), **options.ports})
     options = replace(options, ports=ports)
     check = Check(options)
     with _live(options, found) if options.live else _file(options) as source:
@@ -146,13 +147,14 @@ class Check:
 
     def _document(self) -> dict[str, Any]:
         """Return the summary as plain data."""
+        others = self._examiner.other_ports
         return {
             "frames": self._frames,
             "wrong": self._tally.is_wrong,
             "summary": self._tally.diagnoses,
             "findings": [findings.finding_as_json(one) for one in self._tally.findings()],
             "not_judged": {one.name.lower(): n for one, n in self._tally.reasons.items()},
-            "other_ports": self._examiner.other_ports,
+            "other_ports": {port: number for (port, _), number in others.items()},
             "notes": self._notes,
         }
 

@@ -21,7 +21,9 @@ from csumfix.core import Inspection, Status
 from csumfix.errors import CsumfixError, Exit
 from csumfix.evidence.captures import address_text, addresses
 from csumfix.evidence.departures import Departure
+from csumfix.evidence.segments import TUNNEL_HEADER, UDP_HEADER
 from csumfix.host.tunnels import Tunnel
+from csumfix.protocols import Protocol
 
 WIDTH = 78  # columns of a decoded packet, which is indented by two
 
@@ -35,8 +37,6 @@ MEANINGS = {
 }
 
 conf.l2types.register_layer2num(DLT_RAW, Raw)  # scapy before 2.8 asks for it as it writes
-
-HEADERS = 8 + 8  # UDP and VXLAN, in front of the inner frame
 
 
 @dataclass(frozen=True)
@@ -53,13 +53,17 @@ class Traced:
     data: bytes
     seen: Inspection
     departure: Departure
+    protocol: Protocol = "vxlan"
 
     def text(self, tunnels: Sequence[Tunnel]) -> str:
         """Return a block of lines; the last one is about the inner packet."""
         seconds, fraction = divmod(self.seconds, 1)
         clock = f"{time.strftime('%H:%M:%S', time.localtime(seconds))}.{int(fraction * 1e6):06}"
         head = f"{clock} {_where(self.seen, tunnels)}{self.verdict()}"
-        return "\n  ".join([head, *self._outer(), decoded(self.data, self.seen)]) + "\n"
+        return (
+            "\n  ".join([head, *self._outer(), decoded(self.data, self.seen, self.protocol)])
+            + "\n"
+        )
 
     def verdict(self) -> str:
         """Describe its outer checksum; the difference is decimal."""
@@ -98,12 +102,14 @@ def _where(seen: Inspection, tunnels: Sequence[Tunnel]) -> str:
     return f"{next(names, f'port {seen.dest}')} VNI {seen.vni} "
 
 
-def decoded(packet: bytes, seen: Inspection) -> str:
+def decoded(packet: bytes, seen: Inspection, protocol: Protocol) -> str:
     """Return scapy's summary of the inner packet, or of the outer one if there is none."""
     try:
         layer: Packet = _ip(packet)
         if seen.status is Status.OK:
-            layer = Ether(layer[UDP].original[HEADERS:])
+            udp = layer[UDP].original
+            options = (udp[UDP_HEADER] & 0x3F) * 4 if protocol == "geneve" else 0
+            layer = Ether(udp[UDP_HEADER + TUNNEL_HEADER + options :])
         line = _summary(layer)
     except Exception as error:  # pods choose these bytes; a dissector's bug must not end the trace
         line = f"not decoded: {error!r}"

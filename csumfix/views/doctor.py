@@ -29,8 +29,8 @@ from csumfix.host.conntrack import OuterTuple
 from csumfix.host.natrules import NatRule, NatRules
 from csumfix.host.nics import Nic
 from csumfix.host.remotes import Remote
-from csumfix.host.sockets import VXLAN_PORTS
 from csumfix.host.tunnels import Tunnel
+from csumfix.protocols import WELL_KNOWN, named
 from csumfix.text import listing, printable, printable_data
 from csumfix.views.cures import Cure, Place, cures
 
@@ -302,13 +302,13 @@ async def _without_tunnels() -> Report:
     if hidden:
         return await _without_device(hidden)
     trouble = (
-        "this network namespace has no vxlan device, and no packet that it forwards for another "
-        "host's tunnel left wrong. Run this on a node, in the host's network namespace: "
+        "this network namespace has no vxlan or geneve device, and no packet that it forwards for "
+        "another host's tunnel left wrong. Run this on a node, in the host's network namespace: "
         "nsenter --net=/proc/1/ns/net csumfix doctor"
     )
     try:
         devices = await underlays.find([], named=True)
-        seen = await forwarded.watch(devices, VXLAN_PORTS, LOOK)
+        seen = await forwarded.watch(devices, WELL_KNOWN, LOOK)
     except OSError as error:
         return Report(trouble=trouble, notes=[f"packets were not seen leaving: {error.strerror}"])
     report = Report(trouble="" if seen.wrong() else trouble)
@@ -325,13 +325,13 @@ async def _without_tunnels() -> Report:
 async def _without_device(ports: Collection[int]) -> Report:
     """Look at what leaves by tunnels whose device is in another namespace; none can be probed."""
     trouble = (
-        f"the socket on port {listing(sorted(ports))} may be that of a vxlan device in another "
-        "network namespace, as Docker Swarm has it, which cannot be probed from here. "
+        f"the socket on port {listing(sorted(ports))} may be that of a vxlan or geneve device in "
+        "another network namespace, as Docker Swarm has it, which cannot be probed from here. "
         "See what leaves: csumfix trace"
     )
     try:
         devices = await underlays.find([], named=True)
-        seen = await forwarded.watch(devices, ports, LOOK)
+        seen = await forwarded.watch(devices, named(ports), LOOK)
     except OSError as error:
         return Report(trouble=trouble, notes=[f"departures were not seen: {error.strerror}"])
     notes = [
@@ -348,7 +348,7 @@ async def _probe(options: DoctorOptions, found: list[Tunnel], to: list[Remote]) 
     mark = before.mark
     if mark is None and before.trouble:
         mark = DEFAULT_MARK
-    ports = {tunnel.port for tunnel in found}
+    ports = tunnels.protocols(found)
     prober = Prober(to[:MANY], ports, devices, mark)
     with _Progress() as progress, drops.observed() as counters:
         probes, moved = await asyncio.gather(prober.run(progress), _transfer(options))

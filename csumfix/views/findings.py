@@ -9,8 +9,9 @@ from typing import Any
 
 from csumfix.core import Outer
 from csumfix.evidence.arrivals import WRONG, Diagnosis, Reason
-from csumfix.evidence.captures import GENEVE_PORT, Judged, address_text
-from csumfix.evidence.causes import TUNNEL_PORTS, Cause, Finding, Flow, Tally, difference
+from csumfix.evidence.captures import Judged, address_text
+from csumfix.evidence.causes import SOURCE_PORTS, Cause, Finding, Flow, Tally, difference
+from csumfix.protocols import GENEVE_PORT, TITLES, Protocol, Protocols
 
 HEADLINES = {
     Diagnosis.REWRITTEN: "The outer checksum is wrong; the inner packet is intact.",
@@ -164,8 +165,6 @@ def _senders(senders: Counter[bytes]) -> str:
 
 
 def _remedy(finding: Finding) -> str:
-    if finding.tunnel == "Geneve" and finding.cause not in (Cause.DAMAGE, Cause.INNER_DAMAGE):
-        return "none; csumfix does not repair Geneve."
     return REMEDIES[finding.cause]
 
 
@@ -182,7 +181,7 @@ def _evidence(finding: Finding) -> str:
         off = difference(next(iter(finding.flows.values())))
         return f"Every flow is off by {off}, which is twice new minus old address."
     if finding.cause is Cause.NAT:
-        return _one_flow(finding.flows)
+        return _one_flow(finding.flows, SOURCE_PORTS[finding.tunnel])
     return f"See packet {first.number}: {_comparison(first)}."
 
 
@@ -199,11 +198,11 @@ def _ports(flows: dict[int, Flow]) -> str:
     return f"Each flow is off by new minus old port: {old}."
 
 
-def _one_flow(flows: dict[int, Flow]) -> str:
+def _one_flow(flows: dict[int, Flow], source_ports: range) -> str:
     port, flow = next(iter(flows.items()))
     off = difference(flow)
     old = (port - off) % 0xFFFF
-    guess = f"; that port may have been {old}" if old in TUNNEL_PORTS else ""
+    guess = f"; that port may have been {old}" if old in source_ports else ""
     return f"The flow from port {port} is off by {off}{guess}."
 
 
@@ -232,7 +231,7 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
-def tunnels(tally: Tally, ports: tuple[int, ...]) -> str:
+def tunnels(tally: Tally, ports: Protocols) -> str:
     """Name the tunnels in the capture."""
     if tally.ports:
         found = [
@@ -240,11 +239,21 @@ def tunnels(tally: Tally, ports: tuple[int, ...]) -> str:
             for (tunnel, port), number in tally.ports.most_common(NAMED)
         ]
         return ", ".join(found)
-    return f"no VXLAN packets to port {' or '.join(map(str, ports))}, nor Geneve to {GENEVE_PORT}"
+    everything: Protocols = {GENEVE_PORT: "geneve", **ports}
+    missing = [
+        f"{title} packets to port {' or '.join(map(str, named))}"
+        for protocol, title in TITLES.items()
+        if (named := [port for port, carried in everything.items() if carried == protocol])
+    ]
+    return f"no {', nor '.join(missing)}"
 
 
-def other_ports(ports: Counter[int]) -> Iterator[str]:
-    """Name other ports with packets that look like VXLAN."""
-    for port, number in ports.most_common(OTHER_PORTS):
+def other_ports(ports: Counter[tuple[int, Protocol]]) -> Iterator[str]:
+    """Name other ports with packets that look like a tunnel's."""
+    for (port, protocol), number in ports.most_common(OTHER_PORTS):
         looks = "look" if number > 1 else "looks"
-        yield f"{counted(number, 'packet')} to port {port} {looks} like VXLAN: --port {port}"
+        option = "--geneve-port" if protocol == "geneve" else "--port"
+        yield (
+            f"{counted(number, 'packet')} to port {port} {looks} like {TITLES[protocol]}: "
+            f"{option} {port}"
+        )

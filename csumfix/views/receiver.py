@@ -11,8 +11,9 @@ import contextlib
 import enum
 import json
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any
 
 import click
@@ -27,6 +28,7 @@ from csumfix.evidence.live import LiveSource
 from csumfix.evidence.tapsocket import Direction
 from csumfix.host import sockets, tunnels
 from csumfix.host.namespaces import Found
+from csumfix.protocols import Protocols, named
 from csumfix.text import listing, printable
 from csumfix.views import findings, taps
 
@@ -53,7 +55,7 @@ class Report:
     devices, ports: that were watched; Geneve's port always is.
     frames: packets to those ports.
     counted: the kernel's counters, this namespace's first.
-    other_ports: a line for each port whose packets look like VXLAN.
+    other_ports: a line for each port whose packets look like a tunnel's.
     """
 
     seconds: float
@@ -167,14 +169,13 @@ def counter_lines(counted: Sequence[Drops]) -> Iterator[str]:
         yield f"  and {len(risen) - OWNERS} more; --json lists all"
 
 
-def observe(seconds: float, ports: Collection[int]) -> Report:
+def observe(seconds: float, ports: Protocols) -> Report:
     """Watch what arrives for this many seconds, or until Ctrl-C.
 
-    ports: of VXLAN, besides those of this namespace's devices.
+    ports: besides those of this namespace's devices.
     """
     found = asyncio.run(tunnels.discover())
-    hidden = sockets.hidden_ports(found)
-    wanted = tuple(sorted({*ports, *hidden, *(tunnel.port for tunnel in found)}))
+    wanted = tunnels.protocols(found, {**named(sockets.hidden_ports(found)), **ports})
     examiner = Examiner(wanted, forced=Direction.IN)
     tally = Tally()
     # Counters first: what is seen to arrive must have been counted meanwhile.
@@ -193,7 +194,7 @@ def observe(seconds: float, ports: Collection[int]) -> Report:
         return Report(
             watched,
             tuple(devices),
-            wanted,
+            tuple(sorted(wanted)),
             source.frames,
             tally,
             counters.drops(),
@@ -226,7 +227,7 @@ def _hidden(seen: Found) -> list[str]:
 
 
 def run(
-    seconds: float, ports: Collection[int] = (), *, as_json: bool = False
+    seconds: float, ports: Protocols = MappingProxyType({}), *, as_json: bool = False
 ) -> tuple[Exit, dict[str, Any]]:
     """Watch, and print what was found; return the exit code, and the report as plain data."""
     report = observe(seconds, ports)

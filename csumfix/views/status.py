@@ -19,6 +19,7 @@ from csumfix.host import rules, tunnels
 from csumfix.host.queues import KernelQueue, kernel_queues
 from csumfix.host.rules import LoadedRule
 from csumfix.host.tunnels import Tunnel
+from csumfix.protocols import TITLES
 from csumfix.service import control
 from csumfix.service.lanes import Lane
 from csumfix.service.snapshot import PortSnapshot, QueueSnapshot, Snapshot
@@ -257,8 +258,10 @@ def _add_rows(
 
 
 def tunnel_table(found: Sequence[Tunnel], limit: int = ROWS, total: int | None = None) -> Table:
-    """Draw a table of vxlan devices."""
-    table = _table("tunnels", "device", "VNI", "port", "underlay", "MTU", "outer checksum")
+    """Draw a table of the tunnels' devices."""
+    table = _table(
+        "tunnels", "device", "carries", "VNI", "port", "underlay", "MTU", "outer checksum"
+    )
     _add_rows(table, found, limit, _tunnel_cells, total=total)
     return table
 
@@ -269,7 +272,8 @@ def _tunnel_cells(tunnel: Tunnel) -> tuple[str | Text, ...]:
     vni = "any" if tunnel.metadata else str(tunnel.vni)
     # Text, because rich would take "[red]" in a name for markup.
     name = Text(printable(tunnel.name))
-    return name, vni, str(tunnel.port), underlay, str(tunnel.mtu), "on" if on else "0"
+    kind = TITLES[tunnel.protocol]
+    return name, kind, vni, str(tunnel.port), underlay, str(tunnel.mtu), "on" if on else "0"
 
 
 def lane_table(service: Snapshot, limit: int = ROWS) -> Table:

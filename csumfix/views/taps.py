@@ -9,10 +9,10 @@ import socket
 from collections.abc import Collection, Iterator
 
 from csumfix.errors import CsumfixError, Exit
-from csumfix.evidence.captures import GENEVE_PORT
 from csumfix.evidence.tapsocket import Direction, TapSocket
 from csumfix.host import underlays
 from csumfix.host.tunnels import Tunnel
+from csumfix.protocols import GENEVE_PORT
 
 NOBODY = 65534
 

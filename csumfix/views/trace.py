@@ -19,7 +19,7 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TextIO
 
@@ -31,6 +31,7 @@ from csumfix.evidence.departures import Departure, judge
 from csumfix.evidence.tapsocket import Direction, Packet, TapSocket
 from csumfix.host import sockets, tunnels, underlays
 from csumfix.host.tunnels import Tunnel
+from csumfix.protocols import Protocols, named
 from csumfix.text import listing
 from csumfix.views import taps
 from csumfix.views.describe import CaptureWriter, Traced
@@ -50,7 +51,7 @@ class TraceOptions:
     bad_only: bool = False
     count: int = 0
     pcap: Path | None = None
-    ports: tuple[int, ...] = ()
+    ports: Protocols = field(default_factory=dict)
 
 
 def run(options: TraceOptions) -> None:
@@ -58,20 +59,21 @@ def run(options: TraceOptions) -> None:
     for number in ENDS:
         signal.signal(number, signal.default_int_handler)
     found = asyncio.run(tunnels.discover())
-    named = {*options.ports, *sockets.hidden_ports(found)}
-    ports = frozenset({*named, *(tunnel.port for tunnel in found)})
-    devices = asyncio.run(underlays.find(found, named=bool(named)))
+    by_number = {**named(sockets.hidden_ports(found)), **options.ports}
+    ports = tunnels.protocols(found, by_number)
+    devices = asyncio.run(underlays.find(found, named=bool(by_number)))
     if not ports or not devices:
         raise CsumfixError(
-            "nothing to trace: this network namespace has no vxlan device with a route; "
-            "name the tunnel's port with --port, or enter another namespace with nsenter",
+            "nothing to trace: this network namespace has no vxlan or geneve device with a "
+            "route; name the tunnel's port with --port or --geneve-port, or enter another "
+            "namespace with nsenter",
             Exit.NEGATIVE,
         )
-    with taps.opened(devices, ports, Direction.OUT) as watched:
+    with taps.opened(devices, ports.keys(), Direction.OUT) as watched:
         capture = CaptureWriter(options.pcap) if options.pcap else None
         taps.become_nobody()
         logging.getLogger("scapy").setLevel(logging.CRITICAL)  # it warns about odd packets
-        trace = Trace(options, Policy(tuple(sorted(ports))), found, capture)
+        trace = Trace(options, ports, found, capture)
         _say(f"tracing port {listing(sorted(ports))} on {listing(watched)}; stop with Ctrl-C")
         with contextlib.suppress(KeyboardInterrupt):
             trace.follow(watched, sys.stdout)
@@ -85,14 +87,14 @@ class Trace:
     def __init__(
         self,
         options: TraceOptions,
-        policy: Policy,
+        ports: Protocols,
         found: Sequence[Tunnel],
         capture: CaptureWriter | None,
     ) -> None:
         self.shown = 0
         self.seen: Counter[Departure] = Counter()
         self._options = options
-        self._policy = policy
+        self._ports, self._policy = ports, Policy.of(ports)
         self._tunnels = found
         self._capture = capture
 
@@ -128,7 +130,8 @@ class Trace:
         self.seen[departure] += 1
         if self._options.bad_only and departure not in BAD:
             return True
-        return self._show(Traced(time.time(), device, data, seen, departure), out)
+        protocol = self._ports.get(seen.dest, "vxlan")
+        return self._show(Traced(time.time(), device, data, seen, departure, protocol), out)
 
     def _show(self, traced: Traced, out: TextIO) -> bool:
         """Show one packet; return False if the reader of the output has gone."""

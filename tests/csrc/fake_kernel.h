@@ -99,7 +99,7 @@ static inline void fake_kernel_end(const struct fake_kernel *k)
 /* Packet of kind @letter; the letters are explained above. */
 static inline void put_packet_letter(struct message *m, char letter, uint32_t id, size_t payload)
 {
-	const struct shape shape = { 4, 0, 0, 4, 0, UDP, payload };
+	const struct shape shape = { 4, 0, 0, 4, 0, UDP, payload, false, 0 };
 	struct packet p = build(&shape);
 	size_t start = begin_message(m, PACKET_TYPE);
 

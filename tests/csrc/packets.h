@@ -9,6 +9,7 @@
 enum {
 	PACKET_MAX = 4096,
 	VXLAN_PORT = 8472,
+	GENEVE_PORT = 6081,
 	SOURCE_PORT = 40000,
 	VNI = 0x123456,
 	ICMP = 1,
@@ -18,10 +19,19 @@ enum {
 	SCTP = 132, /* a protocol whose checksum the core does not know */
 };
 
-/* Initialiser of a struct outer_ports that names one port. */
-#define ONLY_PORT(port)                                                               \
-	{                                                                             \
-		.named = true, .bits = { [(port) / 64] = (uint64_t)1 << (port) % 64 } \
+#define PORT_BIT(port) [(port) / 64] = (uint64_t)1 << (port) % 64
+
+/* Initialisers of a struct outer_ports: one port with VXLAN; one with VXLAN and one with Geneve. */
+#define ONLY_PORT(port)                                    \
+	{                                                  \
+		.named = true, .bits = { PORT_BIT(port) }, \
+	}
+#define BOTH_PORTS                                                                      \
+	{                                                                               \
+		.named = true, .bits = { PORT_BIT(VXLAN_PORT), PORT_BIT(GENEVE_PORT) }, \
+		.geneve = {                                                             \
+			PORT_BIT(GENEVE_PORT)                                           \
+		}                                                                       \
 	}
 
 /**
@@ -33,6 +43,8 @@ enum {
  * @inner_options: as @options
  * @protocol:      inner transport
  * @payload:       bytes of inner payload
+ * @geneve:        Geneve, not VXLAN
+ * @tunnel_options: bytes of Geneve's only option; 0 or a multiple of 4
  */
 struct shape {
 	uint8_t version;
@@ -42,14 +54,16 @@ struct shape {
 	uint8_t inner_options;
 	uint8_t protocol;
 	size_t payload;
+	bool geneve;
+	uint8_t tunnel_options;
 };
 
-/** struct packet - bytes, and offsets of outer UDP, VXLAN, inner frame, inner IP and inner L4 */
+/** struct packet - bytes, and offsets of outer UDP, tunnel, inner frame, inner IP and inner L4 */
 struct packet {
 	uint8_t bytes[PACKET_MAX];
 	size_t len;
 	size_t udp;
-	size_t vxlan;
+	size_t tunnel;
 	size_t frame;
 	size_t inner_ip;
 	size_t inner_l4;
@@ -195,23 +209,38 @@ static inline size_t put_frame(struct packet *p, const struct shape *s)
 	return p->inner_l4 + transport - p->frame;
 }
 
+/* The VXLAN or Geneve header; OVN's option, which is critical, if Geneve is to have one. */
+static inline void put_tunnel(uint8_t *at, const struct shape *s)
+{
+	if (s->geneve)
+		put16(at + 2, 0x6558);
+	else
+		at[0] = 0x08;
+	put16(at + 4, VNI >> 8);
+	at[6] = VNI & 0xff;
+	if (s->tunnel_options) {
+		at[0] = s->tunnel_options / 4;
+		at[1] = 0x40;
+		memcpy(at + 8, "\x01\x02\x80", 3);
+		at[11] = (uint8_t)(s->tunnel_options / 4 - 1);
+	}
+}
+
 /** build() - a packet of shape @s with right checksums */
 static inline struct packet build(const struct shape *s)
 {
 	struct packet p = { .udp = ip_header_len(s->version, s->options) };
 	size_t udp_len;
 
-	p.vxlan = p.udp + 8;
-	p.frame = p.vxlan + 8;
-	udp_len = 16 + put_frame(&p, s);
+	p.tunnel = p.udp + 8;
+	p.frame = p.tunnel + 8 + s->tunnel_options;
+	udp_len = p.frame - p.udp + put_frame(&p, s);
 	p.len = p.udp + udp_len;
 	put_ip(p.bytes, s->version, s->options, UDP, udp_len);
 	put16(p.bytes + p.udp, SOURCE_PORT);
-	put16(p.bytes + p.udp + 2, VXLAN_PORT);
+	put16(p.bytes + p.udp + 2, s->geneve ? GENEVE_PORT : VXLAN_PORT);
 	put16(p.bytes + p.udp + 4, udp_len);
-	p.bytes[p.vxlan] = 0x08;
-	put16(p.bytes + p.vxlan + 4, VNI >> 8);
-	p.bytes[p.vxlan + 6] = VNI & 0xff;
+	put_tunnel(p.bytes + p.tunnel, s);
 	set_outer_check(&p);
 	return p;
 }

@@ -129,7 +129,7 @@ static void reasons_and_bytes(void)
 /* Queues a packet to @port: right, wrong, or wrong and corrupt inside. */
 static void queue_to_port(struct fake_kernel *k, uint16_t port, char letter)
 {
-	static const struct shape shape = { 4, 0, 0, 4, 0, UDP, 4 };
+	static const struct shape shape = { 4, 0, 0, 4, 0, UDP, 4, false, 0 };
 	static struct message m;
 	struct packet p = build(&shape);
 	size_t start;

@@ -4,8 +4,8 @@
 #include "packets.h"
 #include "repair.h"
 
-static const struct repair_policy keep_zero = { .ports = ONLY_PORT(VXLAN_PORT) };
-static const struct repair_policy fill_zero = { .ports = ONLY_PORT(VXLAN_PORT), .fill_zero = true };
+static const struct repair_policy keep_zero = { .ports = BOTH_PORTS };
+static const struct repair_policy fill_zero = { .ports = BOTH_PORTS, .fill_zero = true };
 
 static bool seen[REPAIR_REASONS];
 
@@ -62,21 +62,24 @@ static void for_each_shape(void (*test)(const struct shape *))
 	};
 	static char name[128];
 
-	for (unsigned int bits = 0; bits < 24; bits++) {
+	for (unsigned int bits = 0; bits < 48; bits++) {
 		for (size_t i = 0; i < COUNT_OF(inner); i++) {
 			struct shape s = {
 				.version = bits & 1 ? 6 : 4,
 				.options = bits & 2 ? 8 : 0,
-				.tags = (uint8_t)(bits / 8),
+				.tags = (uint8_t)(bits / 8 % 3),
 				.inner_version = inner[i].version,
 				.inner_options = bits & 4 ? 16 : 0,
 				.protocol = inner[i].protocol,
 				.payload = 5,
+				.geneve = bits >= 24,
+				.tunnel_options = bits >= 32 ? 12 : 0,
 			};
 
-			snprintf(name, sizeof(name), "(outer v%d+%d, %d tags, inner v%d+%d %d)",
-				 s.version, s.options, s.tags, s.inner_version, s.inner_options,
-				 s.protocol);
+			snprintf(name, sizeof(name),
+				 "(%s+%d, outer v%d+%d, %d tags, inner v%d+%d %d)",
+				 s.geneve ? "Geneve" : "VXLAN", s.tunnel_options, s.version,
+				 s.options, s.tags, s.inner_version, s.inner_options, s.protocol);
 			check_case = name;
 			test(&s);
 		}
@@ -167,7 +170,8 @@ static bool plausible_when_cut(const struct packet *right, size_t len, enum repa
 	case REPAIR_MALFORMED_UDP:
 		return len >= right->udp && len < right->udp + 8;
 	case REPAIR_NOT_VXLAN:
-		return len >= right->vxlan && len < right->frame;
+	case REPAIR_NOT_GENEVE:
+		return len >= right->tunnel && len < right->frame;
 	case REPAIR_INNER_MALFORMED:
 		return len >= right->frame && len < right->len;
 	case REPAIR_RECOMPUTED_UNPROVEN: /* ARP needs its EtherType, SCTP its length */
@@ -355,38 +359,146 @@ static void port_4789(struct packet *p)
 
 static void no_vni_flag(struct packet *p)
 {
-	p->bytes[p->vxlan] = 0;
+	p->bytes[p->tunnel] = 0;
 }
 
 static void remote_checksum(struct packet *p)
 {
-	p->bytes[p->vxlan + 1] = 0x20;
+	p->bytes[p->tunnel + 1] = 0x20;
 }
 
 static void gpe_ipv4(struct packet *p)
 {
-	p->bytes[p->vxlan] = 0x0c;
-	p->bytes[p->vxlan + 3] = 1;
+	p->bytes[p->tunnel] = 0x0c;
+	p->bytes[p->tunnel + 3] = 1;
 	memmove(p->bytes + p->frame, p->bytes + p->inner_ip, p->len - p->inner_ip);
 }
 
 static void gpe_ipv6_but_is_not(struct packet *p)
 {
 	gpe_ipv4(p);
-	p->bytes[p->vxlan + 3] = 2;
+	p->bytes[p->tunnel + 3] = 2;
 	p->bytes[p->frame] = 0;
 }
 
 static void gpe_ethernet(struct packet *p)
 {
-	p->bytes[p->vxlan] = 0x0c;
-	p->bytes[p->vxlan + 3] = 3;
+	p->bytes[p->tunnel] = 0x0c;
+	p->bytes[p->tunnel + 3] = 3;
 }
 
 static void gpe_nsh(struct packet *p)
 {
-	p->bytes[p->vxlan] = 0x0c;
-	p->bytes[p->vxlan + 3] = 4;
+	p->bytes[p->tunnel] = 0x0c;
+	p->bytes[p->tunnel + 3] = 4;
+}
+
+static void gpe_version(struct packet *p)
+{
+	gpe_ethernet(p);
+	p->bytes[p->tunnel] |= 0x10;
+}
+
+static void gpe_control(struct packet *p)
+{
+	gpe_ethernet(p);
+	p->bytes[p->tunnel] |= 0x01;
+}
+
+static void group_policy(struct packet *p)
+{
+	memcpy(p->bytes + p->tunnel, "\x88\x48\x12\x34", 4);
+}
+
+/* They use the same byte. */
+static void group_policy_and_gpe(struct packet *p)
+{
+	memcpy(p->bytes + p->tunnel, "\x8c\x00\x00\x03", 4);
+}
+
+static void reserved_flag(struct packet *p)
+{
+	p->bytes[p->tunnel] |= 0x40;
+}
+
+static void reserved_byte(struct packet *p)
+{
+	p->bytes[p->tunnel + 2] = 1;
+}
+
+static void reserved_behind_vni(struct packet *p)
+{
+	p->bytes[p->tunnel + 7] = 1;
+}
+
+static void remote_checksum_start(struct packet *p)
+{
+	remote_checksum(p);
+	reserved_behind_vni(p);
+}
+
+static void geneve_on_vxlan_port(struct packet *p)
+{
+	put16(p->bytes + p->udp + 2, VXLAN_PORT);
+}
+
+static void vxlan_on_geneve_port(struct packet *p)
+{
+	put16(p->bytes + p->udp + 2, GENEVE_PORT);
+}
+
+static void unchanged(struct packet *p)
+{
+	(void)p;
+}
+
+static void version_1(struct packet *p)
+{
+	p->bytes[p->tunnel] |= 0x40;
+}
+
+static void control_message(struct packet *p)
+{
+	p->bytes[p->tunnel + 1] |= 0x80;
+}
+
+static void reserved_bits(struct packet *p)
+{
+	p->bytes[p->tunnel + 1] |= 0x3f;
+	p->bytes[p->tunnel + 7] = 0xff;
+}
+
+static void option_beyond(struct packet *p)
+{
+	p->bytes[p->tunnel + 11]++;
+}
+
+static void option_ends_early(struct packet *p)
+{
+	p->bytes[p->tunnel + 11]--; /* the rest is an option of its own, all zero */
+}
+
+static void options_beyond_the_packet(struct packet *p)
+{
+	p->bytes[p->tunnel] = 0x3f;
+}
+
+static void geneve_ipv4(struct packet *p)
+{
+	put16(p->bytes + p->tunnel + 2, 0x0800);
+	memmove(p->bytes + p->frame, p->bytes + p->inner_ip, p->len - p->inner_ip);
+}
+
+static void geneve_ipv6_but_is_not(struct packet *p)
+{
+	geneve_ipv4(p);
+	put16(p->bytes + p->tunnel + 2, 0x86dd);
+	p->bytes[p->frame] = 0;
+}
+
+static void geneve_mpls(struct packet *p)
+{
+	put16(p->bytes + p->tunnel + 2, 0x8847);
 }
 
 static void inner_fragment(struct packet *p)
@@ -465,12 +577,14 @@ static void inner_third_tag(struct packet *p)
 /* Every row begins with a packet whose outer checksum has one wrong bit. */
 static void every_reason(void)
 {
-	static const struct shape v4 = { 4, 0, 0, 4, 0, UDP, 5 };
-	static const struct shape v4_options = { 4, 8, 0, 4, 0, UDP, 5 };
-	static const struct shape v4_inner_options = { 4, 0, 0, 4, 8, UDP, 5 };
-	static const struct shape v6 = { 6, 0, 0, 6, 0, UDP, 5 };
-	static const struct shape v6_extension = { 6, 8, 0, 4, 0, UDP, 5 };
-	static const struct shape qinq = { 4, 0, 2, 4, 0, UDP, 5 };
+	static const struct shape v4 = { 4, 0, 0, 4, 0, UDP, 5, false, 0 };
+	static const struct shape v4_options = { 4, 8, 0, 4, 0, UDP, 5, false, 0 };
+	static const struct shape v4_inner_options = { 4, 0, 0, 4, 8, UDP, 5, false, 0 };
+	static const struct shape v6 = { 6, 0, 0, 6, 0, UDP, 5, false, 0 };
+	static const struct shape v6_extension = { 6, 8, 0, 4, 0, UDP, 5, false, 0 };
+	static const struct shape qinq = { 4, 0, 2, 4, 0, UDP, 5, false, 0 };
+	static const struct shape geneve = { 4, 0, 0, 4, 0, UDP, 5, true, 12 };
+	static const struct shape geneve_8_words = { 4, 0, 0, 4, 0, UDP, 5, true, 32 };
 	static const struct {
 		const char *name;
 		const struct shape *shape;
@@ -510,7 +624,29 @@ static void every_reason(void)
 		ROW(v4, gpe_ipv4, REPAIR_RECOMPUTED),
 		ROW(v4, gpe_ipv6_but_is_not, REPAIR_INNER_MALFORMED),
 		ROW(v4, gpe_ethernet, REPAIR_RECOMPUTED),
-		ROW(v4, gpe_nsh, REPAIR_RECOMPUTED_UNPROVEN),
+		ROW(v4, gpe_nsh, REPAIR_INNER_UNKNOWN),
+		ROW(v4, gpe_version, REPAIR_INNER_UNKNOWN),
+		ROW(v4, gpe_control, REPAIR_INNER_UNKNOWN),
+		ROW(v4, group_policy, REPAIR_RECOMPUTED),
+		ROW(v4, group_policy_and_gpe, REPAIR_INNER_UNKNOWN),
+		ROW(v4, reserved_flag, REPAIR_INNER_UNKNOWN),
+		ROW(v4, reserved_byte, REPAIR_INNER_UNKNOWN),
+		ROW(v4, reserved_behind_vni, REPAIR_INNER_UNKNOWN),
+		ROW(v4, remote_checksum_start, REPAIR_RECOMPUTED_UNPROVEN),
+		ROW(v4, vxlan_on_geneve_port, REPAIR_NOT_GENEVE),
+		ROW(geneve, unchanged, REPAIR_RECOMPUTED),
+		ROW(geneve, version_1, REPAIR_NOT_GENEVE),
+		ROW(geneve, control_message, REPAIR_INNER_UNKNOWN),
+		ROW(geneve, reserved_bits, REPAIR_RECOMPUTED),
+		ROW(geneve, option_beyond, REPAIR_NOT_GENEVE),
+		ROW(geneve, option_ends_early, REPAIR_RECOMPUTED),
+		ROW(geneve, options_beyond_the_packet, REPAIR_NOT_GENEVE),
+		ROW(geneve, geneve_ipv4, REPAIR_RECOMPUTED),
+		ROW(geneve, geneve_ipv6_but_is_not, REPAIR_INNER_MALFORMED),
+		ROW(geneve, geneve_mpls, REPAIR_INNER_UNKNOWN),
+		ROW(geneve, inner_header_corrupt, REPAIR_INNER_CORRUPT),
+		ROW(geneve_8_words, unchanged, REPAIR_RECOMPUTED),
+		ROW(geneve_8_words, geneve_on_vxlan_port, REPAIR_INNER_UNKNOWN),
 		ROW(v4, inner_fragment, REPAIR_RECOMPUTED_UNPROVEN),
 		ROW(v4_inner_options, inner_loose_route, REPAIR_RECOMPUTED_UNPROVEN),
 		ROW(v4, inner_header_corrupt, REPAIR_INNER_CORRUPT),
@@ -534,6 +670,12 @@ static void every_reason(void)
 		p.bytes[p.udp + 6] ^= 0x10;
 		rows[i].change(&p);
 		CHECK(judge(&p, p.len, &keep_zero, NULL) == rows[i].reason);
+		if (rows[i].reason != REPAIR_INNER_UNKNOWN)
+			continue;
+		set_outer_check(&p); /* which can be verified nevertheless */
+		CHECK(judge(&p, p.len, &keep_zero, NULL) == REPAIR_RIGHT);
+		put16(p.bytes + p.udp + 6, 0);
+		CHECK(judge(&p, p.len, &fill_zero, NULL) == REPAIR_INNER_UNKNOWN);
 	}
 	check_case = "";
 }
@@ -541,7 +683,7 @@ static void every_reason(void)
 /* At most eight extension headers are walked; real packets have fewer. */
 static void extension_chains(void)
 {
-	static const struct shape v6 = { 6, 0, 0, 4, 0, UDP, 5 };
+	static const struct shape v6 = { 6, 0, 0, 4, 0, UDP, 5, false, 0 };
 
 	for (size_t headers = 0; headers < 12; headers++) {
 		struct packet right = build(&v6), p = right;
@@ -561,8 +703,8 @@ static void extension_chains(void)
 /* RFC 768: a computed 0 is sent as 0xffff, because 0 means "not computed". */
 static void computed_zero(void)
 {
-	static const struct shape shapes[] = { { 4, 0, 0, 0, 0, UDP, 0 },
-					       { 6, 0, 0, 0, 0, UDP, 0 } };
+	static const struct shape shapes[] = { { 4, 0, 0, 0, 0, UDP, 0, false, 0 },
+					       { 6, 0, 0, 0, 0, UDP, 0, false, 0 } };
 
 	for (size_t i = 0; i < COUNT_OF(shapes); i++) {
 		struct packet right = build(&shapes[i]), p;
@@ -583,7 +725,7 @@ static void computed_zero(void)
  * be wrong. */
 static void icmp_of_zeros(void)
 {
-	static const struct shape icmp = { 4, 0, 0, 4, 0, ICMP, 8 };
+	static const struct shape icmp = { 4, 0, 0, 4, 0, ICMP, 8, false, 0 };
 	static const struct {
 		uint16_t check;
 		enum inner_state state;
@@ -604,7 +746,7 @@ static void icmp_of_zeros(void)
 
 static void what_the_kernel_says(void)
 {
-	static const struct shape v4 = { 4, 0, 0, 4, 0, UDP, 5 };
+	static const struct shape v4 = { 4, 0, 0, 4, 0, UDP, 5, false, 0 };
 	struct packet p = build(&v4);
 	struct repair_result result = repair(p.bytes, p.len, p.len, true, true, &keep_zero);
 
@@ -622,7 +764,7 @@ static void what_the_kernel_says(void)
 
 static void ports(void)
 {
-	static const struct shape v4 = { 4, 0, 0, 4, 0, UDP, 5 };
+	static const struct shape v4 = { 4, 0, 0, 4, 0, UDP, 5, false, 0 };
 	struct packet p = build(&v4);
 	struct repair_policy policy = { .fill_zero = false };
 
@@ -643,24 +785,34 @@ static void every_port(void)
 
 		memset(&one, 0, sizeof(one));
 		outer_ports_add(&one, (uint16_t)port);
-		for (uint32_t other = 0; other < 65536; other += other % 64 ? 1 : 63)
+		CHECK(outer_ports_protocol(&one, (uint16_t)port) == TUNNEL_VXLAN);
+		outer_ports_set_geneve(&one, (uint16_t)port);
+		for (uint32_t other = 0; other < 65536; other += other % 64 ? 1 : 63) {
+			enum tunnel_protocol protocol = outer_ports_protocol(&one, (uint16_t)other);
+
 			CHECK(outer_ports_have(&one, (uint16_t)other) == (other == port));
+			CHECK((protocol == TUNNEL_GENEVE) == (other == port));
+		}
 		CHECK(outer_ports_have(&one, (uint16_t)port));
+		CHECK(outer_ports_protocol(&one, (uint16_t)port) == TUNNEL_GENEVE);
 	}
 }
 
 /* The result has the port of a packet if it is one of the policy's. */
 static void port_of_the_result(void)
 {
-	static const struct shape v4 = { 4, 0, 0, 4, 0, UDP, 5 };
+	static const struct shape v4 = { 4, 0, 0, 4, 0, UDP, 5, false, 0 };
 	static const struct repair_policy other = { .ports = ONLY_PORT(4789) };
 	struct packet right = build(&v4), p = right;
 
 	CHECK(repair(p.bytes, p.len, p.len, false, true, &keep_zero).port == VXLAN_PORT);
 	CHECK(repair(p.bytes, p.len, p.len, false, true, &other).port == 0);
 	CHECK(repair(p.bytes, p.len, p.len, true, true, &keep_zero).port == 0);
-	p.bytes[p.vxlan] = 0;
+	p.bytes[p.tunnel] = 0;
 	CHECK(repair(p.bytes, p.len, p.len, false, true, &keep_zero).port == VXLAN_PORT);
+	p.bytes[p.tunnel] = 0x40;
+	put16(p.bytes + p.udp + 2, GENEVE_PORT);
+	CHECK(repair(p.bytes, p.len, p.len, false, true, &keep_zero).port == GENEVE_PORT);
 	p = right;
 	put16(p.bytes + p.udp + 4, 7);
 	CHECK(repair(p.bytes, p.len, p.len, false, true, &keep_zero).port == 0);
@@ -703,6 +855,8 @@ static void mutations(void)
 			.inner_options = r & 16 ? 8 : 0,
 			.protocol = protocols[(r >> 16) % COUNT_OF(protocols)],
 			.payload = (r >> 24) % 40,
+			.geneve = r >> 31 & 1,
+			.tunnel_options = r >> 31 & 1 ? (r >> 32) % 64 * 4 : 0,
 		};
 		struct packet p = build(&s);
 		size_t headers = r & 32 ? p.len : p.frame;

@@ -10,7 +10,7 @@
 #include "fuzz.h"
 #include "fix_messages.h"
 #include "nfqmsg.h"
-#include "tunnel.h"
+#include "fix_tunnel.h"
 
 enum { DATAGRAM_MAX = 4096 /* whose verdicts, as words, fit in WORDS_MAX */ };
 

@@ -19,12 +19,15 @@ from scapy.packet import Raw
 
 from tests.packets import (
     CHECK_OFFSET,
+    GENEVE_PORT,
     PORT,
     Shape,
     Transport,
     Tunnel,
     build,
     expected_check,
+    geneve_header,
+    geneve_option,
     outer_partial_check,
     partial_check,
 )
@@ -35,7 +38,7 @@ PACKET_HDR, MARK, OUTDEV, PAYLOAD, CAP_LEN, SKB_INFO = 1, 3, 6, 10, 13, 14
 CHECKSUM_NOT_READY, GSO = 1, 2
 
 # The options byte of fuzz_repair.c.
-FILL_ZERO, PARTIAL, CUT, ONE_PORT = 0x01, 0x02, 0x04, 0x08
+FILL_ZERO, PARTIAL, CUT, BOTH_PORTS = 0x01, 0x02, 0x04, 0x08
 
 
 def shapes() -> Iterator[Shape]:
@@ -46,6 +49,9 @@ def shapes() -> Iterator[Shape]:
         yield Shape(version=version, options=True, tags=1, inner_options=True)
         yield Shape(version=version, inner_version=6, tags=2, inner_options=True, padding=b"\0\0")
         yield Shape(version=version, payload=bytes(700))
+    for options in (b"", geneve_option(bytes(4)), geneve_option() + geneve_option(bytes(32))):
+        yield Shape(port=GENEVE_PORT, geneve=options)
+        yield Shape(version=6, port=GENEVE_PORT, transport=Transport.TCP, geneve=options, tags=1)
 
 
 def odd_packets() -> Iterator[bytes]:
@@ -61,6 +67,14 @@ def odd_packets() -> Iterator[bytes]:
     right = build(Shape())
     yield right.with_bytes(right.udp + 8, b"\0").data  # no VNI
     yield right.with_bytes(right.udp + 9, b"\x20").data  # VXLAN-RCO
+    for bits in (b"\x88\x48\0\1", b"\x1c\0\0\3", b"\x0c\0\0\4", b"\x8c\0\0\3"):
+        yield right.with_bytes(right.udp + 8, bits).data  # group policy, GPE's version, NSH, both
+    geneve = build(Shape(port=GENEVE_PORT, geneve=geneve_option(bytes(4))))
+    yield geneve.with_bytes(geneve.udp + 8, b"\x42").data  # of another version
+    yield geneve.with_bytes(geneve.udp + 9, b"\xc0").data  # a control message
+    yield geneve.with_bytes(geneve.udp + 19, b"\x02").data  # an option that is too long
+    bare = Raw(geneve_header(protocol=0x800)) / IP() / UDP()
+    yield bytes(IP() / UDP(dport=GENEVE_PORT) / bare / b"no Ethernet")
     yield bytes(IP() / UDP(dport=PORT) / Raw(b"\x0c\0\0\1" + bytes(4)) / IP() / UDP() / b"gpe")
     yield bytes(IP() / UDP(dport=PORT) / Raw(b"\x0c\0\0\2" + bytes(4)) / IPv6() / UDP() / b"gpe")
 
@@ -79,14 +93,14 @@ def repair_inputs() -> Iterator[bytes]:
     for shape in shapes():
         right = build(shape)
         yield bytes([0]) + right.data
-        yield bytes([ONE_PORT]) + right.with_check(right.check ^ 0x5555)
+        yield bytes([BOTH_PORTS]) + right.with_check(right.check ^ 0x5555)
         yield bytes([FILL_ZERO]) + right.with_check(0)
         corrupt = right.with_bytes(right.inner_end - 1, b"\xee").with_check(right.check ^ 0x1234)
         yield bytes([FILL_ZERO]) + corrupt
         if shape.proven:
             yield from (bytes([0]) + packet for packet in offloaded(right, shape))
     for packet in odd_packets():
-        yield bytes([ONE_PORT]) + packet
+        yield bytes([BOTH_PORTS]) + packet
     for option in (CUT, PARTIAL):
         yield bytes([option]) + build(Shape()).with_check(1)
 

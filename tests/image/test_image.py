@@ -116,7 +116,7 @@ def test_is_healthy_before_there_is_a_tunnel(
 ) -> None:
     link(lab, f"del {lab.device}")
     with pod(lab.sender, image, render(name), tmp_path / "pod") as running:
-        running.wait_for("ready: no vxlan device yet")
+        running.wait_for("ready: no vxlan or geneve device yet")
         for probe in PROBES:
             assert running.probe(probe) == "ok"
 

@@ -22,7 +22,13 @@ CACHE = ROOT / "build" / "kernels"
 SUITES = {"6.1": "bookworm", "6.12": "trixie"}
 
 # In this order: once a module is loaded, it cannot be missing any more.
-FILES = ("test_nft.py", "test_modules.py", "test_tunnels.py", "test_doctor.py")
+FILES = (
+    "test_nft.py",
+    "test_modules.py",
+    "test_tunnels.py",
+    "test_geneve.py",
+    "test_doctor.py",
+)
 
 PATIENCE = 900.0  # seconds
 BEGINNING = re.compile(r"virtme-ng-init: starting script")

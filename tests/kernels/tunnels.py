@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from csumfix.protocols import Protocol
 from csumfix_lab import Lab
 from csumfix_lab.process import Process
 from tests.kernels import exchange
@@ -265,6 +266,7 @@ class Tunnel:
     number: int
     underlay: str
     bug: str
+    protocol: Protocol = "vxlan"
 
     @property
     def name(self) -> str:
@@ -281,6 +283,8 @@ class Tunnel:
 
     def script(self, here: int, there: int) -> str:
         """Return what makes one end."""
+        if self.protocol == "geneve":
+            return self.geneve_script(here, there)
         carrier, bug = UNDERLAYS[self.underlay], BUGS[self.bug]
         device = f"vx{self.number}"
         remote = carrier.virtual if bug.virtual and here == 1 else f"{carrier.network}.{there}"
@@ -292,6 +296,32 @@ ip link add {device} mtu {carrier.mtu} type vxlan id {self.number} dstport {self
     local {carrier.network}.{here} remote {remote} nolearning {checksum} {bound}
 ip addr add 10.50.{self.number}.{here}/24 dev {device}
 ip link set {device} up
+"""
+
+    def geneve_script(self, here: int, there: int) -> str:
+        """Return what makes one end of a Geneve tunnel.
+
+        A geneve device takes packets from its remote end only, so what sends to a virtual address
+        must be a collect-metadata device, as Cilium's and OVN's are. It has no ARP.
+        """
+        carrier, bug = UNDERLAYS[self.underlay], BUGS[self.bug]
+        device, mac = f"gnv{self.number}", f"02:00:00:50:{self.number:02}"
+        inner = f"10.50.{self.number}"
+        kind = f"id {self.number} remote {carrier.network}.{there} udpcsum"
+        route = ""
+        if bug.virtual and here == 1:
+            kind = "external"
+            route = (
+                f"ip route add {inner}.{there}/32 dev {device} "
+                f"encap ip id {self.number} dst {carrier.virtual} key csum"
+            )
+        return f"""
+ip link add {device} address {mac}:{here:02} mtu {carrier.mtu} \
+    type geneve {kind} dstport {self.port}
+ip addr add {inner}.{here}/24 dev {device}
+ip link set {device} up
+ip neigh add {inner}.{there} lladdr {mac}:{there:02} dev {device}
+{route}
 """
 
     def rules(self) -> str:

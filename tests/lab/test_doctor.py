@@ -86,7 +86,7 @@ def test_every_cause_is_named_and_the_other_end_is_healthy(cause: str, ipv6: boo
         is_tracked = any("conntrack: the flow" in line for line in evidence(document))
         assert is_tracked == (wanted in NAT_VERDICTS)
         if cause == "forwarded" and not ipv6:
-            assert "no vxlan device" in doctor(lab.sender)["trouble"]
+            assert "no vxlan or geneve device" in doctor(lab.sender)["trouble"]
             lab.client.popen(["ping", "-q", "-i0.2", "-w9", lab.pod_ip], stdout=subprocess.DEVNULL)
             assert verdict(doctor(lab.sender)) == "forwarded"
         if cause == "kube-proxy":

@@ -80,7 +80,7 @@ def test_a_device_that_was_hidden_before_is_served_from_the_start(lab: Lab) -> N
 def test_a_hidden_socket_is_found_by_polling_and_forgotten_when_it_goes(lab: Lab) -> None:
     link(lab, f"del {lab.device}")
     with service(lab.sender) as daemon:
-        daemon.wait_for("ready: no vxlan device yet")
+        daemon.wait_for("ready: no vxlan or geneve device yet")
         lab.sender.run(["ip", "netns", "add", "hidden"])
         link(lab, "add vx0 type vxlan id 9 dstport 4789 local 192.0.2.1")
         link(lab, "set vx0 netns hidden")
@@ -104,5 +104,6 @@ def test_trace_shows_what_leaves_and_doctor_says_where_the_device_is(lab: Lab) -
     shown = lab.sender.run([*CSUMFIX, "doctor", "--json"], check=False)
     assert shown.returncode == Exit.BROKEN
     assert (
-        "port 8472 may be that of a vxlan device in another" in json.loads(shown.stdout)["trouble"]
+        "port 8472 may be that of a vxlan or geneve device in another"
+        in json.loads(shown.stdout)["trouble"]
     )

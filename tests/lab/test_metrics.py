@@ -144,7 +144,8 @@ def test_prometheus_sees_what_was_sent(lab: Lab, tmp_path: Path) -> None:
         assert server.value("sum(csumfix_overrun_packets_total)") == 0
         assert server.value("count(csumfix_queue_packets == 0)") == 2
         assert server.value("csumfix_rules_loaded") == 1
-        info = f'csumfix_tunnel_info{{device="{lab.device}",vni="1",port="8472",family="4"}}'
+        labels = f'device="{lab.device}",vni="1",port="8472",family="4",protocol="vxlan"'
+        info = f"csumfix_tunnel_info{{{labels}}}"
         assert server.value(info) == 1
         state = daemon.status()["service"]
         total = sum(queue["bytes"] for queue in state["queues"].values())

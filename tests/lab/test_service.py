@@ -40,7 +40,7 @@ def test_a_device_that_comes_later_is_repaired_within_a_second(lab: Lab) -> None
 def test_waits_when_there_is_no_device(lab: Lab) -> None:
     link(lab, f"del {lab.device}")
     with service(lab.sender) as daemon:
-        assert daemon.lines() == ["ready: no vxlan device yet; waiting for one"]
+        assert daemon.lines() == ["ready: no vxlan or geneve device yet; waiting for one"]
         assert_no_rules(lab.sender)
         link(lab, "add new0 type vxlan id 9 dstport 4789 local 192.0.2.1")
         wait_for_rules(lab.sender, "4789")

@@ -250,7 +250,7 @@ def test_the_only_device_comes_and_goes_under_load(lane: str) -> None:
     with Lab(cause="dnat") as lab:
         link(lab, f"del {lab.device}")
         with service(lab.sender, lane) as daemon:
-            daemon.wait_for("ready: no vxlan device yet")
+            daemon.wait_for("ready: no vxlan or geneve device yet")
             assert_no_rules(lab.sender)
             for _ in range(3):
                 rebuild(lab, "udpcsum local 192.0.2.1")

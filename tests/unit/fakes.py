@@ -22,6 +22,7 @@ from csumfix.host.remotes import Remote
 from csumfix.host.rules import Backend, RuleSet
 from csumfix.host.tunnels import Tunnel
 from csumfix.options import Options
+from csumfix.protocols import Protocols
 from csumfix.service import control
 from csumfix.service.control import Handler, Message, Peer
 from csumfix.service.handover import SuccessorProcess
@@ -95,7 +96,7 @@ class Tap:
     def __init__(self, pause: float, on_wrong: Callable[[], None]) -> None:
         self.pause = pause
         self.devices: frozenset[int] = frozenset()
-        self.ports: frozenset[int] = frozenset()
+        self.ports: Protocols = {}
         self.seen = Traffic()
         self._on_wrong = on_wrong
 
@@ -105,7 +106,7 @@ class Tap:
     async def stop(self) -> None:
         pass
 
-    def watch(self, devices: frozenset[int], ports: frozenset[int], pause: float) -> None:
+    def watch(self, devices: frozenset[int], ports: Protocols, pause: float) -> None:
         self.devices, self.ports, self.pause = devices, ports, pause
 
     def traffic(self) -> Traffic:

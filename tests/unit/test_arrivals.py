@@ -49,6 +49,9 @@ PLAIN = {
     (Outer.RIGHT, Inner.MALFORMED): Diagnosis.UNJUDGED,
     (Outer.ZERO, Inner.MALFORMED): Diagnosis.UNJUDGED,
     (Outer.PARTIAL, Inner.MALFORMED): Diagnosis.UNJUDGED,
+    (Outer.RIGHT, Inner.UNKNOWN): Diagnosis.RIGHT,
+    (Outer.ZERO, Inner.UNKNOWN): Diagnosis.ZERO,
+    (Outer.WRONG, Inner.UNKNOWN): Diagnosis.UNJUDGED,
 }
 
 # What a sender shows before its NIC has computed the checksums.
@@ -56,6 +59,7 @@ UNFINISHED = [
     (Outer.ZERO, Inner.PARTIAL),
     (Outer.PARTIAL, Inner.RIGHT),
     (Outer.PARTIAL, Inner.UNPROVEN),
+    (Outer.PARTIAL, Inner.UNKNOWN),
     (Outer.PARTIAL, Inner.PARTIAL),
     (Outer.LCO, Inner.PARTIAL),
 ]

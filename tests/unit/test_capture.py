@@ -27,6 +27,7 @@ from csumfix.evidence.arrivals import Reason
 from csumfix.evidence.captures import Captured, Examiner, FileSource
 from csumfix.evidence.pcap import Capture
 from csumfix.evidence.tapsocket import Direction
+from csumfix.protocols import named
 from tests import pcaps
 from tests.packets import Shape, Transport, build, outer_partial_check, partial_check, reproducible
 
@@ -109,7 +110,9 @@ def vxlan(port: int = PORT, payload: bytes = b"some payload") -> Packet:
     return UDP(sport=40000, dport=port) / VXLAN(vni=1, flags=8) / inner / Raw(payload)
 
 
-def geneve(options: bytes = b"", check: int | None = None, tail: bytes = b"") -> bytes:
+def geneve(
+    options: bytes = b"", check: int | None = None, tail: bytes = b"", port: int = GENEVE_PORT
+) -> bytes:
     """A Geneve packet whose inner one is that of vxlan()."""
     header = bytes([len(options) // 4, 0]) + b"\x65\x58" + (7).to_bytes(3, "big") + b"\0"
     inner = bytes(
@@ -118,18 +121,18 @@ def geneve(options: bytes = b"", check: int | None = None, tail: bytes = b"") ->
     outer = IP(src="192.0.2.1", dst="192.0.2.2")
     if tail:
         inner = inner[: -len(tail)] + tail
-    return bytes(outer / UDP(dport=GENEVE_PORT, chksum=check) / Raw(header + options + inner))
+    return bytes(outer / UDP(dport=port, chksum=check) / Raw(header + options + inner))
 
 
 def examine(*packets: bytes, **how: Any) -> list[Any]:
-    examiner = Examiner((PORT, 4789), **how)
+    examiner = Examiner(named((PORT, 4789)), **how)
     captured = (Captured(n, None, data, len(data)) for n, data in enumerate(packets, start=1))
     return [found for one in captured if (found := examiner.examine(one))]
 
 
 def reason(packet: bytes, length: int = 0) -> Reason | None:
     """Why a packet is not judged."""
-    found = Examiner((PORT,)).examine(Captured(1, None, packet, length or len(packet)))
+    found = Examiner({PORT: "vxlan"}).examine(Captured(1, None, packet, length or len(packet)))
     return found.verdict.reason if found else None
 
 
@@ -284,7 +287,9 @@ def test_other_traffic_is_passed_over(file: Path) -> None:
     ]
     result = run(write(file, *others))
     assert result.exit_code == 0
-    assert result.output.startswith("4 packets: no VXLAN packets to port 8472 or 4789")
+    assert result.output.startswith(
+        "4 packets: no VXLAN packets to port 8472 or 4789, nor Geneve packets to port 6081"
+    )
     assert "look like" not in result.output
 
 
@@ -305,7 +310,21 @@ def test_geneve_is_named_and_judged(file: Path) -> None:
     assert code == 1
     output = run(str(file)).output
     assert "5 of Geneve port 6081" in output
-    assert "none; csumfix does not repair Geneve" in output
+    assert "Remedy: run csumfix on the sender." in output
+
+
+def test_a_geneve_port_can_be_named(file: Path) -> None:
+    name = write(file, *[geneve(port=7000)] * 3)
+    assert "3 packets to port 7000 look like Geneve: --geneve-port 7000" in run(name).output
+    assert "3  right" in run("--geneve-port", "7000", name).output
+    assert "3 of Geneve port 7000" in run("--geneve-port", "7000", name).output
+
+
+def test_what_nobody_can_check_is_told(file: Path) -> None:
+    control = bytearray(geneve(check=5))
+    control[29] |= 0x80
+    assert reason(bytes(control)) is Reason.INNER_UNKNOWN
+    assert "cannot check" in run(write(file, bytes(control))).output
 
 
 def big_tcp(version: int) -> bytes:
@@ -407,7 +426,7 @@ def test_hostile_frames_are_survived(frames: list[bytes]) -> None:
 
     for link in (pcaps.ETHERNET, pcaps.RAW, pcaps.COOKED, pcaps.COOKED2, pcaps.NULL, 999):
         source = FileSource(Capture(io.BytesIO(pcaps.pcap(frames, link))))
-        examiner = Examiner((PORT,))
+        examiner = Examiner({PORT: "vxlan"})
         for captured in source:
             examiner.examine(captured)
         assert source.frames == len(frames)

@@ -37,7 +37,7 @@ def dnat(tunnel: Tunnel, new: str) -> bytes:
 
 
 def judged(data: bytes, number: int = 1, direction: Direction | None = None) -> Judged:
-    found = Examiner((PORT,)).examine(Captured(number, direction, data, len(data)))
+    found = Examiner({PORT: "vxlan"}).examine(Captured(number, direction, data, len(data)))
     assert found
     return found
 

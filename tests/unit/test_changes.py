@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from csumfix.host.changes import (
+    ATTRIBUTE,
     HEADER,
     IN_MANGLE,
     IN_OURS,
@@ -15,6 +16,7 @@ from csumfix.host.changes import (
     RTM_DELLINK,
     RTM_DELNEIGH,
     RTM_DELROUTE,
+    RTM_NEWLINK,
     RTM_NEWNEIGH,
     RTM_NEWROUTE,
     RTN_UNICAST,
@@ -56,6 +58,19 @@ def test_a_new_tunnel_is_a_change_once() -> None:
     changes = LinkChanges()
     assert changes.concern_us(TUNNEL)
     assert not changes.concern_us(TUNNEL)
+
+
+def test_a_geneve_device_is_a_tunnel() -> None:
+    changes = LinkChanges()
+    name, data = (bytes(text, "ascii") + b"\0" for text in ("gnv", "geneve"))
+    kind = ATTRIBUTE.pack(4 + len(data), 1) + data + b"\0"
+    attributes = ATTRIBUTE.pack(4 + len(name), 3) + name
+    attributes += ATTRIBUTE.pack(4 + len(kind), 18) + kind
+    body = LINK.pack(0, 1, 9, 0, 0) + attributes
+    message = HEADER.pack(HEADER.size + len(body), RTM_NEWLINK, 0, 0, 0) + body
+    assert changes.concern_us(message)
+    assert not changes.concern_us(message)
+    assert changes.concern_us(gone(9))
 
 
 def test_a_tunnel_that_goes_up_or_down_is_no_change() -> None:

@@ -30,6 +30,7 @@ def test_every_setting_can_stand_in_the_file(file: Path) -> None:
         tap-pause = 2
         probe = "off"
         port = [9999, 4789, 9999]
+        geneve-port = [7001, 7000]
         queues = 2
         queue-base = 7
         backend = "nft"
@@ -47,6 +48,7 @@ def test_every_setting_can_stand_in_the_file(file: Path) -> None:
         tap_pause=2.0,
         probe="off",
         ports=(4789, 9999),
+        geneve_ports=(7000, 7001),
         queues=2,
         queue_base=7,
         backend="nft",

@@ -10,7 +10,16 @@ from csumfix.errors import CsumfixError, Exit
 from csumfix.evidence.departures import judge
 from csumfix.host.tunnels import Tunnel
 from csumfix.views.describe import CaptureWriter, Traced
-from tests.packets import PORT, VNI, Shape, Transport, build, outer_partial_check
+from tests.packets import (
+    GENEVE_PORT,
+    PORT,
+    VNI,
+    Shape,
+    Transport,
+    build,
+    geneve_option,
+    outer_partial_check,
+)
 
 POLICY = Policy((PORT,))
 TUNNEL = Tunnel("flannel.1", PORT, "4", 1450, vni=VNI)
@@ -48,6 +57,16 @@ def test_right() -> None:
     head, _, check, _ = lines(good.data)
     assert head == f"flannel.1 VNI {VNI} right"
     assert check == f"outer {good.check:#06x}, inner right, {len(good.data)} bytes by eth0"
+
+
+def test_geneve() -> None:
+    good = build(Shape(port=GENEVE_PORT, geneve=geneve_option(bytes(4))))
+    seen = inspect(good.data, Policy.of({GENEVE_PORT: "geneve"}))
+    told = Traced(0, "eth0", good.data, seen, judge(seen, complete=True), "geneve")
+    tunnel = Tunnel("genev_sys_6081", GENEVE_PORT, "both", 1450, metadata=True, protocol="geneve")
+    head, *_, inner = told.text([tunnel]).splitlines()
+    assert head.endswith(f"genev_sys_6081 VNI {VNI} right")
+    assert inner == "  Ether / IP / UDP 10.0.0.1:1234 > 10.0.0.2:54 / Raw"
 
 
 def test_corrupt() -> None:

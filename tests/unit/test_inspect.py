@@ -16,6 +16,7 @@ from csumfix import core
 from csumfix.core import Inner, Outer, Status
 from tests.packets import (
     CHECK_OFFSET,
+    GENEVE_PORT,
     PORT,
     VNI,
     Shape,
@@ -29,7 +30,7 @@ from tests.packets import (
     shapes,
 )
 
-POLICY = core.Policy(ports=(PORT,))
+POLICY = core.Policy(ports=(PORT, GENEVE_PORT), geneve=(GENEVE_PORT,))
 
 
 @given(shapes, st.integers(1, 0xFFFF))
@@ -44,7 +45,7 @@ def test_everything_that_is_told(shape: Shape, wrong: int) -> None:
         found=right.check,
         expected=right.check,
         source=shape.source_port,
-        dest=PORT,
+        dest=shape.port,
         vni=shape.vni,
         inner=Inner.RIGHT if shape.proven else Inner.UNPROVEN,
         inner_found=inner,
@@ -83,6 +84,7 @@ def _status_cases() -> dict[Status, bytes]:
         Status.MALFORMED_UDP: bytes(ip / UDP(dport=PORT, len=7) / Raw(vxlan)),
         Status.OTHER_PORT: build(Shape(port=4789)).data,
         Status.NOT_VXLAN: bytes(ip / udp / Raw(b"\0" + vxlan[1:])),
+        Status.NOT_GENEVE: bytes(ip / UDP(dport=GENEVE_PORT) / Raw(b"\x42" + vxlan[1:])),
     }
 
 
@@ -117,6 +119,10 @@ def _malformed(right: Tunnel) -> Tunnel:
     return right.with_bytes(right.inner_l4 + 4, struct.pack("!H", length + 1))
 
 
+def _of_unknown_kind(right: Tunnel) -> Tunnel:
+    return right.with_bytes(right.udp + 8, b"\x0c\0\0\4")  # NSH
+
+
 @pytest.mark.parametrize(
     ("inner", "transport", "change"),
     [
@@ -125,6 +131,7 @@ def _malformed(right: Tunnel) -> Tunnel:
         (Inner.CORRUPT, Transport.UDP, _corrupt),
         (Inner.PARTIAL, Transport.UDP, _partial),
         (Inner.MALFORMED, Transport.UDP, _malformed),
+        (Inner.UNKNOWN, Transport.UDP, _of_unknown_kind),
     ],
 )
 def test_inner(inner: Inner, transport: Transport, change: Callable[[Tunnel], Tunnel]) -> None:
@@ -133,7 +140,7 @@ def test_inner(inner: Inner, transport: Transport, change: Callable[[Tunnel], Tu
 
 
 def test_every_inner_state_is_tested() -> None:
-    assert len(Inner) == 5
+    assert len(Inner) == 6
     assert set(_status_cases()) == set(Status)
 
 
@@ -152,7 +159,7 @@ offloaded_shapes = proven_shapes.filter(
 def test_local_checksum_offload(shape: Shape) -> None:
     """The outer checksum is already that of the packet whose inner one will be computed."""
     right = build(shape)
-    seen = core.inspect(_with_partial_inside(right, shape).data)
+    seen = core.inspect(_with_partial_inside(right, shape).data, POLICY)
     assert seen.inner is Inner.PARTIAL
     assert (seen.outer, seen.difference) == (Outer.LCO, 0)
     assert not seen.leaves_wrong
@@ -168,7 +175,7 @@ def test_the_difference_after_nat_names_the_port(shape: Shape, new_port: int) ->
     rewritten = before.with_bytes(before.udp, struct.pack("!H", new_port))
     for tunnel in (rewritten, _with_partial_inside(rewritten, shape)):
         assume(before.check != outer_partial_check(before))
-        seen = core.inspect(tunnel.data)
+        seen = core.inspect(tunnel.data, POLICY)
         assert (seen.outer, seen.difference, seen.leaves_wrong) == (Outer.WRONG, difference, True)
 
 
@@ -178,11 +185,11 @@ def test_an_outer_checksum_that_is_left_to_the_nic(shape: Shape) -> None:
     """The kernel leaves just the pseudo-header sum: a complete inner checksum, or a GSO packet."""
     right = build(shape)
     assume(right.check != outer_partial_check(right))
-    seen = core.inspect(right.with_check(outer_partial_check(right)))
+    seen = core.inspect(right.with_check(outer_partial_check(right)), POLICY)
     assert (seen.outer, seen.difference, seen.leaves_wrong) == (Outer.PARTIAL, 0, False)
     if shape.proven and (shape.transport is not Transport.ICMP or shape.inner_version == 6):
         gso = _with_partial_inside(right, shape).with_check(outer_partial_check(right))
-        assert core.inspect(gso).outer is Outer.PARTIAL
+        assert core.inspect(gso, POLICY).outer is Outer.PARTIAL
 
 
 @pytest.mark.parametrize("outer", list(Outer))

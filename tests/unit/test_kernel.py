@@ -163,7 +163,7 @@ def test_the_tap_starts_and_stops() -> None:
     async def scenario() -> None:
         tap = ThreadTap(0.0, lambda: None)
         tap.start()
-        tap.watch(frozenset(), frozenset({8472}), 0.0)
+        tap.watch(frozenset(), {8472: "vxlan"}, 0.0)
         assert tap.traffic().ports == {}
         await tap.stop()
 

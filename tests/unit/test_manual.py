@@ -66,7 +66,8 @@ def test_sample_shows_the_defaults_of_all_settings(tmp_path: Path) -> None:
     assert len(shown) == sum(not setting.is_for_managers for setting in SETTINGS.values()) - 1
     with click.Command("run", params=[*config.FLAGS]).make_context("run", []) as context:
         defaults = {name: context.params[name] for name in shown}
-    assert {**shown, "port": tuple(shown["port"])} == defaults
+    lists = {name: tuple(value) for name, value in shown.items() if isinstance(value, list)}
+    assert {**shown, **lists} == defaults
 
 
 def test_only_what_is_between_two_lines_is_replaced() -> None:

@@ -95,7 +95,13 @@ def test_queues_and_tunnels_have_samples_of_their_own() -> None:
     get = registry(shown).get_sample_value
     overruns = [get("csumfix_overrun_packets_total", {"queue": number}) for number in "34"]
     assert overruns == [1, 2]
-    labels = {"device": "meta0", "vni": "any", "port": "8472", "family": "both"}
+    labels = {
+        "device": "meta0",
+        "vni": "any",
+        "port": "8472",
+        "family": "both",
+        "protocol": "vxlan",
+    }
     assert get("csumfix_tunnel_info", labels) == 1
     assert get("csumfix_tunnel_mtu_bytes", {"device": "meta0"}) == 1500
     assert get("csumfix_tunnels") == 2

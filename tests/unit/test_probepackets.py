@@ -5,6 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 
 import pytest
+from scapy.contrib.geneve import GENEVE
 from scapy.layers.inet import ICMP, IP, TCP, UDP
 from scapy.layers.inet6 import ICMPv6EchoReply, ICMPv6EchoRequest, IPv6
 from scapy.layers.l2 import Ether
@@ -23,11 +24,13 @@ from csumfix.evidence.probepackets import (
     echo,
     echo_data,
     encapsulated,
-    inner,
     question,
     syn,
 )
+from csumfix.evidence.segments import inner_offset
 from csumfix.evidence.tapsocket import PACKET_OUTGOING, Direction, answers_in, program
+from csumfix.protocols import Protocol
+from tests.packets import GENEVE_PORT, Shape, build, geneve_option
 from tests.unit.test_tapsocket import PACKET_HOST, accepts
 
 HERE = {4: "10.244.0.0", 6: "fd00:10:244::f"}
@@ -102,26 +105,39 @@ def test_a_long_echo_fills_the_mtu(version: int) -> None:
     assert len(frame) == VNET.size + 14 + 1450
 
 
+@pytest.mark.parametrize(("protocol", "port"), [("vxlan", 8472), ("geneve", 6081)])
 @pytest.mark.parametrize("outer", [4, 6])
 @VERSIONS
-def test_our_own_datagrams_are_right_outside_and_inside(version: int, outer: int) -> None:
+def test_our_own_datagrams_are_right_outside_and_inside(
+    version: int, outer: int, protocol: Protocol, port: int
+) -> None:
     source, dest = ("192.0.2.1", "192.0.2.2") if outer == 4 else ("2001:db8::1", "2001:db8::2")
     for frame in frames(version, complete=True):
-        payload = encapsulated(7, frame)
+        payload = encapsulated(protocol, 7, frame)
         packed = ip_address(source).packed, ip_address(dest).packed
-        udp = datagram(*packed, (50000, 8472), payload)
+        udp = datagram(*packed, (50000, port), payload)
         header = IPS[outer](src=source, dst=dest)
         header.setfieldval("proto" if outer == 4 else "nh", 17)
         packet = bytes(header / udp)
-        seen = inspect(packet, Policy((8472,)))
+        seen = inspect(packet, Policy.of({port: protocol}))
         assert (seen.outer, seen.vni, seen.source) == (Outer.RIGHT, 7, 50000)
         assert seen.inner in (Inner.RIGHT, Inner.UNPROVEN)
-        assert VXLAN(payload).vni == 7
-        found = question(inner(packet))
+        assert (VXLAN if protocol == "vxlan" else GENEVE)(payload).vni == 7
+        found = question(packet[inner_offset(packet, protocol) + 14 :])
         assert found
         assert (found.number, found.remote) == (NUMBER, ends(version).dest)
         for direction, kind in ((Direction.OUT, PACKET_OUTGOING), (Direction.IN, PACKET_HOST)):
-            assert accepts(program((8472,), direction, NUMBERS), packet, kind)
+            assert accepts(program((port,), direction, NUMBERS), packet, kind)
+
+
+@VERSIONS
+def test_probes_are_seen_behind_the_option_of_ovn(version: int) -> None:
+    shape = Shape(port=GENEVE_PORT, inner_version=version, geneve=geneve_option(bytes(4)))
+    inner = IPS[version](src=HERE[version], dst=THERE[version]) / TCP(dport=NUMBER, flags="S")
+    outer = build(shape)
+    packet = outer.data[: outer.inner_ip] + bytes(inner)
+    assert accepts(program((GENEVE_PORT,), Direction.OUT, NUMBERS), packet, PACKET_OUTGOING)
+    assert question(packet[inner_offset(packet, "geneve") + 14 :])
 
 
 def answers(version: int) -> list[tuple[Packet, int]]:
@@ -161,4 +177,3 @@ def test_no_bytes_of_a_pod_upset_it() -> None:
     for packet in (b"", b"\x45", b"\x60" * 41, b"\x4f" * 20, bytes(100), b"\xff" * 60):
         assert question(packet) is None
         assert answer(packet) is None
-        assert inner(packet or b"\0") == b"" or packet

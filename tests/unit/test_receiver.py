@@ -33,7 +33,7 @@ def rewritten(host: int = 1, new: int = 2000) -> bytes:
 
 
 def report(*packets: bytes, counted: tuple[Drops, ...] = QUIET, **more: Any) -> Report:
-    examiner, tally = Examiner((PORT,), forced=Direction.IN), Tally()
+    examiner, tally = Examiner({PORT: "vxlan"}, forced=Direction.IN), Tally()
     for number, data in enumerate(packets, start=1):
         judged = examiner.examine(Captured(number, Direction.IN, data, len(data), True))
         assert judged

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from csumfix import core
 from tests.packets import (
     CHECK_OFFSET,
+    GENEVE_PORT,
     PORT,
     Shape,
     Transport,
@@ -24,8 +25,8 @@ from tests.packets import (
     shapes,
 )
 
-POLICY = core.Policy(ports=(PORT,))
-FILL = core.Policy(ports=(PORT,), fill_zero=True)
+POLICY = core.Policy(ports=(PORT, GENEVE_PORT), geneve=(GENEVE_PORT,))
+FILL = core.Policy(ports=(PORT, GENEVE_PORT), geneve=(GENEVE_PORT,), fill_zero=True)
 
 BIG = Shape(payload=bytes(range(250)) * 32)  # a jumbo frame's worth
 
@@ -103,7 +104,7 @@ def test_partial_inner_checksum(shape: Shape) -> None:
     partial = right.with_bytes(at, struct.pack("!H", partial_check(right, shape)))
     packet = partial.with_check(expected_check(partial) ^ 0x5555 or 1)
     untouched(packet, "inner_partial")
-    assert core.inspect(packet).inner is core.Inner.PARTIAL
+    assert core.inspect(packet, POLICY).inner is core.Inner.PARTIAL
 
 
 @given(shapes)
@@ -232,7 +233,9 @@ def test_a_constant_of_c_that_python_does_not_know_fails_the_import() -> None:
 def test_what_each_reason_means() -> None:
     """For those that something hangs on, once more in words."""
     assert {"recomputed", "recomputed_unproven", "zero_filled"} == core.REPAIRED
-    assert {"inner_corrupt", "inner_partial", "inner_malformed"} == core.LEFT_WRONG
+    assert {
+        f"inner_{one}" for one in ("corrupt", "partial", "malformed", "unknown")
+    } == core.LEFT_WRONG
     assert core.OUTCOMES["right"] is core.Outcome.VERIFIED
     assert core.OUTCOMES["zero_filled"] is core.Outcome.FILLED
 

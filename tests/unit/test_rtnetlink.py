@@ -1,9 +1,11 @@
 """What the kernel answers to rtnetlink requests; the kernel here is the other end of a socket."""
 
 import errno
+import json
 import socket
 import struct
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -75,6 +77,17 @@ def test_an_answer_that_changed_meanwhile_is_refused(answer: Answer) -> None:
     answer(message(24, ROUTE), message(rtnetlink.NLMSG_DONE, DONE, rtnetlink.NLM_F_DUMP_INTR))
     with pytest.raises(NetlinkDumpInterrupted):
         rtnetlink.routes(socket.AF_INET6)
+
+
+def test_devices_of_other_kinds_are_not_even_decoded(
+    answer: Answer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A kernel whose geneve module is not loaded lists all devices."""
+    links = json.loads((Path(__file__).parent / "data" / "links.json").read_text())
+    others = [bytes.fromhex(links[name]) for name in ("lo", "flannel.1")]
+    answer(*others, message(rtnetlink.NLMSG_DONE, DONE))
+    monkeypatch.setattr(rtnetlink, "_decoded", pytest.fail)
+    assert rtnetlink.links("geneve") == []
 
 
 def test_the_kernel_of_this_host_answers() -> None:

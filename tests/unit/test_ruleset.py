@@ -66,6 +66,14 @@ def test_a_named_port_may_be_of_any_family_and_uses_ephemeral_source_ports() -> 
     assert rules.source_ports == local_port_range()
 
 
+def test_a_named_geneve_port_uses_any_source_port() -> None:
+    rules = rules_for({9999: KERNEL}, options=Options(geneve_ports=(9999,)))
+    assert (rules.kernel_ports, rules.source_ports) == ((9999,), (1, 65535))
+    assert tunnel_ports(Options(ports=(6081,), geneve_ports=(9999,)), []) == {6081, 9999}
+    rules = rules_for({6081: KERNEL}, options=Options(ports=(6081,)))
+    assert rules.source_ports == (1, 65535)
+
+
 def test_two_tunnels_of_one_port_name_it_once() -> None:
     assert tunnel_ports(Options(ports=(8472,)), [FLANNEL, METADATA]) == {8472}
 

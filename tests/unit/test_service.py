@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from csumfix.core import Policy
 from csumfix.errors import CsumfixError, Exit
 from csumfix.host.rules import Backend, LanesRefusedError, RuleSet
 from csumfix.options import LaneSetting, Options, TunnelOptions
@@ -165,6 +166,39 @@ def test_ports_are_known_to_the_queues_before_rules_lead_to_them(change: list[An
     play(scenario())
 
 
+GENEVE = replace(FLANNEL, name="genev_sys_6081", port=6081, index=5, protocol="geneve")
+
+
+def test_queues_and_tap_know_what_a_port_carries() -> None:
+    async def scenario() -> None:
+        host = Host()
+        host.tunnels = [FLANNEL, GENEVE]
+        process = await started(host, QUEUE)
+        assert host.queues[0].policy == Policy((6081, 8472), geneve=(6081,))
+        assert host.tap.ports == {8472: "vxlan", 6081: "geneve"}
+        await process.stop()
+
+    play(scenario())
+
+
+def test_packets_of_a_port_that_carries_both_are_left_alone(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scenario() -> None:
+        host = Host()
+        host.tunnels = [FLANNEL, replace(GENEVE, port=FLANNEL.port), OTHER]
+        process = await started(host, QUEUE)
+        assert host.rules
+        assert host.rules.queue_ports == (OTHER.port, FLANNEL.port)
+        assert set(host.queues[0].policy.ports) == set(host.tap.ports) == {OTHER.port}
+        host.links_change()
+        await asyncio.sleep(1)
+        await process.stop()
+
+    play(scenario())
+    assert caplog.text.count("a vxlan and a geneve device have it") == 1
+
+
 def test_the_tap_watches_what_carries_the_tunnels() -> None:
     async def scenario() -> None:
         host = Host()
@@ -173,7 +207,7 @@ def test_the_tap_watches_what_carries_the_tunnels() -> None:
         host.tunnels = []
         host.links_change()
         await asyncio.sleep(1)
-        assert not host.tap.devices | host.tap.ports
+        assert not host.tap.devices and not host.tap.ports
         await process.stop()
 
     play(scenario())

@@ -13,6 +13,7 @@ HEAD = (
     " inode ref pointer drops            \n"
 )
 END = " 00000000:00000000 00:00000000 00000000     0        0 6932372 2 000000002ad880bd 0\n"
+GENEVE = " 1361: 00000000:17C1 00000000:0000 07" + END
 VXLAN = " 1360: 00000000:12B5 00000000:0000 07" + END
 BOUND = "  531: 010200C0:2118 00000000:0000 07" + END
 CLIENT = " 1361: 0100007F:12B5 0100007F:0035 01" + END
@@ -27,6 +28,7 @@ SIX = "  531: 00000000000000000000000000000000:2118 0000000000000000000000000000
         ([VXLAN], {4789}),
         ([BOUND, VXLAN], {4789, 8472}),
         ([SIX], {8472}),
+        ([GENEVE], {6081}),
         ([CLIENT], set()),  # connected: a tunnel's socket has no peer
         ([OTHER], set()),  # nothing tells a tunnel's socket from another
     ],

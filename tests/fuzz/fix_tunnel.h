@@ -1,6 +1,6 @@
 /* SPDX-License-Identifier: MIT */
-#ifndef TUNNEL_H
-#define TUNNEL_H
+#ifndef FIX_TUNNEL_H
+#define FIX_TUNNEL_H
 
 /*
  * Finds the parts of a tunnel packet, independently of the code under test, and fixes what random
@@ -10,7 +10,7 @@
 
 #include "packets.h"
 
-enum { UDP_AND_VXLAN = 16, SHORTEST_TRANSPORT = 8 };
+enum { UDP_AND_TUNNEL = 16, SHORTEST_TRANSPORT = 8 };
 
 /** struct ip_place - offsets of an IP header and of the transport behind it, at least 8 bytes */
 struct ip_place {
@@ -38,15 +38,49 @@ static inline bool find_ip(const uint8_t *bytes, size_t len, size_t ip, struct i
 	return place->l4 + SHORTEST_TRANSPORT <= len;
 }
 
-/* The inner IP header: after any VLAN tags, or without an Ethernet header (the GPE draft). */
+/* All policies of the fuzz targets take this port for Geneve, if for anything. */
+static inline bool is_geneve(const uint8_t *bytes, size_t len, size_t udp)
+{
+	return udp + UDP_AND_TUNNEL <= len && get16(bytes + udp + 2) == GENEVE_PORT;
+}
+
+/* Makes the options end where the header says. */
+static inline void fix_options(uint8_t *bytes, size_t len, size_t header)
+{
+	size_t at = header + 8, end = at + (bytes[header] & 0x3fu) * 4;
+
+	bytes[header] &= 0x3f; /* version 0 */
+	while (end <= len && at < end) {
+		size_t words = (end - at) / 4 - 1;
+
+		if ((bytes[at + 3] & 0x1fu) > words)
+			bytes[at + 3] = (uint8_t)words;
+		at += 4 + (bytes[at + 3] & 0x1fu) * 4;
+	}
+}
+
+/* Offset of what the tunnel carries; *@bare: it is no Ethernet frame (the GPE draft, Geneve). */
+static inline size_t find_inner(const uint8_t *bytes, size_t len, size_t udp, bool *bare)
+{
+	*bare = false;
+	if (is_geneve(bytes, len, udp)) {
+		*bare = get16(bytes + udp + 10) != 0x6558;
+		return udp + UDP_AND_TUNNEL + (bytes[udp + 8] & 0x3fu) * 4;
+	}
+	if (udp + UDP_AND_TUNNEL <= len)
+		*bare = bytes[udp + 8] & 0x04 && bytes[udp + 11] < 3;
+	return udp + UDP_AND_TUNNEL;
+}
+
+/* The inner IP header: after any VLAN tags, or without an Ethernet header. */
 static inline bool find_inner_ip(const uint8_t *bytes, size_t len, size_t udp,
 				 struct ip_place *place)
 {
-	size_t type = udp + UDP_AND_VXLAN + 12;
-	bool bare = udp + UDP_AND_VXLAN <= len && bytes[udp + 8] & 0x04 && bytes[udp + 11] < 3;
+	bool bare;
+	size_t inner = find_inner(bytes, len, udp, &bare), type = inner + 12;
 
 	if (bare)
-		return find_ip(bytes, len, udp + UDP_AND_VXLAN, place);
+		return find_ip(bytes, len, inner, place);
 	while (type + 2 <= len && (get16(bytes + type) == 0x8100 || get16(bytes + type) == 0x88a8))
 		type += 4;
 	return find_ip(bytes, len, type + 2, place);
@@ -101,6 +135,8 @@ static inline void fix_tunnel(uint8_t *bytes, size_t len, unsigned int choice)
 
 	if (!find_ip(bytes, len, 0, &outer))
 		return;
+	if (choice & 0x6000 && is_geneve(bytes, len, outer.l4))
+		fix_options(bytes, len, outer.l4 + 8);
 	has_inner = find_inner_ip(bytes, len, outer.l4, &inner);
 	if (has_inner) {
 		if (choice & 0x01)

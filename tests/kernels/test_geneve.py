@@ -1,0 +1,69 @@
+"""Geneve tunnels, whose devices this machine's own kernel may lack."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+
+import pytest
+
+from csumfix_lab import Lab
+from tests.kernels.tunnels import DATAGRAMS, Exchange, Tunnel, build
+from tests.lab.harness import CSUMFIX, Service
+
+TUNNELS = [
+    Tunnel(number, "eth0", bug, "geneve")
+    for number, bug in enumerate(("none", "snat", "dnat", "stateless"), 61)
+]
+EACH = pytest.mark.parametrize("tunnel", TUNNELS, ids=lambda tunnel: tunnel.bug)
+SNAT = TUNNELS[1]
+PATIENCE = 120.0  # seconds until evidence has moved a port to the queue lane
+READY = 150.0
+
+
+@pytest.fixture(scope="module")
+def lab() -> Iterator[Lab]:
+    with Lab("none") as lab:
+        build(lab, TUNNELS)
+        yield lab
+
+
+@pytest.fixture(scope="module")
+def exchange(lab: Lab) -> Exchange:
+    return Exchange(lab)
+
+
+@EACH
+def test_without_csumfix_geneve_packets_are_lost(exchange: Exchange, tunnel: Tunnel) -> None:
+    arrived, _ = exchange.udp(tunnel.address, 64)
+    assert arrived == (DATAGRAMS if tunnel.bug == "none" else 0)
+
+
+def test_the_doctor_names_the_cause(lab: Lab) -> None:
+    command = [*CSUMFIX, "doctor", "--json", "--to", SNAT.address]
+    result = lab.sender.run(command, check=False, timeout=120)
+    assert result.returncode == 1, result.stdout + result.stderr
+    findings = json.loads(result.stdout)["findings"]
+    assert [one["verdict"] for one in findings] == ["snat"], findings
+
+
+@pytest.mark.parametrize("lane", ["auto", "queue"])
+def test_csumfix_delivers_everything(lab: Lab, exchange: Exchange, lane: str) -> None:
+    daemon = Service(lab.sender, "--lane", lane)
+    try:
+        daemon.wait_for("ready", READY)
+        for tunnel in TUNNELS:
+            late = lane == "auto" and tunnel.bug == "stateless"
+            deadline = time.monotonic() + (PATIENCE if late else 0)
+            while not (outcome := exchange.all(tunnel.address)).whole:
+                assert time.monotonic() < deadline, (tunnel, outcome)
+        state = daemon.status()["service"]
+        lanes = {one["port"]: one["lane"] for one in state["lanes"]}
+        queued = {one.port for one in TUNNELS if lane == "queue" or one.bug == "stateless"}
+        assert {port for port, name in lanes.items() if name == "queue"} == queued
+        assert {one["protocol"] for one in state["tunnels"]} == {"geneve"}
+    finally:
+        daemon.process.kill()
+        daemon.process.wait()
+        print("\n".join(daemon.lines()))
