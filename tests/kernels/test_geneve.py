@@ -58,11 +58,11 @@ def test_csumfix_delivers_everything(lab: Lab, exchange: Exchange, lane: str) ->
             deadline = time.monotonic() + (PATIENCE if late else 0)
             while not (outcome := exchange.all(tunnel.address)).whole:
                 assert time.monotonic() < deadline, (tunnel, outcome)
-        state = daemon.status()["service"]
-        lanes = {one["port"]: one["lane"] for one in state["lanes"]}
-        queued = {one.port for one in TUNNELS if lane == "queue" or one.bug == "stateless"}
-        assert {port for port, name in lanes.items() if name == "queue"} == queued
-        assert {one["protocol"] for one in state["tunnels"]} == {"geneve"}
+        lines = "\n".join(daemon.lines())
+        for tunnel in TUNNELS:
+            queued = lane == "queue" or tunnel.bug == "stateless"
+            assert f"port {tunnel.port} (gnv{tunnel.number}) in the" in lines
+            assert (f"(gnv{tunnel.number}) in the queue lane" in lines) == queued
     finally:
         daemon.process.kill()
         daemon.process.wait()
