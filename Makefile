@@ -43,8 +43,6 @@ ROOT_PACKAGES := git mmdebstrap debian-archive-keyring $(if $(filter 0,$(shell i
 EMULATED := aarch64 s390x
 EMULATED_PACKAGES = make qemu-user gcc-$(MACHINE)-linux-gnu libc6-dev-$(MACHINE:aarch64=arm64)-cross
 
-DEB_PACKAGES := $(INSTALL_PACKAGES) build-essential debhelper
-
 # Packages for the benchmark.
 BENCH_PACKAGES := $(PACKAGES) iperf3 sockperf
 CORE_PACKAGES := $(BENCH_PACKAGES) libdpdk-dev pkg-config valgrind
@@ -86,13 +84,13 @@ $(BENCH): $(BUILT) pyproject.toml
 
 # With DESTDIR, a packager has installed the build dependencies.
 .PHONY: install
-install: ## Install the service (PREFIX=/usr/local, DESTDIR for packagers); starts nothing
+install: ## Install the service (PREFIX, DESTDIR); starts nothing
 	@$(NOT_OLD)
 	@$(if $(DESTDIR),,tools/install-packages $(INSTALL_PACKAGES))
 	@PYTHON=$(PYTHON) PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) tools/install-service install
 
 .PHONY: uninstall
-uninstall: ## Stop the service and remove everything that install has put anywhere
+uninstall: ## Stop the service and remove all that install has put anywhere
 	@PREFIX=$(PREFIX) DESTDIR=$(DESTDIR) tools/install-service uninstall
 
 .PHONY: demo
@@ -116,7 +114,7 @@ test-unit: $(DEV) ## Run the tests that need no namespaces
 # In the unpacked sdist, with packages that pip may not choose newer.
 LOWEST := build/lowest
 .PHONY: test-lowest
-test-lowest: $(DEV) ## Run the unit tests from the sdist, with the lowest versions that are declared
+test-lowest: $(DEV) ## Run the unit tests with the lowest versions that are declared
 	rm -rf $(LOWEST)
 	$(BIN)/python -m build --sdist --outdir $(LOWEST) .
 	$(BIN)/uv pip compile --quiet --resolution lowest-direct --output-file $(LOWEST)/lowest.txt \
@@ -133,13 +131,14 @@ test-image: $(DEV) ## Build the container image from scratch and run it in the l
 
 # SELECT names some of the tests, as pytest's -k does.
 .PHONY: test-kernels
-test-kernels: $(DEV) ## Boot Debian's kernels 6.1 and 6.12 without KVM, and run what needs their modules
+test-kernels: $(DEV) ## Run what needs modules on Debian's kernels 6.1 and 6.12
 	@tools/install-packages $(KERNEL_PACKAGES)
 	@tools/unpack-package $(BUSYBOX) busybox-static
 	$(BIN)/python -m tests.kernels $(if $(SELECT),--select '$(SELECT)')
 
+# They test what is committed.
 .PHONY: test-debian12
-test-debian12: ## Run demo and test-unit of what is committed in a fresh Debian 12 root
+test-debian12: ## Run demo and test-unit in a fresh Debian 12 root
 	@tools/install-packages $(ROOT_PACKAGES)
 	@tools/fresh-root bookworm 'make demo test-unit'
 
@@ -208,7 +207,7 @@ format: $(DEV) ## Format the code
 	clang-format -i csrc/*.[ch] tests/csrc/*.[ch] tests/fuzz/*.[ch]
 
 .PHONY: manual
-manual: $(DEV) ## Write man pages, sample settings and tables of docs/ from the code
+manual: $(DEV) ## Write man pages, sample settings and tables of docs/
 	$(BIN)/python -m manual
 
 # For every Python from 3.11 on and every machine. What builds is as constrained as what runs:
@@ -218,7 +217,7 @@ CONSTRAIN := $(BIN)/uv pip compile --quiet --upgrade --universal --python-versio
 BUILD_REQUIRES := import tomllib; \
 	print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")
 .PHONY: constraints
-constraints: $(DEV) ## Renew the versions and hashes that image, install and deb are made of
+constraints: $(DEV) ## Renew the versions and hashes of what is installed
 	$(CONSTRAIN) pyproject.toml --output-file constraints/service.txt
 	{ $(BIN)/python -c '$(BUILD_REQUIRES)'; echo wheel cython | tr ' ' '\n'; } | \
 		$(CONSTRAIN) --constraint constraints/service.txt - --output-file constraints/build.txt
@@ -247,9 +246,18 @@ image: ## Build the container image
 		--build-arg VERSION=$(VERSION) --build-arg REVISION=$$(git rev-parse HEAD) $(BUILD_FLAGS) .
 
 .PHONY: deb
-deb: ## Build a package for this release of Debian (12 or 13) in build/deb
-	@tools/install-packages $(DEB_PACKAGES)
+deb: ## Build a package for this Debian (12 or 13) in build/deb
 	@tools/build-deb build/deb
+
+# auditwheel names the oldest glibc whose symbols suffice.
+WHEELS ?= build/wheels
+.PHONY: wheel
+wheel: $(DEV) ## Build sdist and wheel (abi3, manylinux) in build/wheels
+	rm -rf $(WHEELS)
+	$(BIN)/python -m build --outdir $(WHEELS)/built .
+	PATH=$(CURDIR)/$(BIN):$$PATH auditwheel repair --wheel-dir $(WHEELS) $(WHEELS)/built/*.whl
+	mv $(WHEELS)/built/*.tar.gz $(WHEELS)
+	rm -r $(WHEELS)/built
 
 .PHONY: clean
 clean: ## Remove all build results

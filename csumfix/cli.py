@@ -422,9 +422,6 @@ def main() -> None:
         sys.exit(cli(prog_name="csumfix", standalone_mode=False) or Exit.OK)
     except CsumfixError as error:
         _fail(str(error), error.code)
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        sys.exit(Exit.USAGE)
     except click.UsageError as error:
         _fail(usage.line(config.explain(error), error.ctx), Exit.USAGE)
     except (click.Abort, KeyboardInterrupt):

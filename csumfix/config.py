@@ -1,18 +1,14 @@
 """Reads the settings of ``csumfix run`` from three places; ``csumfix.options`` describes them.
 
 The command line wins over the environment (``CSUMFIX_QUEUE_BASE``), which wins over the file
-(``queue-base``). click merges the three. This module adds what click does not know: how the file
-is written, and that an error about the file should use the file's words.
+(``queue-base``). click merges the three; ``csumfix.settingsfile`` reads the file.
 """
 
 from __future__ import annotations
 
-import difflib
 import ipaddress
 import json
 import os
-import shlex
-import tomllib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,20 +17,20 @@ from urllib.parse import urlsplit
 import click
 from click.core import ParameterSource
 
-from csumfix import environment, usage
+from csumfix import environment, settingsfile, usage
 from csumfix.errors import CsumfixError, Exit
 from csumfix.options import DEFAULTS, LAST_QUEUE, SETTINGS, LaneSetting, Options, Setting
+from csumfix.settingsfile import Contents, key_of
 from csumfix.usage import Command, Number, WholeNumber
 
 DEFAULT_FILE = Path("/etc/csumfix.toml")
 PORT = WholeNumber(1, 65535)
-MAX_FILE = 1 << 20
 
-ARGUMENTS = f"{__name__}.arguments"
-"""Key of the context's meta."""
+ARGUMENTS, TUNNELS = f"{__name__}.arguments", f"{__name__}.tunnels"
+"""Keys of the context's meta: the arguments as given, and the settings of single devices."""
 
 
-class Address(click.ParamType[str]):
+class Address(click.types.StringParamType):
     """ADDRESS:PORT to listen at; an IPv6 address stands in brackets."""
 
     name = "address:port"
@@ -55,8 +51,9 @@ class Address(click.ParamType[str]):
 def _read_file(ctx: click.Context, _: click.Parameter, file: Path | None) -> Path | None:
     """Make the file's values the defaults of all other options."""
     chosen = file or (DEFAULT_FILE if DEFAULT_FILE.exists() else None)
-    if chosen:
-        ctx.default_map = read(chosen)
+    contents = settingsfile.read(chosen, FLAGS) if chosen else Contents()
+    ctx.default_map = dict(contents.flags)
+    ctx.meta[TUNNELS] = contents.tunnels
     return chosen
 
 
@@ -131,69 +128,14 @@ class Configured(Command):
         return super().parse_args(ctx, args)
 
 
-def read(file: Path) -> dict[str, Any]:
-    """Return the settings in a file by the name of their parameter; raise if one is wrong."""
-    try:
-        with file.open(encoding="utf-8") as stream:
-            text = stream.read(MAX_FILE + 1)
-        if len(text) > MAX_FILE:
-            raise _wrong(file, "is far too long for settings")
-        document = tomllib.loads(text)
-    except OSError as error:
-        remedy = "name a file with settings in TOML"
-        raise _wrong(file, f"cannot be read: {error.strerror}", remedy) from None
-    except (ValueError, RecursionError) as error:  # TOML's, UTF-8's, and too many brackets
-        raise _wrong(file, f"is not TOML: {error}") from None
-    known = {_key(option): option for option in FLAGS}
-    for key, value in document.items():
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            remedy = f"did you mean {near[0]}?" if near else f"known are {' '.join(known)}"
-            raise _wrong(file, f"no such setting: {key}", remedy)
-        _check(file, known[key], value)
-    return {str(known[key].name): value for key, value in document.items()}
-
-
-def _check(file: Path, option: click.Option, value: Any) -> None:
-    """Raise unless the value is of the option's type and range."""
-    kinds, wanted = _wanted(option)
-    values = value if option.multiple else [value]
-    if not isinstance(values, list) or any(type(each) not in kinds for each in values):
-        wanted = f"a list, each of it {wanted}" if option.multiple else wanted
-        raise _wrong(file, f"{_key(option)} = {json.dumps(value, default=str)}: wants {wanted}")
-    try:
-        for each in values:
-            option.type.convert(each, option, None)
-    except click.BadParameter as error:
-        raise _wrong(file, f"{_key(option)}: {error.message}") from None
-
-
-def _wanted(option: click.Option) -> tuple[tuple[type, ...], str]:
-    """Return the types that a value in the file may have, and what to call them."""
-    if option.is_flag:
-        return (bool,), "true or false"
-    if isinstance(option.type, click.IntRange):
-        return (int,), "a whole number"
-    if isinstance(option.type, click.FloatRange):
-        return (int, float), "a number"
-    return (str,), "a text in quotes"
-
-
-def _wrong(file: Path, what: str, remedy: str = "") -> CsumfixError:
-    again = f"correct it, then try 'csumfix config check {shlex.quote(str(file))}'"
-    return CsumfixError(f"{file}: {what.rstrip('.')}: {remedy or again}", Exit.USAGE)
-
-
-def _key(option: click.Option) -> str:
-    return option.opts[0].removeprefix("--")
-
-
 def options(ctx: click.Context) -> Options:
     """Return the settings of a parsed command; raise if they do not go together."""
     values = {str(setting.name): ctx.params[str(setting.name)] for setting in FLAGS}
     ports, geneve_ports = (tuple(sorted(set(values.pop(key)))) for key in ("port", "geneve_port"))
     lane = LaneSetting(values.pop("lane"))
-    result = Options(ports=ports, geneve_ports=geneve_ports, lane=lane, **values)
+    result = Options(
+        ports=ports, geneve_ports=geneve_ports, lane=lane, tunnels=ctx.meta[TUNNELS], **values
+    )
     if result.queue_numbers[-1] > LAST_QUEUE:
         raise click.UsageError(
             f"--queue-base {result.queue_base} leaves no room for {result.queues} queues", ctx
@@ -225,9 +167,12 @@ def describe(ctx: click.Context) -> list[str]:
     lines = []
     for setting in FLAGS:
         value = ctx.params[str(setting.name)]
-        text = f"{_key(setting)} = {json.dumps(value)}"
-        line = f"# {_key(setting)}: not set" if value is None else text
+        text = f"{key_of(setting)} = {json.dumps(value)}"
+        line = f"# {key_of(setting)}: not set" if value is None else text
         lines.append(f"{line:<30}  # {_source(ctx, setting)}")
+    for name, tunnel in ctx.meta[TUNNELS].items():
+        lines += ["", f"{settingsfile.heading(name):<30}  # {ctx.params['config']}"]
+        lines += [f"lane = {json.dumps(tunnel.lane)}"] if tunnel.lane else []
     return lines
 
 

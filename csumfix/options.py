@@ -61,8 +61,29 @@ def _about(name: str, meaning: str, more: str = "", **attributes: Any) -> dict[s
 
 
 @dataclass(frozen=True)
+class TunnelOptions:
+    """The settings of one vxlan device, in a table of the settings file.
+
+    lane: None if it is the one for all.
+    """
+
+    lane: LaneSetting | None = field(
+        default=None,
+        metadata=_about(
+            "lane",
+            "The lane of this device's UDP port, instead of the one for all.",
+            values={str(lane): "" for lane in LaneSetting},
+            example="queue",
+        ),
+    )
+
+
+@dataclass(frozen=True)
 class Options:
-    """The settings of ``csumfix run``."""
+    """The settings of ``csumfix run``.
+
+    tunnels: those of single devices, by name; only the settings file has these.
+    """
 
     lane: LaneSetting = field(
         default=LaneSetting.AUTO,
@@ -153,7 +174,12 @@ class Options:
         metadata=_about(
             "zero",
             "What to do with an outer checksum of 0, which means 'not computed'.",
-            values={"keep": "leave it", "fill": "compute it, in the queue lane"},
+            "Only the queue lane computes it, for every packet.",
+            values={
+                "keep": "leave it",
+                "fill": "compute it: a port that may send 0 takes the queue lane, unless it is "
+                "told to stay in the kernel lane",
+            },
         ),
     )
     metrics: str | None = field(
@@ -194,6 +220,8 @@ class Options:
         ),
     )
 
+    tunnels: Mapping[str, TunnelOptions] = field(default_factory=dict)
+
     @property
     def protocols(self) -> Protocols:
         """What the extra ports carry."""
@@ -212,5 +240,14 @@ class Options:
 
 DEFAULTS = Options()
 
-SETTINGS: Mapping[str, Setting] = {each.name: each.metadata[_SETTING] for each in fields(Options)}
-"""By the name of the field in Options."""
+
+def _described(kind: type[Options | TunnelOptions]) -> dict[str, Setting]:
+    known = (each for each in fields(kind) if _SETTING in each.metadata)
+    return {each.name: each.metadata[_SETTING] for each in known}
+
+
+SETTINGS: Mapping[str, Setting] = _described(Options)
+"""Those for all tunnels, by the name of the field in Options."""
+
+TUNNEL_SETTINGS: Mapping[str, Setting] = _described(TunnelOptions)
+"""Those of one device, by the name of the field in TunnelOptions."""

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable
+from difflib import get_close_matches
 from typing import Any
 
 import click
-from click.exceptions import NoSuchCommand, NoSuchOption
+from click.exceptions import NoSuchOption
+
+from csumfix.errors import Exit
 
 WISHES = {
     "start": "To start csumfix: 'csumfix run', or 'systemctl start csumfix'.",
@@ -93,21 +96,36 @@ class Group(_Located, click.Group):
     command_class = Command
     group_class = type
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Parse them; without any, show the help as an error."""
+        if not args and not ctx.resilient_parsing:
+            click.echo(ctx.get_help(), err=True)
+            ctx.exit(Exit.USAGE)
+        return super().parse_args(ctx, args)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; fail in plain words."""
+        name = args[0]
+        is_unknown = not name.startswith("-") and self.get_command(ctx, name) is None
+        if is_unknown and not ctx.resilient_parsing:
+            remedy = WISHES.get(name) or _guess(get_close_matches(name, self.commands))
+            raise click.UsageError(f"No such command {name!r}. {remedy}", ctx)
+        return super().resolve_command(ctx, args)
+
 
 def explain(error: click.UsageError) -> str:
     """Return what is wrong, in one or two sentences."""
-    if isinstance(error, NoSuchCommand):
-        return f"{error.message} {WISHES.get(error.command_name) or _guess(error.possibilities)}"
     if isinstance(error, NoSuchOption):
-        return f"{error.message} {_guess(error.possibilities)}"
+        return f"No such option {error.option_name!r}. {_guess(error.possibilities or ())}"
     return error.format_message()
 
 
-def _guess(possibilities: Sequence[str] | None) -> str:
+def _guess(possibilities: Iterable[str]) -> str:
     """Return a question, or an empty text if nothing is similar."""
-    if not possibilities:
-        return ""
-    return f"Did you mean {' or '.join(repr(each) for each in possibilities)}?"
+    names = " or ".join(repr(each) for each in possibilities)
+    return f"Did you mean {names}?" if names else ""
 
 
 def line(what: str, ctx: click.Context | None) -> str:

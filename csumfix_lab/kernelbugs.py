@@ -17,10 +17,12 @@ class Bug:
     """One bug.
 
     name: as shown to the operator.
-    cause: of csumfix_lab.causes, whose rules provoke it; or IPVS, which has none.
+    cause: of csumfix_lab.causes, whose rules provoke it.
     outer_checksum: whether the vxlan device computes outer checksums, over IPv4.
     tracked: conntrack rewrites the header, which then must be seen by its rules.
     ipv6: whether it also exists over IPv6.
+    ruins_gso: it ruins GSO packets as well, which the kernel lane leaves to the device. The
+        datagrams of the self-test are not long enough to show that.
     """
 
     name: str
@@ -28,6 +30,7 @@ class Bug:
     outer_checksum: bool = True
     tracked: bool = True
     ipv6: bool = True
+    ruins_gso: bool = False
 
 
 # IPVS comes before nft: its virtual server stays, and the nft rule is ahead of it (table raw).
@@ -39,7 +42,14 @@ BUGS = (
     Bug("source NAT, outer checksum 0", "snat", outer_checksum=False, ipv6=False),
     Bug("destination NAT, outer checksum 0", "dnat", outer_checksum=False, ipv6=False),
     Bug("IPVS", IPVS, tracked=False, ipv6=False),
-    Bug("IPVS, outer checksum 0", IPVS, outer_checksum=False, tracked=False, ipv6=False),
+    Bug(
+        "IPVS, outer checksum 0",
+        IPVS,
+        outer_checksum=False,
+        tracked=False,
+        ipv6=False,
+        ruins_gso=True,
+    ),
     Bug("stateless nft rules", "stateless", tracked=False),
 )
 
@@ -102,7 +112,8 @@ class Outcome:
         """The lane that cures it; empty if there is nothing to cure."""
         if self.state is not State.LIVE:
             return ""
-        return KERNEL_LANE if self.cured and self.cured.is_whole else QUEUE_LANE
+        is_cured = self.cured and self.cured.is_whole and not self.case.bug.ruins_gso
+        return KERNEL_LANE if is_cured else QUEUE_LANE
 
     def as_json(self) -> dict[str, Any]:
         """Return it as plain data."""

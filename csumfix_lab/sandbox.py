@@ -23,11 +23,11 @@ import os
 import shutil
 import subprocess
 import sys
-import sysconfig
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
+from csumfix import installation
 from csumfix.errors import CsumfixError, Exit
 from csumfix_lab import waiter
 from csumfix_lab.process import Process, only_child
@@ -69,7 +69,7 @@ _PACKAGES = {
 
 def search_path() -> str:
     """Return PATH with our own programs first and the directories for administration last."""
-    path = [sysconfig.get_path("scripts"), *os.environ.get("PATH", os.defpath).split(os.pathsep)]
+    path = [str(installation.scripts()), *os.environ.get("PATH", os.defpath).split(os.pathsep)]
     return os.pathsep.join(path + [entry for entry in _SBIN if entry not in path])
 
 

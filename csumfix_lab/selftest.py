@@ -28,7 +28,7 @@ from types import ModuleType
 
 from csumfix.errors import CsumfixError, Exit
 from csumfix.host import rules
-from csumfix_lab import echo, ipvs, spec
+from csumfix_lab import echo, spec
 from csumfix_lab.causes import BY_NAME, Cause
 from csumfix_lab.kernelbugs import CASES, IPVS, Case, Outcome, Trial, judge, not_testable
 from csumfix_lab.lab import Lab
@@ -170,10 +170,8 @@ class _Station:
         tables = _TABLES.format(port=self._lab.spec.port)
         inputs = [(loader, tables) for loader in self._families]
         inputs.append((self._remote(case), ""))
-        if case.bug.cause == IPVS:
-            self._load(inputs)
-            self._make_virtual_server()
-            return
+        if case.bug.cause == IPVS and not _IPVS_TABLE.exists():
+            raise _NotLoadedError(_NO_IPVS)
         for tool, text in BY_NAME[case.bug.cause].rules(self._lab.spec).items():
             require(LOADERS[tool][0])
             inputs.append((LOADERS[tool], text))
@@ -193,15 +191,6 @@ class _Station:
         result = self._lab.sender.run(["sh", "-eu"], input="\n".join([*lines, ""]), check=False)
         if result.returncode:
             raise _NotLoadedError(_last_line(result.stderr))
-
-    def _make_virtual_server(self) -> None:
-        if not _IPVS_TABLE.exists():
-            raise _NotLoadedError(_NO_IPVS)
-        ends = (spec.VIRTUAL_VTEP.ip(False), spec.RECEIVER.ip(False))
-        argv = [*_program(ipvs), *ends, str(self._lab.spec.port)]
-        result = self._lab.sender.run(argv, check=False)
-        if result.returncode:
-            raise _NotLoadedError(f"IPVS: {_last_line(result.stderr)}")
 
     def _try_kernel_lane(self, case: Case) -> Trial | None:
         """Try once more with the kernel lane's rules; None if they cannot be loaded."""

@@ -51,7 +51,9 @@ FILES = (
     File(ROOT / "systemd/csumfix.toml", settings.sample),
     _page("csumfix.8", commands=commands.sections, exit_status=commands.exit_status),
     _page("csumfix-rules.8", sections=rules.sections),
-    _page("csumfix.toml.5", settings=settings.entries),
+    _page(
+        "csumfix.toml.5", settings=settings.entries, device_settings=settings.entries_of_a_device
+    ),
 )
 TABLES = (
     _table("settings", settings.table),

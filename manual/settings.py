@@ -6,7 +6,8 @@ import json
 import textwrap
 
 from csumfix.environment import variable
-from csumfix.options import DEFAULTS, SETTINGS, Setting
+from csumfix.options import DEFAULTS, SETTINGS, TUNNEL_SETTINGS, Setting
+from csumfix.settingsfile import heading
 from manual.scdoc import entry, escape
 
 WIDTH = 90
@@ -17,6 +18,12 @@ HEAD = """\
 #
 #   csumfix config check            look for mistakes
 #   systemctl reload csumfix        put into effect; a file with mistakes changes nothing
+"""
+
+
+DEVICE = """\
+A table, at the end of the file, has the settings of one vxlan device. Devices that share a
+UDP port share its lane: queue if one of them wants that, else auto, else kernel.
 """
 
 
@@ -47,7 +54,32 @@ def sample() -> str:
         parts += ["", _comment(_sentences(setting))]
         parts += [_comment(f"{name}: {says}", "  ") for name, says in setting.values.items()]
         parts.append(f"#{setting.name} = {_default(field) or json.dumps(setting.example)}")
+    parts += ["", *_sample_of_a_device()]
     return "\n".join(parts).replace("\n\n\n", "\n\n") + "\n"
+
+
+def _sample_of_a_device() -> list[str]:
+    parts = [_comment(DEVICE), f"#{heading('flannel.1')}"]
+    for setting in TUNNEL_SETTINGS.values():
+        parts += [
+            _comment(_sentences(setting)),
+            f"#{setting.name} = {json.dumps(setting.example)}",
+        ]
+    return parts
+
+
+def entries_of_a_device() -> str:
+    """Return the settings of one device, for csumfix.toml(5)."""
+    return "\n".join(
+        entry(
+            f"*{setting.name}* = {escape(json.dumps(setting.example))}", escape(_of_one(setting))
+        )
+        for setting in TUNNEL_SETTINGS.values()
+    )
+
+
+def _of_one(setting: Setting) -> str:
+    return f"{_sentences(setting)} One of {', '.join(setting.values)}."
 
 
 def _what(setting: Setting) -> str:

@@ -14,11 +14,9 @@ from collections.abc import Collection
 from dataclasses import dataclass, field
 from typing import Any
 
-from pyroute2 import AsyncIPRoute
 from pyroute2.ethtool.ioctl import IoctlEthtool
-from pyroute2.netlink.exceptions import NetlinkDumpInterrupted, NetlinkError
 
-from csumfix.host import underlays
+from csumfix.host import rtnetlink, underlays
 from csumfix.text import printable
 
 SIOCETHTOOL = 0x8946  # linux/sockios.h
@@ -48,15 +46,14 @@ class Nic:
     features: frozenset[str] = field(default_factory=frozenset)
 
 
-async def find(devices: Collection[int]) -> list[Nic]:
+def find(devices: Collection[int]) -> list[Nic]:
     """Return these devices, and the ones below them: what bonds and VLANs are made of."""
     wanted = set(devices)
-    async with AsyncIPRoute() as ip:
-        with contextlib.suppress(NetlinkError, NetlinkDumpInterrupted):
-            links = [link async for link in await ip.get_links()]
-            for _ in range(3):  # VLAN over bond over NIC
-                wanted |= {one["index"] for one in links if one.get("master") in wanted}
-                wanted |= {_lower(one) for one in links if one["index"] in wanted} - {0}
+    with contextlib.suppress(rtnetlink.NetlinkError, rtnetlink.NetlinkDumpInterrupted, OSError):
+        links = rtnetlink.links()
+        for _ in range(3):  # VLAN over bond over NIC
+            wanted |= {one["index"] for one in links if one.get("master") in wanted}
+            wanted |= {_lower(one) for one in links if one["index"] in wanted} - {0}
     return [_nic(underlays.name(index)) for index in sorted(wanted)]
 
 

@@ -55,17 +55,17 @@ __all__ = [
 ]
 
 
-def links(kind: str) -> list[Message]:
-    """Return the network devices of one kind, such as "vxlan".
+def links(kind: str | None = None) -> list[Message]:
+    """Return the network devices of one kind, such as "vxlan"; None for all.
 
     This function and the others raise NetlinkError if the kernel refuses, and
     NetlinkDumpInterrupted if the list changed while it was read and so may be incomplete.
     """
     request = ifinfmsg()
-    request["attrs"] = [
-        ("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", kind)]}),
-        ("IFLA_EXT_MASK", RTEXT_FILTER_SKIP_STATS),
-    ]
+    request["attrs"] = [("IFLA_EXT_MASK", RTEXT_FILTER_SKIP_STATS)]
+    if kind is None:
+        return _ask(request, RTM_GETLINK, NLM_F_DUMP)
+    request["attrs"].append(("IFLA_LINKINFO", {"attrs": [("IFLA_INFO_KIND", kind)]}))
     # Kernels before 4.6 do not filter, and none does while the kind's module is not loaded
     # (net/core/rtnetlink.c: rtnl_dump_ifinfo(), linkinfo_to_kind_ops()).
     wanted = kind_attribute(kind)
@@ -81,11 +81,11 @@ def members(master: int) -> list[Message]:
     return [link for link in answer if link.get("master") == master]
 
 
-def device(index: int) -> Message | None:
+def device(index: int, *, statistics: bool = False) -> Message | None:
     """Return the network device with this number; None if there is none."""
     request = ifinfmsg()
     request["index"] = index
-    request["attrs"] = [("IFLA_EXT_MASK", RTEXT_FILTER_SKIP_STATS)]
+    request["attrs"] = [("IFLA_EXT_MASK", 0 if statistics else RTEXT_FILTER_SKIP_STATS)]
     try:
         return next(iter(_ask(request, RTM_GETLINK, NLM_F_ACK)), None)
     except NetlinkError as error:

@@ -10,16 +10,16 @@ import errno
 import os
 import re
 import subprocess
-import sysconfig
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from csumfix import installation
 from csumfix.errors import CsumfixError, Exit
 from csumfix.host.tunnels import Family
 
-SCRIPT = Path(sysconfig.get_path("scripts")) / "csumfix-rules"
+SCRIPT = installation.scripts() / "csumfix-rules"
 SYSTEM_PATH = "/usr/sbin:/sbin"
 """Where iptables is. A user's PATH often lacks these; csumfix-rules adds them as well."""
 

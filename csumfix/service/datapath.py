@@ -27,6 +27,7 @@ from csumfix.service.probing import Probing
 from csumfix.service.ruleset import rule_set, tunnel_ports
 from csumfix.service.runner import Clock
 from csumfix.service.snapshot import PortSnapshot, Snapshot
+from csumfix.service.wishes import Wish, conflicts, missing, unfilled, wishes
 from csumfix.text import LISTED, listing
 
 log = logging.getLogger("csumfix")
@@ -82,6 +83,8 @@ class Datapath:
         self._numbers = options.queue_numbers
         self._tunnels: list[Tunnel] = []
         self._sockets: frozenset[int] = frozenset()
+        self._wishes: dict[int, Wish] = {}
+        self._notes: tuple[str, ...] = ()
         self._protocols: dict[int, Protocol] = {}
         self._unclear: set[int] = set()
         self._in_sync = False
@@ -91,6 +94,7 @@ class Datapath:
         self._carried_by: frozenset[int] = frozenset()
         self._leaving: dict[int, float] = {}
         self._repaired: dict[int, tuple[int, float | None]] = {}
+        self._known_since: dict[int, float] = {}
         self._met: Counter[str] = Counter()
         self._read: Counter[str] = Counter()
         self._counted_at = float("-inf")
@@ -112,8 +116,9 @@ class Datapath:
         """
         self._numbers = numbers
         self.lanes = dict(lanes or {})
+        self._wishes = wishes(self._options, (), self.lanes)
         # The predecessor's evidence stayed with it, so the hold time begins again.
-        self._repaired = {port: (0, self._clock()) for port in self.lanes}
+        self._known_since = dict.fromkeys(self.lanes, self._clock())
         self._bind(numbers, self._options)
         for port in leaving:
             await self._leave(port)
@@ -157,14 +162,31 @@ class Datapath:
         """Make everything fit the devices that are there now; tell whether that changed rules."""
         found = await self._kernel.links.tunnels()
         sockets = await self._kernel.links.socket_ports()
-        before = self._tunnels, self._sockets
+        before = self._tunnels, self._sockets, self._wishes
         self._tunnels, self._sockets = found, sockets
+        ports = tunnel_ports(self._with_hidden, found)
+        self._wishes = wishes(self._options, found, ports | self.lanes.keys())
         try:
             await self.find_underlays()
-            return await self._load(tunnel_ports(self._with_hidden, found))
+            changes = await self._load(ports)
         except BaseException:
-            self._tunnels, self._sockets = before
+            self._tunnels, self._sockets, self._wishes = before
             raise
+        self._tell_notes()
+        return changes
+
+    def _tell_notes(self) -> None:
+        """Write those notes about the settings to the log that are not there yet."""
+        told = self._notes
+        absent = missing(self._options, self._tunnels)
+        torn = [*conflicts(self._options, self._tunnels), *unfilled(self._options, self._tunnels)]
+        self._notes = (*absent, *torn)
+        for line in absent:
+            if line not in told:
+                log.info("%s", line, extra={"event": "device_missing"})
+        for line in torn:
+            if line not in told:
+                log.warning("%s", line, extra={"event": "settings_conflict"})
 
     async def sockets_differ(self) -> bool:
         """Tell whether reconcile() would find other sockets of tunnels than the last time."""
@@ -217,7 +239,7 @@ class Datapath:
         for port, lane in self.lanes.items():
             if lane.trial is Trial.HELPED:
                 self.lanes[port] = replace(lane, trial=Trial.NONE)
-                self._repaired[port] = self._repaired.get(port, (0, None))[0], self._clock()
+                self._known_since[port] = self._clock()
 
     @property
     def tunnels(self) -> Sequence[Tunnel]:
@@ -358,8 +380,11 @@ class Datapath:
             lanes,
             tuple(self._leaving),
             recording=any(now - since < RECORDING for since in self._leaving.values()),
-            kernel_works=not self._kernel_fault,
+            without_kernel=[port for port in lanes if not self._uses_kernel(port)],
         )
+
+    def _uses_kernel(self, port: int) -> bool:
+        return not self._kernel_fault and self._wishes[port].lane is not LaneSetting.QUEUE
 
     async def _apply(self, wanted: RuleSet | None) -> None:
         if self._drops_counters(wanted):
@@ -399,8 +424,7 @@ class Datapath:
 
     def _decide(self, ports: Iterable[int]) -> dict[int, PortLane]:
         """Return the lane of each of these ports by the evidence that is there now."""
-        options, now = self._options, self._clock()
-        terms = Terms(options.lane, options.hold, self._kernel_fault, self.pool.is_bound)
+        now = self._clock()
         seen, repaired = self._tap.traffic().ports, self.pool.repaired()
         decided = {}
         for port in ports:
@@ -411,9 +435,14 @@ class Datapath:
                 self._repaired_at(port, repaired[port], now),
                 self._kernel_since.get(port),
                 self._finding(port),
+                self._known_since.get(port, 0.0),
             )
-            decided[port] = decide(terms, self.lanes.get(port), evidence, now)
+            decided[port] = decide(self._terms(port), self.lanes.get(port), evidence, now)
         return decided
+
+    def _terms(self, port: int) -> Terms:
+        wish, hold = self._wishes[port], self._options.hold
+        return Terms(wish.lane, hold, self._kernel_fault, self.pool.is_bound, wish.why)
 
     def _finding(self, port: int) -> ProbeFinding | None:
         """Return what probes have found since the rules of the port's lane were loaded."""
@@ -475,12 +504,14 @@ class Datapath:
             if before and before.lane is not lane.lane:
                 changed.setdefault(lane.lane, []).append(port)
                 self._changed_at[port] = self._clock()
-            elif before and before.trial is Trial.RUNNING and lane.trial is Trial.HELPED:
+            elif before and before.trial is not lane.trial:
+                stays = lane.trial is Trial.HELPED
                 log.info(
-                    "port %d: stays in the queue lane: %s",
+                    "port %d: %s: %s",
                     port,
+                    "stays in the queue lane" if stays else "is in the queue lane for a time only",
                     lane.why,
-                    extra={"event": "lane_kept", "port": port},
+                    extra={"event": "trial_ended", "port": port},
                 )
         for to, ports in changed.items():
             self.lane_changes += len(ports)
@@ -542,6 +573,7 @@ class Datapath:
             lanes=tuple(self._port(port, traffic, repaired[port]) for port in self.lanes),
             lane_changes=self.lane_changes,
             kernel_fault=self._kernel_fault,
+            settings_notes=self._notes,
             nat_packets=self.met("nat"),
             tap_fault=traffic.fault,
             probe_fault=self._probing.fault,

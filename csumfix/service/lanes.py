@@ -10,16 +10,24 @@ through NFQUEUE, where the C core repairs them. With the setting ``auto``:
     kernel            probes left to offload are lost, others not     queue, on trial
     queue             a repair, or a packet left wrong, of late       queue
     queue             none for the hold time                          kernel
-    queue, on trial   probes are answered                             queue, to stay
-    queue, on trial   probes are lost as before                       kernel; it did not help
-    queue, to stay    whatever it is                                  queue
+    queue, on trial   a repair, or a packet left wrong, since then    queue; the trial has ended
+    queue, on trial   else: probes are answered                       queue, to stay
+    queue, on trial   else: probes are lost as before                 kernel; it did not help
+    queue, to stay    a repair, or a packet left wrong, since then    queue, no longer to stay
+    queue, to stay    whatever else                                   queue
     any               the kernel cannot finish checksums              queue
     any               the kernel has no queues                        kernel
 
-What the probes find is a lie of the NIC, or a relay on the path. Neither can be seen on this host,
-in either lane, so their absence cannot be noticed: the port stays in the queue lane until its
-tunnels leave by other devices, or the service begins anew. A trial that did not help is not
+What only the probes find is a lie of the NIC, or a relay on the path. Neither can be seen on this
+host, in either lane, so their absence cannot be noticed: the port stays in the queue lane until
+its tunnels leave by other devices, or the service begins anew. A trial that did not help is not
 repeated before the hold time has passed.
+
+Probes are also lost by a cause that can be seen here, and may find it before the tap does. Then
+the queue lane repairs the probes of the trial themselves, and a repair decides before any answer:
+the end of such a cause can be noticed, so the port stays for the hold time only. If a cause that
+cannot be seen was there as well, the probes find it again in the kernel lane. That error costs
+what is lost in a few seconds, ever more seldom; the opposite error would last for good.
 
 A port that had to come back to the queue lane stays there twice as long each time, up to
 2 ** MAX_DOUBLINGS times the hold time, so that a cause which comes and goes does not make the
@@ -45,6 +53,10 @@ SETTLE = 0.05
 MAX_DOUBLINGS = 4
 
 
+SEEN = "wrong packets are seen on this host, too"
+"""Why a port that probes brought to the queue lane does not stay there for good."""
+
+
 class Lane(enum.StrEnum):
     """Where the checksums of a port's packets are made right."""
 
@@ -55,8 +67,8 @@ class Lane(enum.StrEnum):
 class Trial(enum.StrEnum):
     """What is known of the queue lane as a cure of what the probes found.
 
-    RUNNING: the next probes tell.
-    HELPED: probes are answered in the queue lane.
+    RUNNING: the next probes tell, unless the cause can be seen on this host.
+    HELPED: probes are answered in the queue lane, and the cause cannot be seen.
     FAILED: they were lost there, too.
     """
 
@@ -68,8 +80,9 @@ class Trial(enum.StrEnum):
 
 @dataclass(frozen=True)
 class Terms:
-    """What holds for all ports.
+    """What holds for a port, whatever the evidence.
 
+    setting: the lane that the operator wants. why: the setting in words.
     hold: seconds without evidence until a port leaves the queue lane.
     kernel_fault: why the kernel lane cannot work on this host; None if it can.
     queue_works: whether the queue lane can.
@@ -79,6 +92,7 @@ class Terms:
     hold: float = 600.0
     kernel_fault: str | None = None
     queue_works: bool = True
+    why: str = ""
 
 
 @dataclass(frozen=True)
@@ -104,6 +118,7 @@ class Evidence:
     repaired_at: when the queue lane last had to repair a packet.
     kernel_since: since when the kernel lane's rules have been loaded for the port.
     probes: the last round of probes that found something out; None if none has.
+    known_since: when it began to be gathered; what came earlier is not known.
     """
 
     wrong_at: float | None = None
@@ -111,12 +126,21 @@ class Evidence:
     repaired_at: float | None = None
     kernel_since: float | None = None
     probes: ProbeFinding | None = None
+    known_since: float = 0.0
 
-    @property
-    def latest(self) -> float | None:
-        """When something was last wrong."""
-        times = [at for at in (self.wrong_at, self.repaired_at) if at is not None]
-        return max(times, default=None)
+    def quiet_since(self, since: float) -> float:
+        """Return since when, at this time or after, nothing is known to have been wrong."""
+        times = (since, self.known_since, self.wrong_at, self.repaired_at)
+        return max(at for at in times if at is not None)
+
+    def was_seen_after(self, since: float) -> bool:
+        """Tell whether something was wrong on this host after this time.
+
+        What left wrong before our rules were loaded, or restored, proves nothing.
+        """
+        repaired = self.repaired_at is not None and self.repaired_at > since
+        loaded = max(since, self.kernel_since or since)
+        return repaired or (self.wrong_at is not None and self.wrong_at > loaded)
 
     def passed_the_kernel_lane(self, since: float) -> bool:
         """Tell whether a packet left wrong although the kernel lane should have finished it.
@@ -172,11 +196,11 @@ def _forced(terms: Terms) -> tuple[Lane, str] | None:
     if not terms.queue_works:
         return Lane.KERNEL, "this kernel has no NFQUEUE"
     if terms.setting is LaneSetting.QUEUE:
-        return Lane.QUEUE, "setting lane = queue"
+        return Lane.QUEUE, terms.why
     if terms.kernel_fault:
         return Lane.QUEUE, terms.kernel_fault
     if terms.setting is LaneSetting.KERNEL:
-        return Lane.KERNEL, "setting lane = kernel"
+        return Lane.KERNEL, terms.why
     return None
 
 
@@ -204,14 +228,15 @@ def _from_kernel(terms: Terms, before: PortLane, evidence: Evidence, now: float)
 def _from_queue(terms: Terms, before: PortLane, evidence: Evidence, now: float) -> PortLane:
     if not before.by_evidence:
         return PortLane(Lane.KERNEL, now, "default", relapses=before.relapses)
+    if before.trial is not Trial.NONE and evidence.was_seen_after(before.since):
+        return replace(before, why=f"{before.why}; {SEEN}", trial=Trial.NONE)
     if before.trial is Trial.HELPED:
         return before
     probes = evidence.probed_since(before.since)
     if before.trial is Trial.RUNNING and probes:
         return _after_trial(before, probes, now)
-    quiet_since = max(before.since, evidence.latest or before.since)
     hold = before.hold(terms)
-    if now - quiet_since < hold:
+    if now - evidence.quiet_since(before.since) < hold:
         return before
     return PortLane(
         Lane.KERNEL,

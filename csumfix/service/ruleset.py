@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from csumfix.host.rules import RuleSet
 from csumfix.host.tunnels import GENEVE_SOURCE_PORTS, Family, Tunnel, local_port_range
-from csumfix.options import LaneSetting, Options
+from csumfix.options import Options
 from csumfix.service.lanes import Lane, PortLane
 
 
@@ -23,21 +23,21 @@ def rule_set(  # noqa: PLR0913 - everything that the rules depend on
     leaving: Sequence[int],
     *,
     recording: bool = False,
-    kernel_works: bool = True,
+    without_kernel: Collection[int] = (),
 ) -> RuleSet | None:
     """Compute the rules; None if there is no tunnel.
 
     numbers: of the queues.
     leaving: ports whose flows leave the queue lane one by one.
     recording: these flows are being recorded, and still all queued.
+    without_kernel: ports that do without the kernel lane's rules.
     """
     if not lanes:
         return None
     # The kernel lane stays under the queue lane: it costs next to nothing there, and a port can
     # leave the queue lane without a gap.
-    use_kernel = kernel_works and options.lane is not LaneSetting.QUEUE
     return RuleSet(
-        kernel_ports=tuple(sorted(lanes)) if use_kernel else (),
+        kernel_ports=tuple(sorted(lanes.keys() - set(without_kernel))),
         queue_ports=tuple(sorted(p for p, one in lanes.items() if one.lane is Lane.QUEUE)),
         queue_base=numbers.start,
         queues=len(numbers),

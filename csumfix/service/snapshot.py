@@ -12,6 +12,7 @@ import types
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass, replace
 from functools import lru_cache
+from itertools import islice
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from csumfix import core
@@ -223,6 +224,7 @@ class Snapshot:
     kernel_fault, tap_fault, probe_fault: why the kernel lane, or the egress tap, does not work, or
         no probes can be sent.
     probe_rounds: how often the other ends were asked.
+    settings_notes: what the operator may not expect of the settings.
     """
 
     version: str = ""
@@ -250,6 +252,7 @@ class Snapshot:
     tap_fault: str | None = None
     probe_fault: str | None = None
     probe_rounds: int = 0
+    settings_notes: tuple[str, ...] = ()
     queues: Mapping[int, QueueSnapshot] = field(default_factory=dict)
 
     def counted(self) -> Snapshot:
@@ -269,8 +272,18 @@ class Snapshot:
         ranked = sorted(self.lanes, key=lambda one: one.is_plain)[:limit]
         kept = tuple(sorted(ranked, key=lambda one: one.port))
         return replace(
-            self, tunnels=self.tunnels[:limit], lanes=kept, rules=_cut(self.rules, limit)
+            self,
+            config=_cut_config(self.config, limit),
+            settings_notes=self.settings_notes[:limit],
+            tunnels=self.tunnels[:limit],
+            lanes=kept,
+            rules=_cut(self.rules, limit),
         )
+
+
+def _cut_config(config: Mapping[str, Any], limit: int) -> dict[str, Any]:
+    tunnels: Mapping[str, Any] = config.get("tunnels", {})
+    return {**config, "tunnels": dict(islice(tunnels.items(), limit))}
 
 
 def _cut(rules: RuleSet | None, limit: int) -> RuleSet | None:

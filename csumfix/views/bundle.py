@@ -23,12 +23,10 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import click
-from pyroute2 import AsyncIPRoute
 from pyroute2.ethtool.ioctl import IoctlEthtool
-from pyroute2.netlink.exceptions import NetlinkError
 
 from csumfix.errors import CsumfixError, Exit
-from csumfix.host import nics, programs, rules, tunnels, underlays
+from csumfix.host import nics, programs, rtnetlink, rules, tunnels, underlays
 from csumfix.text import printable, printable_data
 from csumfix.views import excerpt, status
 from csumfix.views.anonymous import Replacer, names_of
@@ -186,7 +184,7 @@ def attempt(read: Callable[[], str]) -> str:
     """Return what was read; if that failed, a line that says why."""
     try:
         return read()
-    except (CsumfixError, NetlinkError, OSError) as error:
+    except (CsumfixError, rtnetlink.NetlinkError, OSError) as error:
         return f"(not readable: {error})\n"
 
 
@@ -219,18 +217,15 @@ async def _devices() -> dict[str, Any]:
     found = await tunnels.discover()
     carriers = await underlays.find(found, named=not found)
     numbers = [*sorted(carriers), *(tunnel.index for tunnel in found)][:DEVICES]
-    async with AsyncIPRoute() as ip:
-        details = [await _details(ip, number) for number in numbers]
-    return {"tunnels": [asdict(one) for one in found], "details": details}
+    return {"tunnels": [asdict(one) for one in found], "details": [*map(_details, numbers)]}
 
 
-async def _details(ip: Any, number: int) -> dict[str, Any]:
+def _details(number: int) -> dict[str, Any]:
     """Return what the kernel and the driver say of a device."""
     name = underlays.name(number)
-    try:
-        (link,) = [link async for link in await ip.get_links(number)]
-    except (NetlinkError, ValueError) as error:  # it has just gone
-        return {"index": number, "trouble": str(error)}
+    link = rtnetlink.device(number, statistics=True)
+    if link is None:
+        return {"index": number, "trouble": "it has just gone"}
     statistics = link.get("stats64") or {}
     return {
         "index": number,

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import scapy.layers.dns  # noqa: F401 - decodes DNS
+from scapy.config import conf
 from scapy.data import DLT_RAW
 from scapy.layers.inet import IP, TCP, UDP
 from scapy.layers.inet6 import IPv6
@@ -34,6 +35,8 @@ MEANINGS = {
     Departure.CORRUPT: "WRONG, and the inner packet is damaged",
     Departure.NOT_JUDGED: "not judged",
 }
+
+conf.l2types.register_layer2num(DLT_RAW, Raw)  # scapy before 2.8 asks for it as it writes
 
 
 @dataclass(frozen=True)
@@ -145,6 +148,6 @@ class CaptureWriter:
         """Write one packet, and flush, so that readers see it at once."""
         packet = Raw(traced.data)
         packet.time = traced.seconds
-        packet.comments = [traced.verdict().encode()]
+        packet.comment = traced.verdict().encode()
         self._writer.write_packet(packet)
         self._writer.flush()

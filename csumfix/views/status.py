@@ -19,7 +19,6 @@ from csumfix.host import rules, tunnels
 from csumfix.host.queues import KernelQueue, kernel_queues
 from csumfix.host.rules import LoadedRule
 from csumfix.host.tunnels import Tunnel
-from csumfix.options import LaneSetting
 from csumfix.protocols import TITLES
 from csumfix.service import control
 from csumfix.service.lanes import Lane
@@ -134,7 +133,7 @@ def _troubles(service: Snapshot) -> Iterator[Headline]:
 def _warnings(service: Snapshot) -> Iterator[Headline]:
     if service.wrong_seconds is not None and service.wrong_seconds < LATELY:
         remedy = "see 'csumfix trace --bad-only'"
-        if service.config.get("lane") == LaneSetting.KERNEL:
+        if any(map(_was_kept_in_kernel, service.lanes)):
             remedy = "set lane = auto"
         ago = duration(service.wrong_seconds)
         yield Headline(
@@ -163,6 +162,11 @@ def _warnings(service: Snapshot) -> Iterator[Headline]:
         yield Headline(
             f"warning: no egress tap, so lanes stay as they are: {service.tap_fault}", WARNING
         )
+
+
+def _was_kept_in_kernel(one: PortSnapshot) -> bool:
+    """Tell whether a packet left wrong because a setting keeps the port in the kernel lane."""
+    return one.is_wrong_in_its_lane and one.why.startswith(f"setting lane = {Lane.KERNEL}")
 
 
 def _all_is_well(service: Snapshot | None) -> str:
@@ -389,6 +393,7 @@ def _service_lines(service: Snapshot) -> Iterator[str]:
     yield f"all counters since {since} ({age} ago), when this process started"
     if service.kernel_fault:
         yield f"no kernel lane: {service.kernel_fault}"
+    yield from service.settings_notes[:ROWS]
     if service.nat_packets:
         yield f"NAT rewrote the outer header of {counted(service.nat_packets, 'packet')}"
     for number, what in (

@@ -199,11 +199,14 @@ def address(lab: Lab) -> str:
 
 
 class Sink:
-    """A receiver of datagrams in the service pod."""
+    """A receiver of datagrams in the service pod, or at another address of its node."""
 
-    def __init__(self, lab: Lab, count: int, patience: float = 0.5) -> None:
+    def __init__(
+        self, lab: Lab, count: int, patience: float = 0.5, *, at: str | None = None
+    ) -> None:
         self._count = count
-        self._process = _sink(lab, "sink", f"--count={count}", f"--patience={patience}")
+        options = f"--count={count}", f"--patience={patience}"
+        self._process = _sink(lab, "sink", *options, at=at)
 
     def delivery(self) -> Delivery:
         """Now that all is sent, wait until everything came, or nothing more does."""
@@ -211,9 +214,9 @@ class Sink:
         return Delivery(self._count, **json.loads(out))
 
 
-def _sink(lab: Lab, what: str, *options: str) -> Process:
+def _sink(lab: Lab, what: str, *options: str, at: str | None = None) -> Process:
     process = lab.receiver.popen(
-        [sys.executable, PEER, what, lab.pod_ip, str(PORT), *options],
+        [sys.executable, PEER, what, at or lab.pod_ip, str(PORT), *options],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
@@ -222,21 +225,28 @@ def _sink(lab: Lab, what: str, *options: str) -> Process:
     return process
 
 
-def sender(lab: Lab, count: int, size: int, *, flows: int = 1, rate: float = 0) -> Process:
+def sender(
+    lab: Lab, count: int, size: int, *, flows: int = 1, rate: float = 0, to: str | None = None
+) -> Process:
     """Start to send datagrams from the client."""
     return lab.client.popen(
         [
-            *(sys.executable, PEER, "send", address(lab), str(PORT)),
+            *(sys.executable, PEER, "send", to or address(lab), str(PORT)),
             *(f"--count={count}", f"--size={size}", f"--flows={flows}", f"--rate={rate}"),
         ],
         stdin=subprocess.DEVNULL,
     )
 
 
-def send(lab: Lab, count: int, size: int, *, flows: int = 1, rate: float = 0) -> Delivery:
-    """Send datagrams to the pod and tell what became of them."""
-    sink = Sink(lab, count)
-    assert sender(lab, count, size, flows=flows, rate=rate).wait(60) == 0
+def send(
+    lab: Lab, count: int, size: int, *, flows: int = 1, rate: float = 0, to: str | None = None
+) -> Delivery:
+    """Send datagrams to the pod and tell what became of them.
+
+    to: another address of the receiver instead.
+    """
+    sink = Sink(lab, count, at=to)
+    assert sender(lab, count, size, flows=flows, rate=rate, to=to).wait(60) == 0
     return sink.delivery()
 
 

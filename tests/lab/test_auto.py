@@ -12,6 +12,7 @@ import pytest
 
 from csumfix_lab import Lab, faults
 from csumfix_lab.rules import LOADERS, snat
+from csumfix_lab.spec import RECEIVER
 from tests.lab.harness import (
     CSUMFIX,
     Service,
@@ -133,6 +134,19 @@ def test_what_the_queue_lane_cannot_cure_goes_back_and_says_so() -> None:
             rounds(daemon, 1)
             assert first_line(lab).startswith("warning: the kernel lane does not cure port 8472")
             assert daemon.status()["service"]["lane_changes"] == 2
+
+
+def test_a_cause_that_the_queue_lane_sees_keeps_the_port_for_its_time_only() -> None:
+    """Without the tap, probes find a cause that the repairs of the queue lane show as well."""
+    with Lab("stateless") as lab, service(lab.sender, "--tap-pause=0", "--hold=5") as daemon:
+        daemon.wait_for("warning: port 8472: now in the queue lane: to ")
+        daemon.wait_for("port 8472: is in the queue lane for a time only: ")
+        assert send(lab, 800, 64, rate=100).whole
+        assert port(daemon)["lane"] == "queue", "repairs begin the hold time anew"
+        entry = f"{lab.spec.receiver.mac} dev {lab.device} dst {RECEIVER.ip(False)}"
+        lab.sender.run(["bridge", "fdb", "replace", *entry.split(), "self", "permanent"])
+        daemon.wait_for("warning: port 8472: now in the kernel lane: nothing was wrong")
+        assert send(lab, 50, 64).whole
 
 
 def test_both_ends_are_sick() -> None:

@@ -113,8 +113,11 @@ def seconds_to_load_rules(lab: Lab) -> float:
     return took
 
 
-@CAUSE
-def test_of_two_tunnels_only_the_sick_one_changes_its_lane(lab: Lab) -> None:
+SECOND_END = "10.9.0.2"
+
+
+def add_second_tunnel(lab: Lab) -> None:
+    """Add vx2 on port 4789, which leads to SECOND_END."""
     for node, here, there in (
         (lab.sender, "192.0.2.1", "192.0.2.2"),
         (lab.receiver, "192.0.2.2", "192.0.2.1"),
@@ -123,7 +126,12 @@ def test_of_two_tunnels_only_the_sick_one_changes_its_lane(lab: Lab) -> None:
         node.run(["ip", "link", "add", *device.split()])
         node.run(["ip", "addr", "add", f"10.9.0.{here[-1]}/24", "dev", "vx2"])
         node.run(["ip", "link", "set", "vx2", "up"])
-    ping = ["ping", "-q", "-c20", "-i0.02", "-W1", "10.9.0.2"]
+
+
+@CAUSE
+def test_of_two_tunnels_only_the_sick_one_changes_its_lane(lab: Lab) -> None:
+    add_second_tunnel(lab)
+    ping = ["ping", "-q", "-c20", "-i0.02", "-W1", SECOND_END]
     with service(lab.sender, SILENT) as daemon:
         assert "20 received" in lab.sender.run(ping).stdout
         send(lab, 5, 64)
@@ -152,6 +160,55 @@ def test_many_ports_that_change_their_lane_at_once_are_one_line(lab: Lab, tmp_pa
         assert line.endswith(", and 43 more: now in the queue lane: setting lane = queue")
         assert sum("now in the" in line for line in daemon.lines()) == 1
         assert daemon.status()["service"]["lane_changes"] == 51
+
+
+# Settings of single devices
+
+OWN_LANES = '[tunnel."flannel.1"]\nlane = "{}"\n[tunnel.vx2]\nlane = "{}"\n[tunnel.vx9]\n'
+
+
+@pytest.mark.parametrize("lab", ["snat"], indirect=True)
+def test_two_tunnels_have_the_lanes_that_the_settings_name_and_both_are_cured(
+    lab: Lab, tmp_path: Path
+) -> None:
+    add_second_tunnel(lab)
+    nat = "-t nat -A POSTROUTING -o eth0 -p udp --dport 4789 -j MASQUERADE --random-fully"
+    lab.sender.run(["iptables", *nat.split()])
+    ends = None, SECOND_END
+    assert not any(send(lab, 10, 64, to=end).whole for end in ends)
+    file = tmp_path / "csumfix.toml"
+    file.write_text(OWN_LANES.format("queue", "kernel"))
+    with service(lab.sender, f"--config={file}", SILENT) as daemon:
+        assert all(send(lab, 50, size, to=end).whole for end in ends for size in (64, 1400))
+        assert_own_lanes(lab, daemon, queue=8472, kernel=4789)
+        assert sum(daemon.reasons().values()) == daemon.reasons()["right"] == 100
+
+        file.write_text(OWN_LANES.format("queue", "some"))
+        daemon.process.send_signal(signal.SIGHUP)
+        said = daemon.wait_for("error: reload failed")
+        assert "[tunnel.\"vx2\"]: lane: 'some' is not one of" in said
+        assert_own_lanes(lab, daemon, queue=8472, kernel=4789)
+
+        file.write_text(OWN_LANES.format("kernel", "queue"))
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.wait_for("reloaded")
+        assert_own_lanes(lab, daemon, queue=4789, kernel=8472)
+        assert all(send(lab, 50, 64, to=end).whole for end in ends)
+        note = "the settings name devices that are not here: vx9"
+        shown = lab.sender.run([*CSUMFIX, "status"]).stdout
+        assert note in shown.splitlines()
+        assert "port 4789 is in the queue lane: setting lane = queue for vx2" in shown
+        assert sum(line == note for line in daemon.lines()) == 1, daemon.lines()
+
+
+def assert_own_lanes(lab: Lab, daemon: Service, queue: int, kernel: int) -> None:
+    """One port is in the queue lane only, and one in the kernel lane."""
+    found = lanes(daemon)
+    assert (found[queue]["lane"], found[kernel]["lane"]) == ("queue", "kernel")
+    loaded = rules_text(lab.sender)
+    assert f"--dport {kernel} -j CHECKSUM" in loaded
+    assert f"--dport {queue} -j CHECKSUM" not in loaded
+    assert f"--dport {queue} -j CSUMFIX-QUEUE" in loaded or f"--dports {queue}" in loaded
 
 
 # Changes under load

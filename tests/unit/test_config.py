@@ -5,10 +5,11 @@ from pathlib import Path
 import click
 import pytest
 
-from csumfix import config
+from csumfix import config, settingsfile
 from csumfix.cli import run_command
 from csumfix.errors import CsumfixError, Exit
-from csumfix.options import LaneSetting, Options
+from csumfix.options import TUNNEL_SETTINGS, LaneSetting, Options, TunnelOptions
+from csumfix.text import printable
 
 
 @pytest.fixture
@@ -55,7 +56,7 @@ def test_every_setting_can_stand_in_the_file(file: Path) -> None:
         take_over=True,
         superseded="wait",
     )
-    assert len(config.read(file)) == len(config.FLAGS)
+    assert len(settingsfile.read(file, config.FLAGS).flags) == len(config.FLAGS)
 
 
 def test_the_default_file_is_read_if_there_is_one(
@@ -82,7 +83,7 @@ def test_precedence(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
     [
         ("quues = 2", "quues: did you mean queues?"),
         ("config = 2", "no such setting: config: known are lane hold tap-pause probe port "),
-        ("#" * (config.MAX_FILE + 1), "is far too long"),
+        ("#" * (settingsfile.MAX_FILE + 1), "is far too long"),
         ('queues = "2"', 'queues = "2": wants a whole number'),
         ("queues = true", "wants a whole number"),
         ("queues = 65", "queues: 65 is not in the range"),
@@ -97,6 +98,17 @@ def test_precedence(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:
         ("lane", "is not TOML"),
         ("port = " + "[" * 5000, "is not TOML"),
         ("queues = 2\nqueue-base = 65535", "no room for 2 queues"),
+        ("tunnels.vx.lane = 'queue'", "no such setting: tunnels: did you mean tunnel?"),
+        ("tunnel = 3", 'tunnel: wants tables, such as [tunnel."flannel.1"]'),
+        ("[[tunnel]]", "tunnel: wants tables"),
+        ("tunnel.vx = 3", '[tunnel."vx"]: wants a table of settings'),
+        ("[tunnel.vx]\nlanes = 3", '[tunnel."vx"]: no such setting: lanes: did you mean lane?'),
+        ("[tunnel.vx]\nlane = 'some'", "[tunnel.\"vx\"]: lane: 'some' is not one of"),
+        ("[tunnel.vx]\nlane = 3", '[tunnel."vx"]: lane = 3: wants a text in quotes'),
+        ("[tunnel.flannel.1]\nlane = 'queue'", 'dots in quotes: [tunnel."flannel.1"]'),
+        ("[tunnel.sixteen-letters-]", "no network device can have this name"),
+        ("[tunnel.'eth0/1']", "no network device can have this name"),
+        ("[tunnel.\"vx\\u0007\"]\n[tunnel.'vx\\x07']", "is there twice"),
     ],
 )
 def test_mistakes_in_the_file(file: Path, text: str, says: str) -> None:
@@ -106,6 +118,37 @@ def test_mistakes_in_the_file(file: Path, text: str, says: str) -> None:
     assert caught.value.code is Exit.USAGE
     assert says in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_devices_have_tables_of_their_own(file: Path) -> None:
+    """A name that is no text is written as csumfix shows it."""
+    file.write_text(
+        """
+        lane = "kernel"
+        [tunnel."flannel.1"]
+        lane = "queue"
+        [tunnel.vx2]
+        [tunnel.'v\\xff\\x07']
+        lane = "auto"
+        [tunnel.'fifteen\\xffletter']
+        [tunnel."br\\u00fccke"]
+        """
+    )
+    read = config.load(run_command, [f"--config={file}"])
+    assert read.lane is LaneSetting.KERNEL
+    assert read.tunnels == {
+        "flannel.1": TunnelOptions(LaneSetting.QUEUE),
+        "vx2": TunnelOptions(),
+        printable(b"v\xff\x07"): TunnelOptions(LaneSetting.AUTO),
+        printable(b"fifteen\xffletter"): TunnelOptions(),
+        "br\u00fccke": TunnelOptions(),
+    }
+
+
+def test_every_setting_of_a_device_is_read(file: Path) -> None:
+    file.write_text("[tunnel.vx]\n" + "\n".join(f'{name} = "queue"' for name in TUNNEL_SETTINGS))
+    (read,) = config.load(run_command, [f"--config={file}"]).tunnels.values()
+    assert all(getattr(read, name) is not None for name in TUNNEL_SETTINGS)
 
 
 def test_a_file_that_can_not_be_read(file: Path) -> None:
@@ -144,14 +187,16 @@ def test_wrong_addresses(address: str) -> None:
 
 def test_what_is_shown_can_be_read_again(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CSUMFIX_ZERO", "fill")
-    file.write_text("port = [9999]")
+    tables = '[tunnel."flannel.1"]\nlane = "queue"\n[tunnel.\'v\\xff\']\n'
+    file.write_text(f"port = [9999]\n{tables}")
     with run_command.make_context("run", [f"--config={file}", "--queues=2"]) as ctx:
         wanted, lines = config.options(ctx), config.describe(ctx)
-    sources = {line.split()[0]: line.rpartition("# ")[2] for line in lines}
+    sources = {line.split()[0]: line.rpartition("# ")[2] for line in lines if line}
+    assert sources['[tunnel."flannel.1"]'] == str(file)
     assert sources["port"] == str(file)
     assert sources["zero"] == "environment CSUMFIX_ZERO"
     assert sources["queues"] == "command line"
-    assert sources["lane"] == "default"
+    assert sources["hold"] == "default"
     monkeypatch.delenv("CSUMFIX_ZERO")
     file.write_text("\n".join(lines))
     assert config.load(run_command, [f"--config={file}"]) == wanted

@@ -1,4 +1,4 @@
-"""The versions that image, `make install` and `make deb` are made of."""
+"""The versions that image, `make install` and Debian 12's package are made of."""
 
 from __future__ import annotations
 

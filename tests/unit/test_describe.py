@@ -138,7 +138,7 @@ def test_capture(tmp_path: Path) -> None:
         packets = list(reader)
     assert [bytes(packet) for packet in packets] == [good.data, six.with_check(1)]
     assert [float(packet.time) for packet in packets] == [1_700_000_000.25] * 2
-    comments = [comment.decode() for packet in packets for comment in packet.comments or []]
+    comments = [(packet.comment or b"").decode() for packet in packets]
     assert comments[0] == "right"
     assert comments[1].startswith("WRONG: off by ")
 

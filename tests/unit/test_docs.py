@@ -157,3 +157,10 @@ def test_every_page_names_the_version_that_there_is() -> None:
 
 def test_readme_is_two_screens() -> None:
     assert len((ROOT / "README.md").read_text().splitlines()) <= 110
+
+
+def test_make_help_fits_80_columns() -> None:
+    command = ["make", "--no-print-directory", "-C", str(ROOT), "help"]
+    lines = subprocess.check_output(command, text=True).splitlines()
+    assert len(lines) > 20
+    assert max(map(len, lines)) <= 80

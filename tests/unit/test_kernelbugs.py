@@ -83,6 +83,11 @@ def test_the_kernel_lane_is_named_only_where_it_was_seen_to_cure(
     assert not judge(SNAT, WHOLE, cured).cure
 
 
+def test_the_kernel_lane_is_no_cure_of_a_bug_that_ruins_gso_packets() -> None:
+    zero = Case(next(bug for bug in BUGS if bug.ruins_gso))
+    assert judge(zero, LOST, WHOLE).cure == "queue lane"
+
+
 def test_live_bugs_are_named_with_their_cures() -> None:
     found = result(judge(SNAT, LOST, WHOLE), judge(NFT, LOST, LOST))
     assert selftest_view.exit_code(found) == Exit.NEGATIVE

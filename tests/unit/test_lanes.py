@@ -7,6 +7,7 @@ import pytest
 from csumfix.options import LaneSetting
 from csumfix.service.lanes import (
     MAX_DOUBLINGS,
+    SEEN,
     SETTLE,
     Evidence,
     Lane,
@@ -53,7 +54,10 @@ NO_HELP = PortLane(Lane.KERNEL, NOW - 1, "no help", by_evidence=True, trial=Tria
         (AUTO, ON_TRIAL, ANSWERED, Lane.QUEUE),
         (AUTO, ON_TRIAL, LOST, Lane.KERNEL),
         (AUTO, replace(ON_TRIAL, since=NOW), LOST, Lane.QUEUE),  # what sent it there
+        (AUTO, ON_TRIAL, replace(LOST, repaired_at=NOW), Lane.QUEUE),
+        (AUTO, ON_TRIAL, replace(LOST, repaired_at=ON_TRIAL.since), Lane.KERNEL),
         (AUTO, TO_STAY, LOST, Lane.QUEUE),
+        (AUTO, TO_STAY, replace(LOST, repaired_at=NOW), Lane.QUEUE),
         (AUTO, NO_HELP, LOST, Lane.KERNEL),
         (AUTO, NO_HELP, WRONG, Lane.QUEUE),
         (Terms(LaneSetting.KERNEL), IN_KERNEL, LOST, Lane.KERNEL),
@@ -117,8 +121,8 @@ def test_a_port_that_a_setting_kept_in_the_queue_leaves_it_with_the_setting() ->
 
 
 def test_a_setting_that_confirms_the_lane_keeps_the_time() -> None:
-    after = decide(Terms(LaneSetting.QUEUE), IN_QUEUE, NOTHING, NOW + 5)
-    assert (after.since, after.why) == (NOW, "setting lane = queue")
+    after = decide(Terms(LaneSetting.QUEUE, why="setting"), IN_QUEUE, NOTHING, NOW + 5)
+    assert (after.since, after.why) == (NOW, "setting")
 
 
 def test_a_relapse_long_ago_is_forgotten() -> None:
@@ -133,6 +137,55 @@ def test_what_probes_found_stays_in_the_queue_lane_for_good() -> None:
     kept = decide(AUTO, ON_TRIAL, ANSWERED, NOW)
     assert kept.trial is Trial.HELPED
     assert decide(AUTO, kept, NOTHING, NOW + 1e9) is kept
+
+
+@pytest.mark.parametrize("seen", [Evidence(repaired_at=NOW), Evidence(wrong_at=NOW)])
+@pytest.mark.parametrize("before", [ON_TRIAL, TO_STAY])
+@pytest.mark.parametrize("probes", [NOTHING, ANSWERED, LOST])
+def test_what_can_be_seen_on_this_host_keeps_no_port_for_good(
+    before: PortLane, probes: Evidence, seen: Evidence
+) -> None:
+    evidence = replace(seen, probes=probes.probes)
+    kept = decide(AUTO, before, evidence, NOW)
+    assert (kept.lane, kept.since, kept.trial) == (Lane.QUEUE, before.since, Trial.NONE)
+    assert kept.why == f"{before.why}; {SEEN}"
+    assert decide(AUTO, kept, evidence, NOW + AUTO.hold - 1) is kept
+    left = decide(AUTO, kept, evidence, NOW + AUTO.hold)
+    assert (left.lane, left.by_evidence) == (Lane.KERNEL, True)
+
+
+@pytest.mark.parametrize(
+    "seen",
+    [
+        Evidence(repaired_at=NOW - 2),
+        Evidence(wrong_at=NOW - 2),
+        Evidence(wrong_at=NOW, kernel_since=NOW + 1),  # another program had changed the rules
+    ],
+)
+def test_what_was_seen_before_a_trial_or_other_rules_says_nothing_about_it(seen: Evidence) -> None:
+    evidence = replace(seen, probes=ANSWERED.probes)
+    assert decide(AUTO, ON_TRIAL, evidence, NOW).trial is Trial.HELPED
+    assert decide(AUTO, TO_STAY, evidence, NOW) is TO_STAY
+
+
+def test_a_cause_that_cannot_be_seen_is_found_again_and_keeps_the_port() -> None:
+    """Though one that could be seen was there at first, too."""
+    lane = decide(AUTO, ON_TRIAL, replace(ANSWERED, repaired_at=NOW), NOW)
+    now = NOW + AUTO.hold
+    lane = decide(AUTO, lane, NOTHING, now)
+    lane = decide(AUTO, lane, replace(LOST, probes=ProbeFinding(now + 1, lost=True)), now + 1)
+    assert (lane.trial, lane.relapses) == (Trial.RUNNING, 1)
+    answered = ProbeFinding(now + 2, lost=False)
+    lane = decide(AUTO, lane, replace(ANSWERED, probes=answered), now + 2)
+    assert lane.trial is Trial.HELPED
+
+
+def test_the_hold_time_begins_when_evidence_is_gathered() -> None:
+    """After a hand-over nobody knows what the predecessor saw; that is no evidence itself."""
+    late = replace(NOTHING, known_since=NOW + 500)
+    assert decide(AUTO, IN_QUEUE, late, NOW + 1099) is IN_QUEUE
+    assert decide(AUTO, IN_QUEUE, late, NOW + 1100).lane is Lane.KERNEL
+    assert decide(AUTO, TO_STAY, late, NOW + 1100) is TO_STAY
 
 
 def test_a_trial_that_no_probe_judges_ends_with_the_hold_time() -> None:

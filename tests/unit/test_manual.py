@@ -8,9 +8,9 @@ from pathlib import Path
 import click
 import pytest
 
-from csumfix import config
+from csumfix import config, settingsfile
 from csumfix.cli import cli
-from csumfix.options import SETTINGS
+from csumfix.options import SETTINGS, LaneSetting, TunnelOptions
 from manual import pages, rules, scdoc, settings
 from manual.marks import Place
 
@@ -58,8 +58,10 @@ def test_sample_shows_the_defaults_of_all_settings(tmp_path: Path) -> None:
     sample = settings.sample()
     assert tomllib.loads(sample) == {}
     file = tmp_path / "csumfix.toml"
-    file.write_text(re.sub(r"^#(?=[a-z-]+ = )", "", sample, flags=re.MULTILINE))
-    shown = config.read(file)
+    file.write_text(re.sub(r"^#(?=[a-z-]+ = |\[)", "", sample, flags=re.MULTILINE))
+    contents = settingsfile.read(file, config.FLAGS)
+    shown = dict(contents.flags)
+    assert contents.tunnels == {"flannel.1": TunnelOptions(LaneSetting.QUEUE)}
     assert shown.pop("metrics") == SETTINGS["metrics"].example  # it has no default
     assert len(shown) == sum(not setting.is_for_managers for setting in SETTINGS.values()) - 1
     with click.Command("run", params=[*config.FLAGS]).make_context("run", []) as context:

@@ -15,6 +15,7 @@ from csumfix.evidence.probes import Kind, Outcome
 from csumfix.host.remotes import Remote
 from csumfix.host.tunnels import Tunnel
 from csumfix.options import LaneSetting, Options
+from csumfix.service.lanes import SEEN
 from csumfix.service.probing import EVERY, PER_ROUND, Turns
 from csumfix.service.snapshot import PortSnapshot
 from tests.unit.fakes import FLANNEL, OTHER, Host, Process, outcomes, remote
@@ -171,6 +172,58 @@ def test_a_lie_is_cured_within_seconds_and_the_port_stays(caplog: Any) -> None:
     assert len(told) == 2
     assert "now in the queue lane: to 10.244.1.0 (VTEP 192.0.2.1), 14 of 14 probes" in told[0]
     assert told[1].endswith("in the queue lane they are answered")
+
+
+def test_a_cause_that_both_probes_and_repairs_show_keeps_the_port_for_its_time_only(
+    caplog: Any,
+) -> None:
+    async def scenario() -> None:
+        host = Host(remotes=[remote(1)])
+
+        def answer(_: Remote) -> Offload:
+            if in_kernel_lane(host):
+                return LOST
+            queue = host.queues[0]  # the probes themselves arrive wrong in the queue
+            queue.repair(8472, queue.stats().packets + 12)
+            return ANSWERED
+
+        host.answers = answer
+        process = await started(host, Options(hold=60))
+        await asyncio.sleep(200)
+        assert port(process).lane == "queue", "each round of probes is repaired"
+        assert port(process).why.endswith(SEEN)
+        host.answers = lambda _: ANSWERED  # the cause has gone
+        await asyncio.sleep(100)
+        assert port(process).lane == "kernel"
+        assert process.service.snapshot().lane_changes == 2
+        await process.stop()
+
+    play(scenario())
+    told = [line for line in caplog.messages if line.startswith("port 8472")]
+    assert len(told) == 3
+    assert told[1].startswith("port 8472: is in the queue lane for a time only: ")
+
+
+def test_a_port_that_stays_does_so_no_longer_once_its_packets_are_repaired() -> None:
+    """Also if its predecessor has made the trial."""
+
+    async def scenario() -> None:
+        host = Host(remotes=[remote(1)])
+        host.answers = only_in_the_queue_lane(host)
+        await started(host, Options(hold=60))
+        await asyncio.sleep(3)
+        process = await started(host, Options(hold=60, take_over=True), pid=2)
+        await asyncio.sleep(300)
+        assert (port(process).lane, process.service.snapshot().lane_changes) == ("queue", 0)
+        host.queues[1].repair(8472, 1)
+        host.answers = lambda _: ANSWERED
+        await asyncio.sleep(EVERY + 1)
+        assert port(process).why.endswith(SEEN)
+        await asyncio.sleep(60)
+        assert port(process).lane == "kernel"
+        await process.stop()
+
+    play(scenario())
 
 
 def test_what_the_queue_lane_does_not_cure_goes_back_and_is_told(caplog: Any) -> None:

@@ -2,7 +2,7 @@
 
 from csumfix.host.rules import RuleSet
 from csumfix.host.tunnels import Tunnel, local_port_range
-from csumfix.options import LaneSetting, Options
+from csumfix.options import Options
 from csumfix.service.lanes import Lane, PortLane
 from csumfix.service.ruleset import rule_set, tunnel_ports
 
@@ -46,15 +46,11 @@ def test_a_tunnel_that_needs_the_queue_does_not_take_the_others_along() -> None:
     assert rules.source_ports == (32768, 60999)
 
 
-def test_the_setting_queue_does_without_the_kernel_lane() -> None:
-    rules = rules_for({8472: QUEUE}, FLANNEL, options=Options(lane=LaneSetting.QUEUE))
-    assert (rules.kernel_ports, rules.queue_ports) == ((), (8472,))
-
-
-def test_a_kernel_that_cannot_finish_checksums_gets_no_rules_for_that() -> None:
-    rules = rule_set(Options(), QUEUE_0, [FLANNEL], {8472: QUEUE}, (), kernel_works=False)
+def test_a_port_may_do_without_the_kernel_lane() -> None:
+    lanes = {4789: QUEUE, 8472: QUEUE}
+    rules = rule_set(Options(), QUEUE_0, [FLANNEL], lanes, (), without_kernel=[8472])
     assert rules is not None
-    assert (rules.kernel_ports, rules.queue_ports) == ((), (8472,))
+    assert (rules.kernel_ports, rules.queue_ports) == ((4789,), (4789, 8472))
 
 
 def test_a_port_that_leaves_the_queue_is_in_the_kernel_lane_already() -> None:

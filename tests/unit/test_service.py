@@ -11,7 +11,7 @@ import pytest
 from csumfix.core import Policy
 from csumfix.errors import CsumfixError, Exit
 from csumfix.host.rules import LanesRefusedError, RuleSet
-from csumfix.options import LaneSetting, Options
+from csumfix.options import LaneSetting, Options, TunnelOptions
 from csumfix.service import handover, pool
 from csumfix.service.runner import RETRY
 from csumfix.service.service import (
@@ -310,6 +310,165 @@ def test_a_reload_that_wants_a_foreign_queue_touches_nothing() -> None:
         return seen
 
     assert play(scenario()) == []
+
+
+# Settings of single devices
+
+OWN_QUEUE = Options(tunnels={"flannel.1": TunnelOptions(LaneSetting.QUEUE)})
+
+
+def test_a_device_has_a_lane_of_its_own_from_the_start() -> None:
+    async def scenario() -> list[str]:
+        host = Host(tunnels=[FLANNEL, OTHER])
+        process = await started(host, OWN_QUEUE)
+        lanes = process.service.snapshot().lanes
+        why = "setting lane = queue for flannel.1"
+        assert [(one.port, one.lane, one.why) for one in lanes] == [
+            (4789, "kernel", "default"),
+            (8472, "queue", why),
+        ]
+        await asyncio.sleep(20 * OWN_QUEUE.hold)
+        assert process.service.snapshot().lane_changes == 0
+        seen = host.log.copy()
+        await process.stop()
+        return seen
+
+    assert play(scenario())[-1] == "apply [4789] [8472] by 0+1"
+
+
+def test_a_reload_changes_the_lane_of_a_device_and_back() -> None:
+    async def scenario() -> list[str]:
+        host = Host(tunnels=[FLANNEL, OTHER])
+        process = await started(host)
+        host.log.clear()
+        await process.reload(OWN_QUEUE)
+        await process.reload(Options())
+        seen = host.log.copy()
+        await process.stop()
+        return seen
+
+    assert play(scenario())[:3] == [
+        "apply [4789] [8472] by 0+1",
+        "create flows",
+        "apply [4789, 8472] [] by 0+1 leaving [8472] recording",
+    ]
+
+
+def test_a_failed_reload_keeps_the_lanes_of_devices() -> None:
+    async def scenario() -> None:
+        host = Host(tunnels=[FLANNEL, OTHER])
+        process = await started(host)
+        host.refusals = [CsumfixError("refused", Exit.KERNEL)]
+        await process.reload(OWN_QUEUE)
+        host.links_change()
+        await asyncio.sleep(1)
+        assert all(one.lane == "kernel" for one in process.service.snapshot().lanes)
+        assert process.service.snapshot().config["tunnels"] == {}
+        await process.stop()
+
+    play(scenario())
+
+
+def test_a_successor_follows_the_settings_of_devices() -> None:
+    async def scenario() -> None:
+        host = Host()
+        await started(host, OWN_QUEUE)
+        new = await started(host, replace(OWN_QUEUE, take_over=True), pid=2)
+        (lane,) = new.service.snapshot().lanes
+        assert (lane.lane, lane.why) == ("queue", "setting lane = queue for flannel.1")
+        third = await started(host, Options(take_over=True), pid=3)
+        (lane,) = third.service.snapshot().lanes
+        assert (lane.lane, lane.leaving_queue) == ("kernel", True)
+        await third.stop()
+
+    play(scenario())
+
+
+def test_what_a_port_wants_while_its_device_goes() -> None:
+    """The tap may see a packet of a port that is no tunnel's any more."""
+
+    async def scenario() -> None:
+        host = Host(tunnels=[FLANNEL, OTHER])
+        process = await started(host, OWN_QUEUE)
+        host.takes = 1.0
+        host.while_loading = lambda _: host.tap.see_wrong(8472)
+        host.tunnels = [OTHER]
+        host.links_change()
+        await asyncio.sleep(5)
+        assert [one.port for one in process.service.snapshot().lanes] == [4789]
+        await process.stop()
+
+    play(scenario())
+
+
+def test_a_device_that_is_not_here_is_named_until_it_comes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    line = "the settings name devices that are not here: flannel.1"
+
+    async def scenario() -> None:
+        host = Host(tunnels=[OTHER])
+        process = await started(host, OWN_QUEUE)
+        for _ in range(3):
+            host.links_change()
+            await asyncio.sleep(1)
+        assert process.service.snapshot().settings_notes == (line,)
+        host.tunnels = [OTHER, FLANNEL]
+        host.links_change()
+        await asyncio.sleep(1)
+        assert process.service.snapshot().settings_notes == ()
+        assert [one.lane for one in process.service.snapshot().lanes] == ["kernel", "queue"]
+        await process.stop()
+
+    play(scenario())
+    assert caplog.messages.count(line) == 1
+
+
+def test_devices_that_want_different_lanes_for_their_port_are_told_once(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def scenario() -> None:
+        host = Host(tunnels=[FLANNEL, replace(OTHER, port=8472)])
+        process = await started(host, OWN_QUEUE)
+        for _ in range(3):
+            host.links_change()
+            await asyncio.sleep(1)
+        (lane,) = process.service.snapshot().lanes
+        assert lane.lane == "queue"
+        assert len(process.service.snapshot().settings_notes) == 1
+        await process.stop()
+
+    play(scenario())
+    told = [one for one in caplog.records if "want different" in one.message]
+    assert [one.levelname for one in told] == ["WARNING"]
+
+
+def test_a_kernel_without_nfqueue_says_so_of_a_device_that_wants_it() -> None:
+    async def scenario() -> None:
+        process = await started(Host(nfqueue=False), OWN_QUEUE)
+        (lane,) = process.service.snapshot().lanes
+        assert (lane.lane, lane.why) == ("kernel", "this kernel has no NFQUEUE")
+        await process.stop()
+
+    play(scenario())
+
+
+def test_zero_is_filled_from_the_queue_lane_for_as_long_as_the_setting_says_so() -> None:
+    async def scenario() -> list[str]:
+        host = Host(tunnels=[replace(FLANNEL, checksum=False), OTHER])
+        process = await started(host)
+        host.log.clear()
+        await process.reload(Options(zero="fill"))
+        assert host.queues[0].policy.fill_zero
+        assert process.service.snapshot().lanes[1].why == "setting zero = fill"
+        await process.reload(Options())
+        assert not host.queues[0].policy.fill_zero
+        assert process.service.snapshot().lanes[1].lane == "kernel"
+        seen = host.log.copy()
+        await process.stop()
+        return seen
+
+    assert play(scenario())[0] == "apply [4789] [8472] by 0+1"
 
 
 # Restored rules

@@ -133,6 +133,8 @@ def test_thousands_of_ports_fit_into_an_answer_and_all_are_counted() -> None:
         lanes=ports,
         tunnels=tuple(tunnel(f"fifteen-let{n:04}", port=n) for n in everything),
         rules=RuleSet(everything, everything, 0, 1, "both", (1, 65535), everything),
+        config={"tunnels": {f"fifteen-let{n:04}": {"lane": "queue"} for n in everything}},
+        settings_notes=("x" * 250,) * count,
     )
     answer = shown.counted().bounded()
     assert len(control.encode(to_json(answer))) < control.MAX_LINE

@@ -73,7 +73,7 @@ def shown(seen: State, *, terminal: bool = False) -> str:
             "warning: a packet left with a wrong checksum 3 s ago: see 'csumfix trace --bad-only'",
         ),
         (
-            state(healthy(lanes=(lane(wrong_seconds=3.2),), config={"lane": "kernel"})),
+            state(healthy(lanes=(lane(wrong_seconds=3.2, why="setting lane = kernel for vx"),))),
             "warning: a packet left with a wrong checksum 3 s ago: set lane = auto",
         ),
         (
@@ -175,6 +175,11 @@ def test_a_verdict_has_a_colour_on_a_terminal() -> None:
 def test_no_netlink_port_is_shown() -> None:
     queues = [KernelQueue(0, 987_654_321, 0, 2, 65531, 0, 0, 0)]
     assert "987654321" not in shown(state(healthy(), queues=queues))
+
+
+def test_notes_about_the_settings_are_shown() -> None:
+    note = "the settings name devices that are not here: vx9"
+    assert note in shown(state(healthy(settings_notes=(note,)))).splitlines()
 
 
 def test_more_queues_than_columns_are_added_up() -> None:
