@@ -22,7 +22,7 @@ HEAD = """\
 
 
 DEVICE = """\
-A table, at the end of the file, has the settings of one vxlan device. Devices that share a
+A table, at the end of the file, has the settings of one tunnel device. Devices that share a
 UDP port share its lane: queue if one of them wants that, else auto, else kernel.
 """
 
