@@ -194,9 +194,10 @@ lint: $(DEV) ## Check style, types and compiler warnings
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	shellcheck iptables/csumfix-rules tests/deb/installed tests/kernels/init tools/build-deb \
-		tools/fetch-kernel tools/fresh-root tools/install-packages tools/install-service \
-		tools/unpack-package tools/wheels .ci/run deploy/container/iptables-host
+	shellcheck iptables/csumfix-rules debian/csumfix.p* tests/deb/installed tests/kernels/init \
+		tools/build-deb tools/fetch-kernel tools/fresh-root tools/install-packages \
+		tools/install-service tools/unpack-package tools/wheels .ci/run \
+		deploy/container/iptables-host
 	$(MAKE) -C csrc lint
 	$(MAKE) -C tests/fuzz lint
 

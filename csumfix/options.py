@@ -62,7 +62,7 @@ def _about(name: str, meaning: str, more: str = "", **attributes: Any) -> dict[s
 
 @dataclass(frozen=True)
 class TunnelOptions:
-    """The settings of one tunnel device, in a table of the settings file.
+    """The settings of one vxlan or geneve device, in a table of the settings file.
 
     lane: None if it is the one for all.
     """

@@ -15,7 +15,7 @@ from csumfix_lab.spec import (
     LabSpec,
 )
 
-_WIDTH = 96  # columns
+_WIDTH = 80  # columns
 _LINK = 13  # least number of columns between two boxes
 _TUNNEL_ROW, _UNDERLAY_ROW = 2, 3  # rows of a box, counted from its top border
 

@@ -70,7 +70,7 @@ def show(result: Result, console: Console) -> None:
 
 
 def _line(console: Console, text: str) -> None:
-    console.print(text, markup=False, highlight=False, soft_wrap=True)
+    console.print(text, markup=False, highlight=False)
 
 
 def _by_bug(result: Result) -> dict[Bug, list[Outcome]]:

@@ -22,8 +22,8 @@ HEAD = """\
 
 
 DEVICE = """\
-A table, at the end of the file, has the settings of one tunnel device. Devices that share a
-UDP port share its lane: queue if one of them wants that, else auto, else kernel.
+A table, at the end of the file, has the settings of one vxlan or geneve device. Devices
+that share a UDP port share its lane: queue if one of them wants that, else auto, else kernel.
 """
 
 

@@ -78,7 +78,7 @@ LONGEST = 4.0
 PATIENCE = 0.7
 """Seconds that the last answers may take."""
 
-PINGS, ON_THE_WAY = 12, 2
+PINGS, ON_THE_WAY = 20, 2
 """Pings that are sent in any case: they show how many packets the path loses. If answers are
 missing, but for those to the last two, the pings go on for as long as the probes may."""
 

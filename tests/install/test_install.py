@@ -27,6 +27,7 @@ def test_puts_each_file_where_it_is_looked_for(stage: Path) -> None:
     installed = {path for path in files(stage) if not path.startswith(trees)}
     assert installed == {
         "/etc/csumfix.toml",
+        "/etc/fish/completions/csumfix.fish",
         "/usr/local/bin/csumfix",
         "/usr/local/bin/csumfix-rules",
         UNIT,
@@ -41,7 +42,6 @@ def test_puts_each_file_where_it_is_looked_for(stage: Path) -> None:
         "/usr/local/share/doc/csumfix/bench/results/latest.png",
         "/usr/local/share/doc/csumfix/csumfix.toml",
         "/usr/local/share/doc/csumfix/legacy-iptables.conf",
-        "/usr/local/share/fish/vendor_completions.d/csumfix.fish",
         "/usr/local/share/man/man5/csumfix.toml.5",
         "/usr/local/share/man/man8/csumfix-rules.8",
         "/usr/local/share/man/man8/csumfix.8",
@@ -101,7 +101,7 @@ def test_shells_complete(stage: Path) -> None:
     bash = (share / "bash-completion/completions/csumfix").read_text()
     assert "complete -o nosort -F _csumfix_completion csumfix" in bash
     assert (share / "zsh/site-functions/_csumfix").read_text().startswith("#compdef csumfix\n")
-    fish = (share / "fish/vendor_completions.d/csumfix.fish").read_text()
+    fish = (stage / "etc/fish/completions/csumfix.fish").read_text()
     assert "complete --no-files --command csumfix" in fish
 
 

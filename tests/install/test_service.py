@@ -243,5 +243,8 @@ def test_life_on_a_real_machine(lab: Lab) -> None:
         assert CONFIG in make("uninstall")
         assert_no_rules(lab.sender)
         machine.run(["rm", CONFIG])
+        machine.run(["mkdir", "/run/csumfix"])  # as by a service that was started by hand
+        make("uninstall")
+        assert machine.run(["ls", "-d", "/run/csumfix"], check=False).returncode
         assert everything(machine) == before
         assert machine.run(["systemctl", "list-units", "--all", "csumfix*", "-q"]).stdout == ""

@@ -50,6 +50,20 @@ def test_no_name_of_a_device_breaks_or_steers_what_is_shown(lab: Lab, tmp_path: 
 
 
 @HEALTHY
+def test_the_settings_file_names_devices_as_status_shows_them(lab: Lab, tmp_path: Path) -> None:
+    add_devices(lab, HOSTILE, tmp_path)
+    with service(lab.sender) as daemon:
+        names = {tunnel["name"] for tunnel in daemon.status()["tunnels"]} - {lab.device}
+    assert len(names) == len(HOSTILE)
+    file = tmp_path / "csumfix.toml"
+    file.write_text("".join(f"[tunnel.'{name}']\nlane = \"queue\"\n" for name in names))
+    with service(lab.sender, f"--config={file}") as daemon:
+        lanes = [one["lane"] for one in daemon.status()["service"]["lanes"]]
+        assert lanes == ["queue"] * len(HOSTILE) + ["kernel"]
+        assert daemon.status()["service"]["settings_notes"] == []
+
+
+@HEALTHY
 def test_readiness_does_not_depend_on_how_many_devices_there_are(
     lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
