@@ -45,6 +45,9 @@ RECORDING = 0.5
 COUNTED_EVERY = 5.0
 """Seconds between two readings of the rules' counters for commands that ask for the status."""
 
+COUNTING = 1.0
+"""Seconds for which such a command waits for a reading. Then it gets the counters as they were."""
+
 CHECKED_EVERY = 4.0
 """Seconds between two checks of the rules before evidence moves a port, at least. A program that
 changes the rules all the time must not keep the service busy."""
@@ -113,6 +116,7 @@ class Datapath:
         self._counted_at = float("-inf")
         self._checked_at = float("-inf")
         self._counting = asyncio.Lock()
+        self._refreshing: asyncio.Task[None] | None = None
         self._irreparable: tuple[str, ...] = ()
         self._in_vain = 0
 
@@ -580,9 +584,15 @@ class Datapath:
             self._read[role] = packets
 
     async def refresh(self) -> None:
-        """Read the rules' counters for fill(), unless they were read just now."""
-        if self.rules is not None and self._clock() - self._counted_at > COUNTED_EVERY:
-            await self._count()
+        """Read the rules' counters for fill(), unless they were read just now.
+
+        On a host where that takes very long, it goes on behind the caller's back.
+        """
+        if self.rules is None or self._clock() - self._counted_at <= COUNTED_EVERY:
+            return
+        if self._refreshing is None or self._refreshing.done():
+            self._refreshing = asyncio.create_task(self._count())
+        await asyncio.wait([self._refreshing], timeout=COUNTING)
 
     def met(self, role: str) -> int:
         """Return how many packets the rules of this role had met when they were last read."""

@@ -58,11 +58,13 @@ def test_csumfix_delivers_everything(lab: Lab, exchange: Exchange, lane: str) ->
             deadline = time.monotonic() + (PATIENCE if late else 0)
             while not (outcome := exchange.all(tunnel.address)).whole:
                 assert time.monotonic() < deadline, (tunnel, outcome)
-        state = daemon.status()["service"]
-        lanes = {one["port"]: one["lane"] for one in state["lanes"]}
-        queued = {one.port for one in TUNNELS if lane == "queue" or one.bug == "stateless"}
-        assert {port for port, name in lanes.items() if name == "queue"} == queued
-        assert {one["protocol"] for one in state["tunnels"]} == {"geneve"}
+        lines = "\n".join(daemon.lines())
+        first = "queue" if lane == "queue" else "kernel"
+        for tunnel in TUNNELS:
+            begins = f"port {tunnel.port} (gnv{tunnel.number}) in the {first} lane"
+            moves = f"port {tunnel.port}: now in the queue lane"
+            assert begins in lines
+            assert (moves in lines) == (lane == "auto" and tunnel.bug == "stateless")
     finally:
         daemon.process.kill()
         daemon.process.wait()

@@ -129,6 +129,7 @@ class Host:
     lost: packets that a queue still held when it was unbound.
     refusals: raised by the next applications of rules, one each; None lets one pass.
     takes: seconds that it takes to load rules.
+    counting: seconds that it takes to read their counters.
     remotes, answers: the other ends of the tunnels, and what they make of probes.
     asked: their addresses in each round, and whether the underlay was watched.
     while_loading: is called halfway.
@@ -145,6 +146,7 @@ class Host:
     lost: int = 0
     refusals: list[Exception | None] = field(default_factory=list)
     takes: float = 0.05
+    counting: float = 0.0
     while_loading: Callable[[RuleSet], None] = lambda _: None
     meddled: tuple[str, ...] = ()
     met: Counter[str] = field(default_factory=Counter)
@@ -238,6 +240,7 @@ class Rules:
         return self._host.meddled if self._host.rules == wanted else ("all",)
 
     async def packets(self) -> Counter[str]:
+        await asyncio.sleep(self._host.counting)
         return self._host.met.copy()
 
     async def changes_are_announced(self) -> bool:

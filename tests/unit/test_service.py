@@ -1115,6 +1115,23 @@ def test_status_is_a_snapshot() -> None:
     play(scenario())
 
 
+def test_status_does_not_wait_for_counters_that_take_long_to_read() -> None:
+    async def scenario() -> None:
+        host = Host()
+        process = await started(host)
+        await asyncio.sleep(6)
+        host.met["fill-8472"], host.counting = 55, 4.0
+        before = asyncio.get_running_loop().time()
+        first = from_json(await process.socket.ask(request="status"))
+        assert asyncio.get_running_loop().time() - before < 2.0
+        await asyncio.sleep(4)
+        second = from_json(await process.socket.ask(request="status"))
+        assert [one.lanes[0].kernel_packets for one in (first, second)] == [0, 55]
+        await process.stop()
+
+    play(scenario())
+
+
 def test_a_successor_that_cannot_be_started_is_told_as_such(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
