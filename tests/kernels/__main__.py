@@ -30,7 +30,7 @@ FILES = (
     "test_doctor.py",
 )
 
-PATIENCE = 900.0  # seconds
+PATIENCE = 1800.0  # seconds
 BEGINNING = re.compile(r"virtme-ng-init: starting script")
 END = re.compile(r"the guest's exit status: (\d+)")
 

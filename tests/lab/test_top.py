@@ -31,7 +31,7 @@ def test_once_prints_rates_as_plain_text(lab: Lab) -> None:
     assert result.returncode == 0, result.stderr
     assert ESCAPE not in result.stdout
     lines = result.stdout.splitlines()
-    assert any(line.split()[:3] == [lab.device, "1", "8472"] for line in lines)
+    assert any(line.split()[:4] == [lab.device, "VXLAN", "1", "8472"] for line in lines)
     rows = [line.split() for line in lines[-2:]]
     assert [row[0] for row in rows] == ["0", "1"]
     packets, repaired = (sum(int(row[column]) for row in rows) for column in (1, 3))
