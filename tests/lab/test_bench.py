@@ -91,7 +91,7 @@ def test_late_and_wrong_datagrams_are_told_apart(lab: Lab) -> None:
 @pytest.mark.parametrize("cause", ["snat", "dnat", HEALTHY])
 @pytest.mark.parametrize("cure", [one.name for one in cures.ALL if one.ours])
 def test_every_lane_of_the_benchmark_cures(cause: str, cure: str) -> None:
-    loads.prepare()
+    programs.build("load", "messages")
     key = Key(cause, FIXED, cure)
     with measure.PreparedLabs([key], lambda _: None) as labs:
         lab = labs[lab_key(key)].lab
