@@ -219,10 +219,12 @@ class Service:
                 await self._begin()
             await self._go_on()
         finally:
+            asking.cancel()
+            # Probes that leave after the rules are removed would arrive with wrong checksums.
+            await asyncio.wait([asking])
             try:
                 await self._end()
             finally:
-                asking.cancel()  # not in the middle of a round only
                 self._watch.stop()
                 with contextlib.suppress(asyncio.CancelledError):
                     await asking

@@ -300,7 +300,11 @@ class Ends:
     ) -> Probes:
         host = self._host
         host.asked.append(([one.address for one in remotes], watch))
-        await asyncio.sleep(0.9)
+        try:
+            await asyncio.sleep(0.9)
+        except asyncio.CancelledError:
+            host.note("stop probing")
+            raise
         silent = {one.address: host.answers(one) is Offload.UNKNOWN for one in remotes}
         return Probes(
             [

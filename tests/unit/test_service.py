@@ -23,7 +23,16 @@ from csumfix.service.service import (
     SOCKETS_EVERY,
 )
 from csumfix.service.snapshot import from_json
-from tests.unit.fakes import FLANNEL, OTHER, UNDERLAY, Host, Process, connection, foreign
+from tests.unit.fakes import (
+    FLANNEL,
+    OTHER,
+    UNDERLAY,
+    Host,
+    Process,
+    connection,
+    foreign,
+    remote,
+)
 from tests.unit.virtual import play
 
 QUEUE = Options(lane=LaneSetting.QUEUE)
@@ -86,6 +95,21 @@ def test_at_stop_rules_are_removed_then_queues_drained_then_unbound() -> None:
     log, lost, waiting = play(scenario())
     assert log == ["remove rules", "unbind 0", "destroy flows"]
     assert (lost, waiting) == (0, [0])
+
+
+def test_at_stop_probes_end_before_rules_are_removed() -> None:
+    async def scenario() -> list[str]:
+        host = Host(remotes=[remote(2)])
+        process = await started(host)
+        await asyncio.sleep(10)
+        host.log.clear()
+        process.service.reload()  # and with it a round of probes
+        await asyncio.sleep(0.5)
+        await process.stop()
+        return host.log
+
+    log = play(scenario())
+    assert log.index("stop probing") < log.index("remove rules")
 
 
 def test_a_queue_that_never_gets_empty_does_not_keep_the_service_from_stopping() -> None:
