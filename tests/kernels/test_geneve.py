@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -18,7 +17,6 @@ TUNNELS = [
 ]
 EACH = pytest.mark.parametrize("tunnel", TUNNELS, ids=lambda tunnel: tunnel.bug)
 SNAT = TUNNELS[1]
-PATIENCE = 120.0  # seconds until evidence has moved a port to the queue lane
 READY = 150.0
 
 
@@ -54,10 +52,8 @@ def test_csumfix_delivers_everything(lab: Lab, exchange: Exchange, lane: str) ->
     try:
         daemon.wait_for("ready", READY)
         for tunnel in TUNNELS:
-            late = lane == "auto" and tunnel.bug == "stateless"
-            deadline = time.monotonic() + (PATIENCE if late else 0)
-            while not (outcome := exchange.all(tunnel.address)).whole:
-                assert time.monotonic() < deadline, (tunnel, outcome)
+            by_evidence = lane == "auto" and tunnel.bug == "stateless"
+            exchange.until_whole(tunnel.address, at_once=not by_evidence)
         lines = "\n".join(daemon.lines())
         first = "queue" if lane == "queue" else "kernel"
         for tunnel in TUNNELS:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterator
 
 import pytest
@@ -15,7 +14,6 @@ from tests.lab.harness import Service
 # What the kernel lane does not cure. IPVS without outer checksum: super-packets, which it leaves
 # to the device. With conntrack: IPVS changes the connection, but does not mark it as under NAT.
 BY_EVIDENCE = ("stateless", "IPVS, no outer checksum", "IPVS with conntrack")
-PATIENCE = 120.0  # seconds until evidence has moved a port to the queue lane
 READY = 150.0
 
 ON_UNDERLAYS = [
@@ -71,9 +69,7 @@ def test_without_csumfix_packets_are_lost(exchange: Exchange, tunnel: Tunnel) ->
 @EACH
 @pytest.mark.usefixtures("track", "daemon")
 def test_plain_csumfix_delivers_everything(exchange: Exchange, tunnel: Tunnel) -> None:
-    deadline = time.monotonic() + (PATIENCE if tunnel.bug in BY_EVIDENCE else 0)
-    while not (outcome := exchange.all(tunnel.address)).whole:
-        assert time.monotonic() < deadline, outcome
+    exchange.until_whole(tunnel.address, at_once=tunnel.bug not in BY_EVIDENCE)
 
 
 @pytest.mark.parametrize(

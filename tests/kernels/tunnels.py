@@ -23,6 +23,7 @@ from tests.kernels import exchange
 DATAGRAMS = 20
 TCP_BYTES = 200_000
 PATIENCE = 1.5  # seconds until a datagram counts as lost
+UNTIL_MOVED = 120.0  # seconds until evidence has moved a port to the queue lane
 
 
 @dataclass(frozen=True)
@@ -343,10 +344,14 @@ class Outcome:
     errors: dict[str, int]
 
     @property
+    def delivered(self) -> bool:
+        """Whether everything arrived."""
+        return (self.arrived, self.damaged, self.tcp) == (2 * DATAGRAMS, 0, "done")
+
+    @property
     def whole(self) -> bool:
-        return (self.arrived, self.damaged, self.tcp) == (2 * DATAGRAMS, 0, "done") and not any(
-            self.errors.values()
-        )
+        """Whether, besides, the receiver counted no error meanwhile, in any tunnel."""
+        return self.delivered and not any(self.errors.values())
 
 
 class Exchange:
@@ -429,6 +434,18 @@ class Exchange:
         tcp = self.tcp(address)
         after = self._take()["errors"]
         return Outcome(arrived, damaged, tcp, {name: after[name] - before[name] for name in after})
+
+    def until_whole(self, address: str, *, at_once: bool) -> None:
+        """Repeat all() until it is whole.
+
+        at_once: everything has to arrive the first time already. The receiver may still count
+            errors then: it counts the service's probes to other tunnels as well, which are wrong
+            until evidence has moved the ports of these.
+        """
+        deadline = time.monotonic() + UNTIL_MOVED
+        while not (outcome := self.all(address)).whole:
+            assert outcome.delivered or not at_once, outcome
+            assert time.monotonic() < deadline, outcome
 
 
 def build(lab: Lab, tunnels: list[Tunnel]) -> None:
