@@ -183,13 +183,9 @@ class _Case:
         """
         # Our own datagrams do not come from the device, so NAT may treat them differently.
         outcomes = [one for kind, one in self.probed.outcomes.items() if kind not in OWN_PORTS]
-        flows = {
-            flow
-            for one in outcomes
-            for flow in one.flows
-            if not wrong or flow.source_port in one.wrong
-        }
-        return self.facts.tracked.of(flows)
+        return self.facts.tracked.of(
+            {flow for one in outcomes for flow in (one.wrong_flows if wrong else one.flows)}
+        )
 
     def shown(self, kind: Kind) -> str:
         """Say how many packets of a kind were answered."""
@@ -256,7 +252,7 @@ def _marked(case: _Case, wrong: dict[Kind, Outcome]) -> Conclusion:
         f"{number} of {sent} probes with kube-proxy's mark {_mark(rules)} left this host with a "
         "wrong outer checksum",
         f"without the mark: {case.shown(Kind.CONNECT)}",
-        *_from_conntrack(case),
+        *_from_conntrack(case.tracked(wrong=True)),
     ]
     culprits = _culprits(case, "source", inner=True)
     if not rules.clears_mark:
@@ -296,8 +292,9 @@ def _rewritten(case: _Case, wrong: dict[Kind, Outcome]) -> Conclusion:
     if dests and vtep and vtep not in dests:
         evidence.append(f"probes to {vtep} left for {listing(sorted(dests))} instead")
         verdict = Verdict.DNAT if verdict is not Verdict.ZERO_NAT else verdict
-    evidence += [*_difference(cause, flows), *_from_conntrack(case)]
-    verdict = _tracked_verdict(case) if verdict is Verdict.NAT else verdict
+    tracked = case.tracked(wrong=True)
+    evidence += [*_difference(cause, flows), *_from_conntrack(tracked)]
+    verdict = _tracked_verdict(tracked) if verdict is Verdict.NAT else verdict
     rules = case.facts.after
     culprits = _culprits(case, "destination" if verdict is Verdict.DNAT else "source")
     if verdict is Verdict.DNAT:
@@ -305,28 +302,28 @@ def _rewritten(case: _Case, wrong: dict[Kind, Outcome]) -> Conclusion:
         if (vtep, port) in rules.ipvs:
             evidence.append(f"{vtep} port {port} is a virtual UDP service of IPVS")
             return Conclusion(Verdict.IPVS, tuple(evidence))
-        if stateless and (case.tracked(wrong=True).knows_none or not culprits):
+        if stateless and (tracked.knows_none or not culprits):
             return Conclusion(Verdict.STATELESS, tuple(evidence), (), "", stateless)
     against = [] if culprits else [f"no rule that does this was found{_unread(rules)}"]
     if verdict is Verdict.ZERO_NAT:
         evidence.append("the tunnel sends no outer checksum (0), and NAT has changed the 0")
         _compare_kernel(case.facts.kernel, evidence, against)
-    elif case.tracked(wrong=True).knows_none:
+    elif tracked.knows_none:
         against.append("NAT needs conntrack, and conntrack does not know these flows")
     return Conclusion(verdict, tuple(evidence), tuple(against), "", culprits)
 
 
-def _from_conntrack(case: _Case) -> list[str]:
+def _from_conntrack(tracked: Tracked) -> list[str]:
     """Show a flow that NAT rewrites, as conntrack has it."""
     return [
         f"conntrack: the flow from {sent} leaves from {leaves}"
-        for leaves, sent in list(case.tracked(wrong=True).rewritten.items())[:1]
+        for leaves, sent in list(tracked.rewritten.items())[:1]
     ]
 
 
-def _tracked_verdict(case: _Case) -> Verdict:
+def _tracked_verdict(tracked: Tracked) -> Verdict:
     """Tell by conntrack's entries which NAT it is that the checksums do not tell."""
-    rewritten = case.tracked(wrong=True).rewritten.items()
+    rewritten = tracked.rewritten.items()
     if any((sent.dest, sent.dest_port) != (out.dest, out.dest_port) for out, sent in rewritten):
         return Verdict.DNAT
     return Verdict.SNAT if rewritten else Verdict.NAT

@@ -171,6 +171,11 @@ class Outcome:
     sent_at: list[float] = field(default_factory=list)
     answered_at: list[float] = field(default_factory=list)
 
+    @property
+    def wrong_flows(self) -> set[OuterTuple]:
+        """Those outer flows of which packets left wrong."""
+        return {flow for flow in self.flows if flow.source_port in self.wrong}
+
 
 Outcomes = Mapping[Kind, Outcome]
 """Of one remote end."""

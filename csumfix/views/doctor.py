@@ -382,7 +382,7 @@ async def _probe(options: DoctorOptions, found: list[Tunnel], to: list[Remote]) 
 def _flows(probes: Probes) -> list[OuterTuple]:
     """Return the outer flows of the probes, those that left wrong first."""
     outcomes = [one for probed in probes.probed for one in probed.outcomes.values()]
-    wrong = {flow for one in outcomes for flow in one.flows if flow.source_port in one.wrong}
+    wrong = {flow for one in outcomes for flow in one.wrong_flows}
     return [*wrong, *({flow for one in outcomes for flow in one.flows} - wrong)]
 
 
