@@ -379,8 +379,11 @@ class Datapath:
     def _leaves_kernel_lane(self, decided: Lanes) -> bool:
         """Tell whether evidence against the kernel lane moves a port."""
         return any(
-            one.lane is Lane.KERNEL and port in decided and decided[port].lane is Lane.QUEUE
-            for port, one in self.lanes.items()
+            one.lane is Lane.QUEUE
+            and one.by_evidence
+            and port in self.lanes
+            and self.lanes[port].lane is Lane.KERNEL
+            for port, one in decided.items()
         )
 
     async def _restore_for_evidence(self) -> bool:

@@ -569,6 +569,21 @@ def test_a_packet_that_left_wrong_while_rules_were_changed_moves_no_port(
     play(scenario())
 
 
+def test_a_setting_moves_a_port_without_a_check_of_the_rules() -> None:
+    async def scenario() -> None:
+        host = Host()
+        process = await started(host)
+        await asyncio.sleep(10)
+        checked = host.checked
+        await process.reload(QUEUE)
+        await asyncio.sleep(1)
+        assert process.service.snapshot().lanes[0].lane == "queue"
+        assert host.checked == checked
+        await process.stop()
+
+    play(scenario())
+
+
 @pytest.mark.parametrize(
     ("announced", "seconds"), [(True, RULES_ANNOUNCED), (False, RULES_SILENT)]
 )
