@@ -43,6 +43,11 @@ class Drops:
         """How many packets were dropped meanwhile."""
         return sum(self.risen.values())
 
+    @property
+    def counters(self) -> str:
+        """The counters that rose, in words."""
+        return listing(f"{name} +{number}" for name, number in self.risen.items())
+
     def as_json(self) -> dict[str, Any]:
         """Return it as plain data."""
         return {
@@ -73,8 +78,7 @@ def told(drops: Iterable[Drops]) -> list[str]:
 
 
 def _told(one: Drops) -> str:
-    counters = listing(f"{name} +{number}" for name, number in one.risen.items())
-    return f"{one.owner} dropped received packets for a wrong checksum ({counters})"
+    return f"{one.owner} dropped received packets for a wrong checksum ({one.counters})"
 
 
 @dataclass(frozen=True)

@@ -163,8 +163,7 @@ def counter_lines(counted: Sequence[Drops]) -> Iterator[str]:
     )
     risen = sorted((one for one in counted if one.risen), key=lambda one: -one.number)
     for one in risen[:OWNERS]:
-        numbers = ", ".join(f"{name} +{number}" for name, number in one.risen.items())
-        yield printable(f"  {one.owner}: {numbers}")
+        yield printable(f"  {one.owner}: {one.counters}")
     if len(risen) > OWNERS:
         yield f"  and {len(risen) - OWNERS} more; --json lists all"
 
