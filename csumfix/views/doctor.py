@@ -358,6 +358,7 @@ async def _probe(options: DoctorOptions, found: list[Tunnel], to: list[Remote]) 
     cards = nics.find(devices)
     lanes = _lanes()
     report = Report(notes=_notes(options, to, probes, after), probes=probes)
+    report.notes += [tracked.trouble] if tracked.trouble else []
     report.notes += _about_bulk(moved, options)
     for probed in probes.probed:
         facts = Facts(
