@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 
 import pytest
 
 from csumfix_lab import Lab
-from tests.kernels.tunnels import DATAGRAMS, Exchange, Tunnel, build
+from tests.kernels.tunnels import DATAGRAMS, Exchange, Tunnel
 from tests.lab.harness import CSUMFIX, Service
 
 TUNNELS = [
@@ -18,18 +17,6 @@ TUNNELS = [
 EACH = pytest.mark.parametrize("tunnel", TUNNELS, ids=lambda tunnel: tunnel.bug)
 SNAT = TUNNELS[1]
 READY = 150.0
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    with Lab("none") as lab:
-        build(lab, TUNNELS)
-        yield lab
-
-
-@pytest.fixture(scope="module")
-def exchange(lab: Lab) -> Exchange:
-    return Exchange(lab)
 
 
 @EACH

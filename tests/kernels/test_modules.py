@@ -9,20 +9,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-import pytest
-
 from csumfix.errors import Exit
 from csumfix_lab import Lab
 from tests.lab.harness import Service, assert_no_rules, rules_text, until
 
 BLOCKED = Path("/etc/modprobe.d/blocked.conf")
 PATIENCE = 150.0  # seconds
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    with Lab("none") as lab:
-        yield lab
 
 
 @contextmanager

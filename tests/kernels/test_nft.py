@@ -18,7 +18,7 @@ from csumfix.host import rules
 from csumfix_lab import Lab
 from csumfix_lab.node import Node
 from tests.kernels.test_modules import PATIENCE, missing
-from tests.kernels.tunnels import DATAGRAMS, Exchange, Tunnel, build
+from tests.kernels.tunnels import DATAGRAMS, Exchange, Tunnel
 from tests.lab.harness import CSUMFIX, SILENT, Service, until
 
 SCRIPT = Path(__file__).parents[2] / "iptables" / "csumfix-rules"
@@ -32,13 +32,6 @@ TUNNELS = [SNAT, DNAT, HEALTHY, STATELESS]
 EACH = pytest.mark.parametrize("tunnel", TUNNELS, ids=lambda tunnel: tunnel.name)
 
 BURSTS = 40
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    with Lab("none") as lab:
-        build(lab, TUNNELS)
-        yield lab
 
 
 @contextmanager
@@ -142,11 +135,6 @@ def test_without_nft_it_says_so(lab: Lab) -> None:
 
 
 # On a host without iptables
-
-
-@pytest.fixture(scope="module")
-def exchange(lab: Lab) -> Exchange:
-    return Exchange(lab)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from csumfix_lab import Lab
-from tests.kernels.tunnels import BUGS, DATAGRAMS, NFT, UNDERLAYS, Exchange, Tunnel, build
+from tests.kernels.tunnels import BUGS, DATAGRAMS, NFT, UNDERLAYS, Exchange, Tunnel
 from tests.lab.harness import Service
 
 # What the kernel lane does not cure. IPVS without outer checksum: super-packets, which it leaves
@@ -26,18 +26,6 @@ ON_UNDERLAYS = [
 CASES = [*(("eth0", bug) for bug in BUGS if bug not in NFT), *ON_UNDERLAYS]
 TUNNELS = [Tunnel(number, *case) for number, case in enumerate(CASES, 1)]
 EACH = pytest.mark.parametrize("tunnel", TUNNELS, ids=lambda tunnel: tunnel.name)
-
-
-@pytest.fixture(scope="module")
-def lab() -> Iterator[Lab]:
-    with Lab("none") as lab:
-        build(lab, TUNNELS)
-        yield lab
-
-
-@pytest.fixture(scope="module")
-def exchange(lab: Lab) -> Exchange:
-    return Exchange(lab)
 
 
 @pytest.fixture(scope="module")
