@@ -36,6 +36,9 @@ IMAGE_PACKAGES := $(DEV_PACKAGES) buildah crun mmdebstrap debian-archive-keyring
 KERNEL_PACKAGES := $(DEV_PACKAGES) qemu-system-x86 kmod wireguard-tools debian-archive-keyring
 BUSYBOX := build/busybox-static
 
+# docker-cli is part of docker.io up to Debian 12.
+DOCKER := build/docker
+
 # Packages for making other Debian roots.
 ROOT_PACKAGES := git mmdebstrap debian-archive-keyring $(if $(filter 0,$(shell id -u)),,uidmap)
 
@@ -128,6 +131,12 @@ test-lowest: $(DEV) ## Run the unit tests with the lowest versions that are decl
 test-image: $(DEV) ## Build the container image from scratch and run it in the lab
 	@tools/install-packages $(IMAGE_PACKAGES)
 	$(BIN)/pytest tests/image
+
+.PHONY: test-docker
+test-docker: $(DEV) ## Cure a Docker Swarm of two nodes of the lab
+	@tools/unpack-package $(DOCKER) docker.io docker-cli containerd runc
+	@tools/unpack-package $(BUSYBOX) busybox-static
+	$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider tests/docker
 
 # SELECT names some of the tests, as pytest's -k does.
 .PHONY: test-kernels

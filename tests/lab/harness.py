@@ -199,14 +199,23 @@ def address(lab: Lab) -> str:
 
 
 class Sink:
-    """A receiver of datagrams in the service pod, or at another address of its node."""
+    """A receiver of datagrams in the service pod, or at another address of its node.
+
+    prefix: a command that executes it elsewhere on the node.
+    """
 
     def __init__(
-        self, lab: Lab, count: int, patience: float = 0.5, *, at: str | None = None
+        self,
+        lab: Lab,
+        count: int,
+        patience: float = 0.5,
+        *,
+        at: str | None = None,
+        prefix: Sequence[str] = (),
     ) -> None:
         self._count = count
         options = f"--count={count}", f"--patience={patience}"
-        self._process = _sink(lab, "sink", *options, at=at)
+        self._process = _sink(lab, "sink", *options, at=at, prefix=prefix)
 
     def delivery(self) -> Delivery:
         """Now that all is sent, wait until everything came, or nothing more does."""
@@ -214,9 +223,11 @@ class Sink:
         return Delivery(self._count, **json.loads(out))
 
 
-def _sink(lab: Lab, what: str, *options: str, at: str | None = None) -> Process:
+def _sink(
+    lab: Lab, what: str, *options: str, at: str | None = None, prefix: Sequence[str] = ()
+) -> Process:
     process = lab.receiver.popen(
-        [sys.executable, PEER, what, at or lab.pod_ip, str(PORT), *options],
+        [*prefix, sys.executable, PEER, what, at or lab.pod_ip, str(PORT), *options],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
     )
