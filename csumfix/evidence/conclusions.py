@@ -30,6 +30,7 @@ from csumfix.evidence.probes import MARKS, Kind, Outcome, Probed
 from csumfix.host.conntrack import Tracked
 from csumfix.host.natrules import NatRule, NatRules
 from csumfix.host.nics import Nic
+from csumfix.host.remotes import Remote
 from csumfix.text import listing
 
 CHANCE = 1e-4
@@ -235,7 +236,15 @@ def _leaves_wrong(case: _Case) -> Conclusion | None:
     plain = case.outcome(Kind.CONNECT).left
     if marked and plain[Departure.WRONG] <= plain.total() / 2:
         return _marked(case, marked)
-    return _rewritten(case, unmarked) if unmarked else None
+    return _rewritten(case, unmarked, _counts(unmarked)) if unmarked else None
+
+
+def conclude_from_departures(remote: Remote, seen: Outcome, facts: Facts) -> Conclusion:
+    """Say what rewrites packets that were seen leaving wrong, and that are no probes."""
+    wrong, total = seen.left[Departure.WRONG], seen.left.total()
+    case = _Case(Probed(remote, {Kind.CONNECT: seen}), facts)
+    counts = f"{wrong} of {total} packets left this host with a wrong outer checksum"
+    return _rewritten(case, case.wrong(), counts)
 
 
 def _counts(wrong: dict[Kind, Outcome]) -> str:
@@ -279,9 +288,12 @@ REWRITERS = {
 }
 
 
-def _rewritten(case: _Case, wrong: dict[Kind, Outcome]) -> Conclusion:
-    """Say what rewrites the outer header of packets without any mark."""
-    evidence = [_counts(wrong)]
+def _rewritten(case: _Case, wrong: dict[Kind, Outcome], counts: str) -> Conclusion:
+    """Say what rewrites the outer header of packets without any mark.
+
+    counts: how many left wrong, as evidence.
+    """
+    evidence = [counts]
     flows = {port: _flow(seen) for one in wrong.values() for port, seen in one.wrong.items()}
     cause = causes.name(flows)
     verdict = REWRITERS.get(cause, Verdict.NAT)

@@ -176,6 +176,18 @@ class Outcome:
         """Those outer flows of which packets left wrong."""
         return {flow for flow in self.flows if flow.source_port in self.wrong}
 
+    def add_departed(
+        self, seen: Inspection, departure: Departure, addresses: tuple[str, str]
+    ) -> None:
+        """Note a packet that left; addresses: its outer source and destination."""
+        source, dest = addresses
+        self.left[departure] += 1
+        self.ports.add(seen.source)
+        self.dests.add(dest)
+        self.flows.add(OuterTuple(source, seen.source, dest, seen.dest))
+        if departure is Departure.WRONG:
+            self.wrong[seen.source] = seen
+
 
 Outcomes = Mapping[Kind, Outcome]
 """Of one remote end."""
@@ -623,13 +635,8 @@ class Prober:
         if series is None:
             return
         departure = judge(seen, complete=packet.complete)
-        series.outcome.left[departure] += 1
         source, dest = map(address_text, addresses(data))
-        series.outcome.ports.add(seen.source)
-        series.outcome.dests.add(dest)
-        series.outcome.flows.add(OuterTuple(source, seen.source, dest, seen.dest))
-        if departure is Departure.WRONG:
-            series.outcome.wrong[seen.source] = seen
+        series.outcome.add_departed(seen, departure, (source, dest))
 
     def _arrived(self, data: bytes, packet: Packet, seen: Inspection) -> None:
         outcome = self._answered(probepackets.answer(self._inner(data, seen)))

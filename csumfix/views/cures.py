@@ -6,6 +6,7 @@ The prices in microseconds come from `make bench`, packets of 600 bytes; see the
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from csumfix.evidence.conclusions import Conclusion, Verdict
 from csumfix.host.natrules import NatRules
@@ -21,11 +22,20 @@ ANOTHER_PORT = 8473
 
 @dataclass(frozen=True)
 class Cure:
-    """One cure. commands: can be typed as they are."""
+    """One cure.
+
+    commands: can be typed as they are.
+    at_device: whether they have to do with the tunnel's device.
+    """
 
     what: str
     price: str
     commands: tuple[str, ...]
+    at_device: bool = False
+
+    def as_json(self) -> dict[str, Any]:
+        """Return it as plain data."""
+        return {"what": self.what, "price": self.price, "commands": list(self.commands)}
 
 
 @dataclass(frozen=True)
@@ -60,6 +70,11 @@ class Place:
         return self.remote.vtep or "VTEP-ADDRESS"
 
     @property
+    def has_device(self) -> bool:
+        """Whether the tunnel's device is in this network namespace."""
+        return bool(self.remote.device)
+
+    @property
     def has_outer_checksum(self) -> bool:
         """Whether the tunnel computes outer checksums to this remote end."""
         tunnel = self.remote.tunnel
@@ -69,7 +84,8 @@ class Place:
 def cures(conclusion: Conclusion, place: Place) -> list[Cure]:
     """Return the cures of what was found, the cheapest first."""
     make = MAKERS.get(conclusion.verdict)
-    return make(conclusion, place) if make else []
+    found = make(conclusion, place) if make else []
+    return [cure for cure in found if place.has_device or not cure.at_device]
 
 
 def _kernel_lane(place: Place) -> list[Cure]:
@@ -109,6 +125,7 @@ def _inner_off(place: Place) -> Cure:
             f"#   [Match] OriginalName={place.tunnel}",
             "#   [Link]  TransmitChecksumOffload=no",
         ),
+        at_device=True,
     )
 
 
@@ -173,6 +190,7 @@ def _real_address(place: Place) -> Cure:
         "configure the tunnel with the real address of its remote end",
         "none, if nothing else needs the virtual address",
         (f"bridge fdb show dev {place.tunnel} | grep {place.vtep}",),
+        at_device=True,
     )
 
 

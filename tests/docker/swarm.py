@@ -58,9 +58,10 @@ class Daemon:
                 stdout=log,
                 stderr=log,
             )
-        until(lambda: not self._client("info").returncode or None, STARTS_WITHIN, self._said)
+        until(lambda: not self._client("info").returncode or None, STARTS_WITHIN, self.said)
 
-    def _said(self) -> str:
+    def said(self) -> str:
+        """Return the end of the daemon's log."""
         return self._log.read_text()[-4000:]
 
     def _client(self, *arguments: str) -> subprocess.CompletedProcess[str]:
@@ -70,7 +71,7 @@ class Daemon:
     def docker(self, *arguments: str) -> str:
         """Run a command of Docker's client; return what it prints."""
         result = self._client(*arguments)
-        assert result.returncode == 0, (arguments, result.stderr, self._said())
+        assert result.returncode == 0, (arguments, result.stderr, self.said())
         return result.stdout.strip()
 
     def run_container(self) -> None:
@@ -84,6 +85,10 @@ class Daemon:
         """Return the container's address in the overlay network."""
         template = f"{{{{.NetworkSettings.Networks.{OVERLAY}.IPAddress}}}}"
         return self.docker("inspect", f"--format={template}", CONTAINER)
+
+    def networks(self) -> list[str]:
+        """Return the names of Docker's networks."""
+        return self.docker("network", "ls", "--format={{.Name}}").split()
 
     def inside(self) -> list[str]:
         """Return what runs a command of this machine in the container's network namespace."""
@@ -119,6 +124,11 @@ def remove_overlay(manager: Daemon, worker: Daemon) -> None:
     for daemon in (worker, manager):
         daemon.docker("rm", "--force", CONTAINER)
     manager.docker("network", "rm", OVERLAY)
+    until(
+        lambda: OVERLAY not in manager.networks() + worker.networks() or None,
+        PATIENCE,
+        manager.said,
+    )
 
 
 @contextlib.contextmanager

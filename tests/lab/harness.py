@@ -261,6 +261,25 @@ def send(
     return sink.delivery()
 
 
+@contextmanager
+def trickle(node: Node, to: str, *, prefix: Sequence[str] = ()) -> Iterator[None]:
+    """Have fifty datagrams a second sent to an address.
+
+    prefix: a command that executes the sender elsewhere on the node.
+    """
+    options = ["--size=64", "--flows=4", "--rate=50"]
+    process = node.popen(
+        [*prefix, sys.executable, PEER, "flood", to, str(PORT), *options],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+    )
+    try:
+        yield
+    finally:
+        process.kill()
+        process.communicate()
+
+
 def send_while_stopped(lab: Lab, process: Process, count: int, size: int, rate: float) -> Delivery:
     """Send datagrams while a process is stopped, more than its socket holds; then let it go on."""
     # Many sockets: a packet in the queue counts against its socket's send buffer, so that one

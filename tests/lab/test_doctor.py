@@ -15,7 +15,7 @@ from csumfix.errors import Exit
 from csumfix_lab import Lab, faults
 from csumfix_lab.node import Node
 from csumfix_lab.rules import LOADERS, snat
-from tests.lab.harness import CSUMFIX, HEALTHY, QUEUE, Sink, sender, service
+from tests.lab.harness import CSUMFIX, HEALTHY, QUEUE, Sink, sender, service, trickle
 
 SCRIPT = Path(__file__).parents[2] / "iptables" / "csumfix-rules"
 IPV6 = pytest.mark.parametrize("ipv6", [False, True], ids=["ipv4", "ipv6"])
@@ -226,6 +226,14 @@ def test_probe_off_sends_nothing(lab: Lab) -> None:
     before = lab.receiver.counters().in_datagrams
     doctor(lab.sender, "--probe", "off")
     assert lab.receiver.counters().in_datagrams == before
+
+
+@pytest.mark.parametrize("lab", ["snat"], indirect=True)
+def test_without_probes_the_packets_of_others_show_the_cause(lab: Lab) -> None:
+    with trickle(lab.sender, lab.pod_ip):
+        document = doctor(lab.sender, "--probe", "off")
+    assert verdict(document) == "snat"
+    assert "packets left this host with a wrong" in evidence(document)[0]
 
 
 @pytest.mark.parametrize("lab", ["snat"], indirect=True)

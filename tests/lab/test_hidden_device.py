@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 
@@ -10,6 +11,7 @@ from csumfix.errors import Exit
 from csumfix_lab import Lab
 from tests.lab.harness import (
     CSUMFIX,
+    HEALTHY,
     LANES,
     PEER,
     PORT,
@@ -18,6 +20,7 @@ from tests.lab.harness import (
     checksum_errors,
     link,
     service,
+    trickle,
     wait_for_rules,
 )
 
@@ -91,8 +94,15 @@ def test_a_hidden_socket_is_found_by_polling_and_forgotten_when_it_goes(lab: Lab
         wait_for_rules(lab.sender, "CSUMFIX", present=False, timeout=FOUND_WITHIN)
 
 
+def doctor(lab: Lab) -> dict[str, Any]:
+    shown = lab.sender.run([*CSUMFIX, "doctor", "--json"], check=False)
+    document: dict[str, Any] = json.loads(shown.stdout)
+    assert document["exit_code"] == shown.returncode
+    return document
+
+
 @pytest.mark.parametrize("lab", ["snat"], indirect=True)
-def test_trace_shows_what_leaves_and_doctor_says_where_the_device_is(lab: Lab) -> None:
+def test_trace_shows_what_leaves(lab: Lab) -> None:
     hide(lab)
     tracer = lab.sender.popen(
         [*CSUMFIX, "trace", "--count=1"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
@@ -101,9 +111,33 @@ def test_trace_shows_what_leaves_and_doctor_says_where_the_device_is(lab: Lab) -
     assert "tracing port 8472" in tracer.stderr.readline()
     send(lab, 64)
     assert "WRONG" in tracer.communicate(timeout=10)[0]
-    shown = lab.sender.run([*CSUMFIX, "doctor", "--json"], check=False)
-    assert shown.returncode == Exit.BROKEN
-    assert (
-        "port 8472 may be that of a vxlan or geneve device in another"
-        in json.loads(shown.stdout)["trouble"]
-    )
+
+
+@pytest.mark.parametrize("lab", ["snat"], indirect=True)
+def test_doctor_says_where_the_device_is_and_judges_what_leaves(lab: Lab) -> None:
+    hide(lab)
+    document = doctor(lab)
+    assert document["exit_code"] == Exit.BROKEN
+    assert "port 8472 may be that of a vxlan or geneve device in another" in document["trouble"]
+    assert "while the tunnel is used" in document["trouble"]
+    with trickle(lab.sender, lab.pod_ip, prefix=INSIDE):
+        document = doctor(lab)
+        (finding,) = document["findings"]
+        assert document["exit_code"] == Exit.NEGATIVE
+        assert (finding["tunnel"], finding["verdict"]) == ("port 8472", "snat")
+        assert any("conntrack: the flow" in line for line in finding["evidence"])
+        assert "MASQUERADE" in finding["rules"][0]["text"]
+        with service(lab.sender):
+            assert "None of" in doctor(lab)["trouble"]
+
+
+@HEALTHY
+def test_doctor_judges_hidden_devices_beside_those_that_are_here(lab: Lab) -> None:
+    link(lab, "add vx0 type vxlan id 9 dstport 4789 local 192.0.2.1")
+    lab.sender.run(["ip", "netns", "add", "hidden"])
+    link(lab, "set vx0 netns hidden")
+    lab.sender.run([*INSIDE, "ip", "link", "set", "vx0", "up"])
+    document = doctor(lab)
+    assert document["exit_code"] == Exit.OK
+    assert [one["verdict"] for one in document["findings"]] == ["healthy"]
+    assert "port 4789 may be that of" in document["notes"][0]

@@ -17,6 +17,7 @@ from csumfix.evidence.conclusions import (
     Facts,
     Verdict,
     conclude,
+    conclude_from_departures,
     has_zero_checksum_bug,
 )
 from csumfix.evidence.departures import Departure
@@ -29,7 +30,7 @@ from csumfix.host.nics import Nic
 from csumfix.host.remotes import Remote
 from csumfix.host.tunnels import Tunnel
 from csumfix.views.cures import MAKERS, Place, cures
-from csumfix.views.doctor import HEADLINES
+from csumfix.views.diagnosis import HEADLINES
 
 VTEP = "192.0.2.2"
 TUNNEL = Tunnel("flannel.1", 8472, "4", 1450, vni=1, source_ports=(32768, 60999), index=3)
@@ -341,6 +342,37 @@ def test_the_rule_whose_counter_rose_is_named_with_its_owner() -> None:
 )
 def test_kernels_with_the_zero_checksum_bug(version: tuple[int, ...], has: bool) -> None:
     assert has_zero_checksum_bug(version) is has
+
+
+# Without probes, because the device is in another namespace
+
+HIDDEN = replace(REMOTE, device=0, address="", tunnel=replace(TUNNEL, checksum=False))
+
+
+@pytest.mark.parametrize(
+    ("verdict", "seen", "text"),
+    [
+        (Verdict.SNAT, wrong(NEW_PORTS), SNAT),
+        (Verdict.DNAT, wrong(NEW_ADDRESS), DNAT),
+        (Verdict.STATELESS, wrong(NEW_ADDRESS), NFT),
+        (Verdict.ZERO_NAT, wrong(NEW_PORTS, found=77), SNAT),
+    ],
+)
+def test_packets_that_leave_wrong_name_what_rewrites_them(
+    verdict: Verdict, seen: Outcome, text: str
+) -> None:
+    seen.left[Departure.RIGHT] = 2
+    # Their flows may be old, so that no counter of table nat rises.
+    found = conclude_from_departures(HIDDEN, seen, Facts(after=rules(text, 10)))
+    assert found.verdict is verdict
+    assert found.evidence[0] == "40 of 42 packets left this host with a wrong outer checksum"
+    assert len(found.rules) == 1
+
+
+def test_nothing_is_to_be_done_to_a_device_that_is_not_here() -> None:
+    assert "ethtool -K flannel.1" in commands(Verdict.SNAT)
+    assert "flannel.1" not in commands(Verdict.SNAT, remote=HIDDEN)
+    assert "flannel.1" not in commands(Verdict.DNAT, remote=HIDDEN)
 
 
 # What is said about them

@@ -1,17 +1,17 @@
-"""Watches, for a while, the tunnel packets that this host forwards for other hosts."""
+"""Watches, for a while, the tunnel packets that leave this host, whoever sends them."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import time
-from collections import Counter
 from collections.abc import Collection
 from typing import NamedTuple
 
 from csumfix.core import Policy, inspect
 from csumfix.evidence.captures import address_text, addresses
 from csumfix.evidence.departures import Departure, judge
+from csumfix.evidence.probes import Outcome
 from csumfix.evidence.tapsocket import Direction, TapSocket
 from csumfix.protocols import Protocols
 
@@ -30,18 +30,23 @@ class Stream(NamedTuple):
     port: int
 
 
-class Forwarded:
-    """The forwarded packets that were seen.
+class Watched:
+    """The packets that were seen.
 
-    departures: packets of each stream by the state of their outer checksum.
+    streams: how the packets of each left.
     """
 
     def __init__(self) -> None:
-        self.departures: dict[Stream, Counter[Departure]] = {}
+        self.streams: dict[Stream, Outcome] = {}
 
-    def wrong(self) -> dict[Stream, Counter[Departure]]:
+    def wrong(self) -> dict[Stream, Outcome]:
         """Return the streams with packets that left wrong."""
-        return {one: seen for one, seen in self.departures.items() if seen[Departure.WRONG]}
+        return {one: seen for one, seen in self.streams.items() if seen.left[Departure.WRONG]}
+
+    @property
+    def total(self) -> int:
+        """How many packets were judged."""
+        return sum(seen.left.total() for seen in self.streams.values())
 
     def add(self, data: bytes, complete: bool, policy: Policy) -> None:
         """Judge a packet."""
@@ -49,13 +54,13 @@ class Forwarded:
         departure = judge(seen, complete=complete)
         if departure is not Departure.NOT_JUDGED:
             source, dest = map(address_text, addresses(data))
-            stream = Stream(source, dest, seen.dest)
-            self.departures.setdefault(stream, Counter())[departure] += 1
+            outcome = self.streams.setdefault(Stream(source, dest, seen.dest), Outcome())
+            outcome.add_departed(seen, departure, (source, dest))
 
 
-async def watch(devices: Collection[int], ports: Protocols, seconds: float) -> Forwarded:
+async def departures(devices: Collection[int], ports: Protocols, seconds: float) -> Watched:
     """Watch what leaves by these devices; raises OSError if that is not permitted."""
-    found, policy = Forwarded(), Policy.of(ports)
+    found, policy = Watched(), Policy.of(ports)
     ends = time.monotonic() + seconds
     with contextlib.ExitStack() as stack:
         taps = []
@@ -71,6 +76,6 @@ async def watch(devices: Collection[int], ports: Protocols, seconds: float) -> F
                     if packet is None:
                         break
                     found.add(bytes(packet.data), packet.complete, policy)
-            if sum(seen[Departure.WRONG] for seen in found.wrong().values()) >= ENOUGH:
+            if sum(seen.left[Departure.WRONG] for seen in found.wrong().values()) >= ENOUGH:
                 break
     return found
