@@ -37,11 +37,13 @@ def stream(size: int) -> bytes:
 def checksum_errors() -> dict[str, int]:
     """Return how many packets the kernel has dropped for their checksums, by protocol."""
     rows = [line.split() for line in Path("/proc/net/snmp").read_text().splitlines()]
-    return {
+    errors = {
         names[0]: int(values[names.index("InCsumErrors")])
         for names, values in zip(rows[::2], rows[1::2], strict=True)
         if "InCsumErrors" in names
     }
+    rows = [line.split() for line in Path("/proc/net/snmp6").read_text().splitlines()]
+    return errors | {name: int(value) for name, value in rows if name.endswith("InCsumErrors")}
 
 
 class Receiver:

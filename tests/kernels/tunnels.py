@@ -30,7 +30,7 @@ UNTIL_MOVED = 120.0  # seconds until evidence has moved a port to the queue lane
 class Underlay:
     """What carries tunnels.
 
-    network: its addresses begin with this; .99 is nobody's.
+    network: its addresses begin with this; number 99 is nobody's.
     sender, receiver: scripts that make it.
     device: by which the sender's packets leave.
     mtu: of the tunnels, bytes.
@@ -45,12 +45,19 @@ class Underlay:
     verified: bool = True
 
     @property
+    def ipv6(self) -> bool:
+        return ":" in self.network
+
+    def address(self, number: int) -> str:
+        return f"{self.network}{':' if self.ipv6 else '.'}{number}"
+
+    @property
     def virtual(self) -> str:
-        return f"{self.network}.99"
+        return self.address(99)
 
     @property
     def remote(self) -> str:
-        return f"{self.network}.2"
+        return self.address(2)
 
 
 def _both(network: str, device: str, script: str) -> Underlay:
@@ -115,6 +122,7 @@ _ON_ETH0 = "ip addr add {0}/24 dev eth0"
 
 UNDERLAYS = {
     "eth0": Underlay("192.0.2"),
+    "IPv6": Underlay("2001:db8:"),
     "VLAN": _both(
         VLAN,
         "eth0.7",
@@ -166,7 +174,8 @@ UNDERLAYS = {
 class Bug:
     """What goes wrong on the sender.
 
-    rules: returns a script for this tunnel, which may use $port, $virtual and $remote.
+    script: for this tunnel; it may use $port, $virtual, $remote, $inner, and $iptables, which is
+        that of the underlay's family.
     virtual: the sender sends to the virtual address.
     checksum: whether the tunnel has an outer checksum.
     service: the sender reaches the receiver by this address, in place of the inner one.
@@ -239,7 +248,7 @@ BUGS = {
     **NFT,
     "none": Bug(""),
     "snat": Bug(
-        "iptables -t nat -A POSTROUTING -p udp --dport $port -j MASQUERADE --random-fully"
+        "$iptables -t nat -A POSTROUTING -p udp --dport $port -j MASQUERADE --random-fully"
     ),
     "dnat": Bug(
         "iptables -t nat -A OUTPUT -d $virtual -p udp --dport $port "
@@ -288,13 +297,13 @@ class Tunnel:
             return self.geneve_script(here, there)
         carrier, bug = UNDERLAYS[self.underlay], BUGS[self.bug]
         device = f"vx{self.number}"
-        remote = carrier.virtual if bug.virtual and here == 1 else f"{carrier.network}.{there}"
+        remote = carrier.virtual if bug.virtual and here == 1 else carrier.address(there)
         # To packets that are encapsulated, a VRF is the device that the tunnel is bound to.
         bound = "dev red" if self.underlay == "VRF" and here == 1 else ""
         checksum = "udpcsum" if bug.checksum else "noudpcsum"
         return f"""
 ip link add {device} mtu {carrier.mtu} type vxlan id {self.number} dstport {self.port} \
-    local {carrier.network}.{here} remote {remote} nolearning {checksum} {bound}
+    local {carrier.address(here)} remote {remote} nolearning {checksum} {bound}
 ip addr add 10.50.{self.number}.{here}/24 dev {device}
 ip link set {device} up
 """
@@ -308,7 +317,8 @@ ip link set {device} up
         carrier, bug = UNDERLAYS[self.underlay], BUGS[self.bug]
         device, mac = f"gnv{self.number}", f"02:00:00:50:{self.number:02}"
         inner = f"10.50.{self.number}"
-        kind = f"id {self.number} remote {carrier.network}.{there} udpcsum"
+        checksum = "noudp6zerocsumtx noudp6zerocsumrx" if carrier.ipv6 else "udpcsum"
+        kind = f"id {self.number} remote {carrier.address(there)} {checksum}"
         route = ""
         if bug.virtual and here == 1:
             kind = "external"
@@ -328,9 +338,10 @@ ip neigh add {inner}.{there} lladdr {mac}:{there:02} dev {device}
     def rules(self) -> str:
         """Return what makes the bug."""
         carrier = UNDERLAYS[self.underlay]
+        iptables = "ip6tables" if carrier.ipv6 else "iptables"
         return (
             f"port={self.port} virtual={carrier.virtual} remote={carrier.remote} "
-            f"inner=10.50.{self.number}.2\n{BUGS[self.bug].script}\n"
+            f"inner=10.50.{self.number}.2 iptables={iptables}\n{BUGS[self.bug].script}\n"
         )
 
 
