@@ -1,7 +1,9 @@
 """What the service has in the kernel: queues, rules, and the lane of each tunnel port.
 
-Its methods run one at a time, because the service holds a lock. Each either does all that it says,
-or raises CsumfixError and leaves what was there.
+Methods that change something run one at a time, because the service holds a lock meanwhile. If the
+kernel refuses rules, such a method raises CsumfixError, and the old ones stay. What follows from
+the devices may be new already, and nobody knows what is loaded until rules are loaded or compared
+again. So the service does again what failed. After a reload that failed, it reconciles.
 """
 
 from __future__ import annotations
@@ -307,7 +309,10 @@ class Datapath:
             return False
         await self._count()
         differs = await self._kernel.rules.differences(self.rules)
-        if not differs or (differs == self._irreparable and self._in_vain >= IN_VAIN):
+        if not differs:
+            self._in_sync = True  # though loading others may have failed meanwhile
+            return False
+        if differs == self._irreparable and self._in_vain >= IN_VAIN:
             return False
         await self._apply(self.rules)
         # What was seen meanwhile is about other rules: the kernel lane may have its gate now.
@@ -369,9 +374,7 @@ class Datapath:
         wanted = self._rule_set(lanes)
         changes = wanted != self.rules
         if changes or not self._in_sync:
-            self._in_sync = False
             await self._apply(wanted)
-            self._in_sync = True
         self._tell_changes(lanes)
         self.lanes = lanes
         return changes
@@ -412,6 +415,7 @@ class Datapath:
     async def _apply(self, wanted: RuleSet | None) -> None:
         if self._drops_counters(wanted):
             await self._count()
+        self._in_sync = False
         if wanted is None:
             await self._kernel.rules.remove()
         else:
@@ -420,7 +424,7 @@ class Datapath:
             self._note_backend(await self._kernel.rules.apply(wanted))
         if self.rules and self.rules.leaving_ports and not (wanted and wanted.leaving_ports):
             await self._kernel.flows.destroy()
-        self.rules = wanted
+        self.rules, self._in_sync = wanted, True
         self._set_ports(wanted)
         self._note_kernel_since(wanted)
 

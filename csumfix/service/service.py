@@ -412,7 +412,9 @@ class Service:
             await self._exporter.move(options.metrics)
             await self._datapath.reconfigure(options)
         except (CsumfixError, OSError) as error:
-            self._metrics.request()  # back to where they were
+            # Back to where they were: a reload can fail half way.
+            self._metrics.request()
+            self._tunnels.request(0)
             self._reload = replace(
                 self._reload, ok=False, time=time.time(), failed=self._reload.failed + 1
             )

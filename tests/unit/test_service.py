@@ -312,6 +312,7 @@ def test_a_failed_reload_restores_what_was_there(caplog: pytest.LogCaptureFixtur
         seen = process.service.snapshot()
         assert (seen.reload.ok, seen.reload.failed) == (False, 1)
         assert (seen.config["queue_base"], seen.config["ports"]) == (0, ())
+        assert seen.rules == before, "the old ones are known to be loaded"
         host.links_change()
         await asyncio.sleep(1)
         assert host.rules == before, "the next change must not bring the new settings"
@@ -322,6 +323,21 @@ def test_a_failed_reload_restores_what_was_there(caplog: pytest.LogCaptureFixtur
 
     play(scenario())
     assert "reload failed, the old settings stay in force: refused" in caplog.messages
+
+
+def test_a_failed_reload_leaves_neither_the_tap_nor_a_port_half_changed() -> None:
+    async def scenario() -> None:
+        host = Host()
+        process = await started(host, QUEUE)
+        pause = host.tap.pause
+        host.refusals = [CsumfixError("refused", Exit.KERNEL)]
+        await process.reload(Options(tap_pause=pause + 1))
+        assert host.tap.pause == pause
+        (lane,) = process.service.snapshot().lanes
+        assert (lane.lane, lane.leaving_queue) == ("queue", False)
+        await process.stop()
+
+    play(scenario())
 
 
 def test_a_reload_that_wants_a_foreign_queue_touches_nothing() -> None:
@@ -515,6 +531,25 @@ def test_rules_that_another_program_changed_are_restored(caplog: pytest.LogCaptu
     play(scenario())
     (line,) = (line for line in caplog.messages if "another program" in line)
     assert line.endswith("restored: family=4 lane=kernel rule=fill-8472 what=missing")
+
+
+def test_rules_are_not_said_to_be_loaded_while_they_cannot_be_restored() -> None:
+    async def scenario() -> None:
+        host = Host()
+        process = await started(host)
+        await asyncio.sleep(10)
+        loaded = host.rules
+        host.meddled = ("family=4 lane=kernel rule=fill-8472 what=missing",)
+        host.refusals = [CsumfixError("refused", Exit.KERNEL)]
+        host.rules_change()
+        await asyncio.sleep(1)
+        assert process.service.snapshot().rules is None
+        host.meddled = ()  # the other program has put them back
+        await asyncio.sleep(RETRY)
+        assert process.service.snapshot().rules == loaded
+        await process.stop()
+
+    play(scenario())
 
 
 @pytest.mark.parametrize(("flushes", "restored"), [(2, 2), (10, IN_VAIN)])
