@@ -248,8 +248,8 @@ class Datapath:
     def _note_carriers(self) -> None:
         """Have what probes found be tried anew if the tunnels leave by other devices now.
 
-        Meanwhile the ports stay in the queue lane for the hold time, for the new devices may lie
-        as well.
+        Meanwhile ports that are in the queue lane stay there for the hold time, for the new
+        devices may lie as well.
         """
         before = self._carried_by
         self._carried_by = self.underlays or before
@@ -257,7 +257,7 @@ class Datapath:
             return
         self._probing.forget()
         for port, lane in self.lanes.items():
-            if lane.trial is Trial.HELPED:
+            if lane.trial is not Trial.NONE:
                 self.lanes[port] = replace(lane, trial=Trial.NONE)
                 self._known_since[port] = self._clock()
 

@@ -21,7 +21,7 @@ through NFQUEUE, where the C core repairs them. With the setting ``auto``:
 What only the probes find is a lie of the NIC, or a relay on the path. Neither can be seen on this
 host, in either lane, so their absence cannot be noticed: the port stays in the queue lane until
 its tunnels leave by other devices, or the service begins anew. A trial that did not help is not
-repeated before the hold time has passed.
+repeated before the hold time has passed. Other devices end every trial, whatever it has shown.
 
 Probes are also lost by a cause that can be seen here, and may find it before the tap does. Then
 the queue lane repairs the probes of the trial themselves, and a repair decides before any answer:

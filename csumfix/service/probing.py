@@ -127,9 +127,14 @@ class Probing:
         self._suspects: set[Key] = set()
         self._watching = 0
         self._is_new = True
+        self._forgotten = 0
 
     def forget(self) -> None:
-        """Forget the findings, because packets take other ways from now on."""
+        """Forget the findings, because packets take other ways from now on.
+
+        A round that runs meanwhile finds nothing out: its packets took either way.
+        """
+        self._forgotten += 1
         self.findings.clear()
         self._suspects.clear()
         self._known_for = 0
@@ -143,6 +148,7 @@ class Probing:
         trials: ports of which is to be found out whether their lane helps. They are judged by the
             remote ends to which packets were lost before.
         """
+        forgotten = self._forgotten
         chosen = self._turns.choose(await self._find(tunnels), self._suspects)
         if not chosen:
             return False
@@ -152,10 +158,12 @@ class Probing:
         if probes.blind:
             return False
         self.rounds += 1
+        self._count(probes.probed)
+        if self._forgotten != forgotten:
+            return True
         judged = [Judged(one, offload.judge(one.outcomes)) for one in probes.probed]
         for port in {one.probed.remote.tunnel.port for one in judged}:
             of_port = [one for one in judged if one.probed.remote.tunnel.port == port]
-            self._count(port, of_port)
             self._conclude(port, of_port, began, is_trial=port in trials)
         self._suspect(judged)
         return self._look_at_silence(judged, watches=watches)
@@ -189,10 +197,10 @@ class Probing:
             )
         self.fault = fault or None
 
-    def _count(self, port: int, judged: Iterable[Judged]) -> None:
-        for one in judged:
-            before = self.counts.get(port, Counts())
-            self.counts[port] = before + offload.count(one.probed.outcomes)
+    def _count(self, probed: Iterable[Probed]) -> None:
+        for one in probed:
+            port = one.remote.tunnel.port
+            self.counts[port] = self.counts.get(port, Counts()) + offload.count(one.outcomes)
 
     def _conclude(
         self, port: int, judged: Sequence[Judged], began: float, *, is_trial: bool

@@ -386,9 +386,6 @@ class Service:
         if self._options.probe != "on":
             return
         again = await self._probing.round(path.tunnels, path.underlays, path.trials)
-        if self._options.probe != "on":  # since a reload meanwhile
-            self._probing.forget()
-            return
         if again:
             self._probes.request(0)
         elif self._probing.is_behind:

@@ -15,7 +15,7 @@ from csumfix.evidence.probes import Kind, Outcome
 from csumfix.host.remotes import Remote
 from csumfix.host.tunnels import Tunnel
 from csumfix.options import LaneSetting, Options
-from csumfix.service.lanes import SEEN
+from csumfix.service.lanes import SEEN, Trial
 from csumfix.service.probing import EVERY, PER_ROUND, Turns
 from csumfix.service.snapshot import PortSnapshot
 from tests.unit.fakes import FLANNEL, OTHER, Host, Process, outcomes, remote
@@ -299,6 +299,60 @@ def test_after_other_devices_carry_the_tunnels_the_lane_is_tried_anew(
         await asyncio.sleep(20)
         assert port(process).lane == "kernel"
         await asyncio.sleep(100)
+        assert port(process).lane == "kernel"
+        await process.stop()
+
+    play(scenario())
+
+
+def test_a_round_during_which_the_tunnels_changed_devices_counts_for_nothing(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The old device has lied. Answers by way of the new one would seem to show a cure."""
+
+    async def scenario() -> None:
+        host = Host(remotes=[remote(1)])
+        process = await started(host)
+        await asyncio.sleep(5)
+        host.answers = lambda _: LOST
+        while len(host.asked) == 1:
+            await asyncio.sleep(0.1)
+        monkeypatch.setattr("tests.unit.fakes.UNDERLAY", 9)
+        host.routes_change()
+        await asyncio.sleep(1)  # the round has ended
+        host.answers = lambda _: ANSWERED
+        await asyncio.sleep(5)
+        assert process.service.snapshot().lane_changes == 0
+        assert len(host.asked) == 3, "asked anew at once"
+        assert port(process).probes_sent["complete"] == 9, "they were sent all the same"
+        await process.stop()
+
+    play(scenario())
+
+
+@pytest.mark.parametrize(
+    ("trial", "lane"),
+    [(Trial.RUNNING, "queue"), (Trial.HELPED, "queue"), (Trial.FAILED, "kernel")],
+)
+def test_no_trial_outlives_a_change_of_devices(
+    trial: Trial, lane: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A trial that runs would be judged by the new device; one that failed says nothing of it."""
+
+    async def scenario() -> None:
+        host = Host(remotes=[remote(1)])
+        in_queue = {Trial.RUNNING: UNKNOWN, Trial.HELPED: ANSWERED, Trial.FAILED: LOST}[trial]
+        host.answers = lambda _: LOST if in_kernel_lane(host) else in_queue
+        process = await started(host, Options(hold=100))
+        await asyncio.sleep(10)
+        assert (process.service._datapath.lanes[8472].trial, port(process).lane) == (trial, lane)
+        monkeypatch.setattr("tests.unit.fakes.UNDERLAY", 9)
+        host.answers = lambda _: ANSWERED
+        host.routes_change()
+        await asyncio.sleep(50)
+        assert process.service._datapath.lanes[8472].trial is Trial.NONE
+        assert port(process).lane == lane
+        await asyncio.sleep(60)
         assert port(process).lane == "kernel"
         await process.stop()
 
