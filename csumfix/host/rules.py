@@ -102,6 +102,10 @@ class Backend:
     why: str = ""
 
 
+RuleKey = tuple[str, str]
+"""Family and role of a rule, such as "4" and "fill-8472"."""
+
+
 @dataclass(frozen=True)
 class LoadedRule:
     """A rule of ours, or one in our chains, as csumfix-rules reads it back.
@@ -240,11 +244,14 @@ def remove() -> None:
     _must(["remove"])
 
 
-def packets() -> Counter[str]:
-    """Count the packets that met our rules, by the rule's role ("fill-8472", "queue-0")."""
-    found: Counter[str] = Counter()
-    for rule in loaded().rules:
-        found[rule.role] += rule.packets
+def packets() -> Counter[RuleKey]:
+    """Count the packets that met our rules; raise if the rules of a family could not be read."""
+    result = run(["status"])
+    if result.returncode not in (Exit.OK, Exit.NEGATIVE):
+        raise _failure(result)
+    found: Counter[RuleKey] = Counter()
+    for rule in parse(result.stdout).rules:
+        found[rule.family, rule.role] += rule.packets
     return found
 
 

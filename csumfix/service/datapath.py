@@ -23,6 +23,7 @@ from csumfix.host.rules import (
     NFT,
     Backend,
     LanesRefusedError,
+    RuleKey,
     RuleSet,
     is_about_kernel,
 )
@@ -114,7 +115,7 @@ class Datapath:
         self._repaired: dict[int, tuple[int, float | None]] = {}
         self._known_since: dict[int, float] = {}
         self._met: Counter[str] = Counter()
-        self._read: Counter[str] = Counter()
+        self._read: Counter[RuleKey] = Counter()
         self._counted_at = float("-inf")
         self._checked_at = float("-inf")
         self._counting = asyncio.Lock()
@@ -578,17 +579,18 @@ class Datapath:
     # Counters and state
 
     async def _count(self) -> None:
-        """Read the packet counters of the rules; a counter that has fallen began again with 0."""
+        """Read the packet counters of the rules, if they can be read."""
         async with self._counting:
             with suppress(CsumfixError):
                 self._add(await self._kernel.rules.packets())
             self._counted_at = self._clock()
 
-    def _add(self, read: Counter[str]) -> None:
-        for role, packets in read.items():
-            before = self._read[role]
+    def _add(self, read: Counter[RuleKey]) -> None:
+        """Add what the rules have met since; a counter that fell, or was gone, began with 0."""
+        for rule, packets in read.items():
+            before, (_, role) = self._read[rule], rule
             self._met[role] += packets - before if packets >= before else packets
-            self._read[role] = packets
+        self._read = read
 
     async def refresh(self) -> None:
         """Read the rules' counters for fill(), unless they were read just now.

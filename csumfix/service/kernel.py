@@ -20,7 +20,7 @@ from csumfix.host import flows, queues, remotes, rules, sockets, tunnels, underl
 from csumfix.host.changes import Changes
 from csumfix.host.queues import KernelQueue
 from csumfix.host.remotes import Remote
-from csumfix.host.rules import AUTO, NFT, Backend, RuleSet
+from csumfix.host.rules import AUTO, NFT, Backend, RuleKey, RuleSet
 from csumfix.host.tunnels import Tunnel
 from csumfix.protocols import Protocols
 from csumfix.service.netlink import listening
@@ -39,8 +39,8 @@ class Rules(Protocol):
     async def differences(self, wanted: RuleSet) -> tuple[str, ...]:
         """Return how the loaded rules differ from these."""
 
-    async def packets(self) -> Counter[str]:
-        """Count the packets that met our rules, by the rule's role."""
+    async def packets(self) -> Counter[RuleKey]:
+        """Count the packets that met our rules."""
 
     async def changes_are_announced(self) -> bool:
         """Tell whether changes of rules make netlink events."""
@@ -194,8 +194,8 @@ class ScriptRules:
             wanted = replace(wanted, backend=self.backend.name)
         return await in_thread(rules.differences, wanted)
 
-    async def packets(self) -> Counter[str]:
-        """Count the packets that met our rules, by the rule's role."""
+    async def packets(self) -> Counter[RuleKey]:
+        """Count the packets that met our rules."""
         return await in_thread(rules.packets)
 
     async def changes_are_announced(self) -> bool:

@@ -19,7 +19,7 @@ from csumfix.host.changes import Changes
 from csumfix.host.events import LINKS, NFTABLES, ROUTES
 from csumfix.host.queues import KernelQueue
 from csumfix.host.remotes import Remote
-from csumfix.host.rules import Backend, RuleSet
+from csumfix.host.rules import Backend, RuleKey, RuleSet
 from csumfix.host.tunnels import Tunnel
 from csumfix.options import Options
 from csumfix.protocols import Protocols
@@ -149,7 +149,7 @@ class Host:
     counting: float = 0.0
     while_loading: Callable[[RuleSet], None] = lambda _: None
     meddled: tuple[str, ...] = ()
-    met: Counter[str] = field(default_factory=Counter)
+    met: Counter[RuleKey] = field(default_factory=Counter)
     nfqueue: bool = True
     backend: Backend = field(default_factory=lambda: Backend("iptables"))
     unreadable: OSError | None = None
@@ -239,7 +239,7 @@ class Rules:
         self._host.checked += 1
         return self._host.meddled if self._host.rules == wanted else ("all",)
 
-    async def packets(self) -> Counter[str]:
+    async def packets(self) -> Counter[RuleKey]:
         await asyncio.sleep(self._host.counting)
         return self._host.met.copy()
 

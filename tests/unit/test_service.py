@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -11,7 +12,7 @@ import pytest
 
 from csumfix.core import Policy
 from csumfix.errors import CsumfixError, Exit
-from csumfix.host.rules import Backend, LanesRefusedError, RuleSet
+from csumfix.host.rules import Backend, LanesRefusedError, RuleKey, RuleSet
 from csumfix.options import LaneSetting, Options, TunnelOptions
 from csumfix.service import handover, pool
 from csumfix.service.datapath import IN_VAIN
@@ -1176,10 +1177,10 @@ def test_while_it_stops_it_cannot_be_taken_over_from() -> None:
 def test_status_is_a_snapshot() -> None:
     async def scenario() -> None:
         host = Host()
-        host.met["fill-8472"] = 12
+        host.met["4", "fill-8472"] = 12
         process = await started(host, Options(ports=(9999,)))
         await asyncio.sleep(6)
-        host.met["fill-8472"] = 55
+        host.met["4", "fill-8472"] = 55
         seen = from_json(await process.socket.ask(request="status"))
         assert [one.name for one in seen.tunnels] == ["flannel.1"]
         assert [(one.port, one.kernel_packets) for one in seen.lanes] == [(8472, 55), (9999, 0)]
@@ -1189,12 +1190,42 @@ def test_status_is_a_snapshot() -> None:
     play(scenario())
 
 
+@pytest.mark.parametrize(
+    ("flushed", "after", "total"),
+    [
+        ("4", {("6", "fill-8472"): 1000}, 1100),
+        ("4", {("4", "fill-8472"): 5, ("6", "fill-8472"): 1000}, 1105),
+        ("6", {("4", "fill-8472"): 101, ("6", "fill-8472"): 7}, 1108),
+        ("4 and 6", {}, 1100),
+    ],
+)
+def test_packets_are_counted_once_though_rules_of_a_family_come_and_go(
+    flushed: str, after: dict[RuleKey, int], total: int
+) -> None:
+    async def scenario() -> list[int]:
+        host = Host()
+        process = await started(host)
+        told = []
+        before = Counter({("4", "fill-8472"): 100, ("6", "fill-8472"): 1000})
+        back = Counter({("4", "fill-8472"): 2000, ("6", "fill-8472"): 3000})
+        for host.met in (before, Counter(after), back):
+            await asyncio.sleep(6)
+            seen = from_json(await process.socket.ask(request="status"))
+            told.append(seen.lanes[0].kernel_packets)
+        await process.stop()
+        return told
+
+    first, second, third = play(scenario())
+    assert (first, second) == (1100, total), f"after IPv{flushed} was flushed"
+    assert third == total + 5000 - sum(after.values())
+
+
 def test_status_does_not_wait_for_counters_that_take_long_to_read() -> None:
     async def scenario() -> None:
         host = Host()
         process = await started(host)
         await asyncio.sleep(6)
-        host.met["fill-8472"], host.counting = 55, 4.0
+        host.met["4", "fill-8472"], host.counting = 55, 4.0
         before = asyncio.get_running_loop().time()
         first = from_json(await process.socket.ask(request="status"))
         assert asyncio.get_running_loop().time() - before < 2.0
