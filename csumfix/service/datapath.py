@@ -111,7 +111,8 @@ class Datapath:
         self._kernel_since: dict[int, float] = {}
         self._changed_at: dict[int, float] = {}
         self._carried_by: frozenset[int] = frozenset()
-        self._leaving: dict[int, float] = {}
+        # Since when loaded rules have recorded the flows; None if they do not yet.
+        self._leaving: dict[int, float | None] = {}
         self._repaired: dict[int, tuple[int, float | None]] = {}
         self._known_since: dict[int, float] = {}
         self._met: Counter[str] = Counter()
@@ -399,16 +400,26 @@ class Datapath:
         return await self.restore()
 
     def _rule_set(self, lanes: Lanes) -> RuleSet | None:
-        now = self._clock()
         return rule_set(
             self._with_hidden,
             self._numbers,
             self._tunnels,
             lanes,
             tuple(self._leaving),
-            recording=any(now - since < RECORDING for since in self._leaving.values()),
+            recording=self._must_record(),
             without_kernel=[port for port in lanes if not self._uses_kernel(port)],
         )
+
+    def _must_record(self) -> bool:
+        """Tell whether flows have not been recorded for long enough to leave one by one."""
+        now = self._clock()
+        return any(at is None or now - at < RECORDING for at in self._leaving.values())
+
+    def _note_recording(self, wanted: RuleSet | None) -> None:
+        """Note that recording has begun: rules can take seconds to load, or be loaded again."""
+        if wanted and wanted.recording:
+            began = self._leaving.keys() & set(wanted.leaving_ports)
+            self._leaving |= dict.fromkeys(began, self._clock())
 
     def _uses_kernel(self, port: int) -> bool:
         return not self._kernel_fault and self._wishes[port].lane is not LaneSetting.QUEUE
@@ -427,6 +438,7 @@ class Datapath:
             await self._kernel.flows.destroy()
         self.rules, self._in_sync = wanted, True
         self._set_ports(wanted)
+        self._note_recording(wanted)
         self._note_kernel_since(wanted)
 
     def _note_backend(self, backend: Backend) -> None:
@@ -538,7 +550,7 @@ class Datapath:
                     extra={"event": "no_flows"},
                 )
                 return
-        self._leaving[port] = self._clock()
+        self._leaving[port] = None
 
     async def _have_left(self) -> bool:
         """Tell whether no flow is left in the queue lane.
