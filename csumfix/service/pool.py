@@ -45,6 +45,7 @@ class Pool:
         self._waiting: list[Queue] = []
         self._policy = Policy()
         self._stood_at: dict[int, int] = {}
+        self._released: Counter[int] = Counter()
 
     # Binding and unbinding
 
@@ -120,6 +121,7 @@ class Pool:
             for queue in leaving:
                 queue.stop()
                 del self._queues[queue.number]
+                self._released += _repaired_by(queue)
 
     async def _wait_until_empty(self, numbers: Collection[int]) -> None:
         """Wait for packets that met the rules before they were removed."""
@@ -173,11 +175,10 @@ class Pool:
                 queue.probe()
 
     def repaired(self) -> Counter[int]:
-        """Return how many packets the queues have repaired, by their UDP port."""
-        total: Counter[int] = Counter()
+        """Return how many packets were repaired, by their UDP port; also by queues of before."""
+        total = self._released.copy()
         for queue in self._queues.values():
-            for one in queue.stats().ports:
-                total[one.port] += one.repaired
+            total += _repaired_by(queue)
         return total
 
     def find_stuck_queue(self) -> str | None:
@@ -211,6 +212,10 @@ class Pool:
             number: QueueSnapshot.of(queue.stats(), kernel.get(number))
             for number, queue in self._queues.items()
         }
+
+
+def _repaired_by(queue: Queue) -> Counter[int]:
+    return Counter({one.port: one.repaired for one in queue.stats().ports})
 
 
 def _lost(number: int, error: OSError | None) -> CsumfixError:

@@ -300,6 +300,20 @@ def test_a_reload_binds_new_queues_before_rules_and_drains_old_ones_after() -> N
     ]
 
 
+def test_repairs_of_queues_that_a_reload_released_stay_counted() -> None:
+    async def scenario() -> None:
+        host = Host()
+        process = await started(host, QUEUE)
+        host.queues[0].repair(8472, 40)
+        await process.reload(replace(QUEUE, queue_base=4))
+        assert process.service.snapshot().lanes[0].repaired == 40
+        host.queues[4].repair(8472, 2)
+        assert process.service.snapshot().lanes[0].repaired == 42
+        await process.stop()
+
+    play(scenario())
+
+
 def test_a_failed_reload_restores_what_was_there(caplog: pytest.LogCaptureFixture) -> None:
     async def scenario() -> None:
         host = Host()
