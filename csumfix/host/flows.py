@@ -79,15 +79,29 @@ def destroy() -> None:
 
 
 def are_left() -> bool:
-    """Tell whether any flow is still in the set."""
+    """Tell whether any flow is still in the set; raise CsumfixError if nobody can say.
+
+    A set that is not there has none: another program has destroyed it.
+    """
     try:
         with _ipset() as ipset:
             return any(
                 message.get_attr("IPSET_ATTR_ADT") and message.get_attr("IPSET_ATTR_ADT")["attrs"]
                 for message in ipset.list(NAME)
             )
-    except (NetlinkError, OSError):  # another program has destroyed it
-        return False
+    except (NetlinkError, OSError) as error:
+        if _errno(error) == errno.ENOENT:
+            return False
+        raise CsumfixError(
+            f"cannot list the ipset {NAME}: {error}: "
+            "too many open files on this host, or the kernel does not answer",
+            Exit.KERNEL,
+        ) from None
+
+
+def _errno(error: NetlinkError | OSError) -> int | None:
+    code: int | None = error.errno if isinstance(error, OSError) else error.code
+    return code
 
 
 def are_left_in_nft() -> bool:
