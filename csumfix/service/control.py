@@ -123,8 +123,8 @@ class Server:
 
     def __init__(self, handlers: Mapping[str, Handler]) -> None:
         self._handlers = handlers
-        self._strangers = 0
         self._tasks: set[asyncio.Task[None]] = set()
+        self._strangers: set[asyncio.Task[None]] = set()
         self._listener = Listener(self._on_connection)
 
     @property
@@ -142,15 +142,16 @@ class Server:
 
     def _on_connection(self, connection: socket.socket) -> None:
         trusted = _may_command(address.owner(connection).uid)
-        if not trusted and self._strangers >= MAX_STRANGERS:
+        if not trusted and len(self._strangers) >= MAX_STRANGERS:
             connection.close()
             return
         task = asyncio.get_running_loop().create_task(self._serve(connection, trusted))
-        self._tasks.add(task)
-        task.add_done_callback(self._tasks.discard)
+        # Many can be accepted before the first task runs.
+        for tasks in (self._tasks,) if trusted else (self._tasks, self._strangers):
+            tasks.add(task)
+            task.add_done_callback(tasks.discard)
 
     async def _serve(self, connection: socket.socket, trusted: bool) -> None:
-        self._strangers += not trusted
         peer = None
         try:
             peer = Peer(*await asyncio.open_unix_connection(sock=connection))
@@ -160,8 +161,6 @@ class Server:
         except OSError:  # it hung up, or does not read what it asked for
             if peer:
                 peer.abort()
-        finally:
-            self._strangers -= not trusted
 
 
 async def serve(handlers: Mapping[str, Handler]) -> Server:

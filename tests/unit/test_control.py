@@ -187,6 +187,34 @@ def test_strangers_do_not_lock_the_operator_out(monkeypatch: pytest.MonkeyPatch)
     asyncio.run(scenario())
 
 
+def test_strangers_that_come_at_once_are_counted_one_by_one(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """They are accepted before any of them is served."""
+    monkeypatch.setattr(control, "_may_command", lambda _: False)
+
+    async def scenario() -> None:
+        async with served() as server:
+            ends = [socket.socketpair() for _ in range(control.MAX_STRANGERS + 3)]
+            for mine, _ in ends:
+                mine.setblocking(False)
+            for _, theirs in ends:
+                server._on_connection(theirs)
+            await asyncio.sleep(0.1)
+            assert [is_closed(mine) for mine, _ in ends].count(True) == 3
+            for mine, _ in ends:
+                mine.close()
+
+    asyncio.run(scenario())
+
+
+def is_closed(end: socket.socket) -> bool:
+    try:
+        return end.recv(1) == b""
+    except BlockingIOError:
+        return False
+
+
 def test_a_file_that_somebody_removes_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(listener, "RETRY", 0.1)
 
