@@ -31,7 +31,10 @@ STRANGERS_TIME = 4.0
 """Seconds in which a stranger must have asked and read the answer."""
 
 MAX_LINE = 1 << 20
-"""Bytes of an answer to a command."""
+"""Bytes of an answer to a command, its end included."""
+
+MAX_STATUS = MAX_LINE - 1
+"""Bytes of the JSON object that tells the state."""
 
 MAX_TAKE_OVER = 16 << 20
 """Bytes of an answer to a successor, which gets the lane of every port there can be."""

@@ -46,7 +46,7 @@ from csumfix.service.lanes import SETTLE as LOADED
 from csumfix.service.lanes import lanes_to_json
 from csumfix.service.probing import EVERY, LOOKUP_PAUSE, Probing
 from csumfix.service.runner import RETRY, Runner, Scheduler
-from csumfix.service.snapshot import ReloadSnapshot, Snapshot, to_json
+from csumfix.service.snapshot import ReloadSnapshot, Snapshot, to_bounded_json
 
 log = logging.getLogger("csumfix")
 
@@ -479,7 +479,7 @@ class Service:
     async def _tell_status(self, peer: Peer) -> None:
         if peer.trusted:  # it runs iptables, which a stranger must not make us do
             await self._datapath.refresh()
-        await peer.send(**to_json(self.snapshot().bounded()))
+        await peer.send(**to_bounded_json(self.snapshot(), control.MAX_STATUS))
 
     async def _hand_over(self, peer: Peer) -> None:
         """Leave the rules alone until the successor has loaded its own, then go."""

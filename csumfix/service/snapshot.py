@@ -8,6 +8,7 @@ SCHEMA changes only when a field gets another meaning.
 
 from __future__ import annotations
 
+import json
 import types
 from collections.abc import Mapping
 from dataclasses import MISSING, Field, asdict, dataclass, field, fields, is_dataclass, replace
@@ -271,9 +272,13 @@ class Snapshot:
         )
 
     def bounded(self, limit: int = LISTED) -> Snapshot:
-        """Return it with lists that fit into an answer; unusual ports take precedence."""
+        """Return it with lists of so many items at most.
+
+        Unusual ports take precedence, and those with most packets of a queue's.
+        """
         ranked = sorted(self.lanes, key=lambda one: one.is_plain)[:limit]
         kept = tuple(sorted(ranked, key=lambda one: one.port))
+        share = limit // max(1, len(self.queues))
         return replace(
             self,
             config=_cut_config(self.config, limit),
@@ -281,12 +286,23 @@ class Snapshot:
             tunnels=self.tunnels[:limit],
             lanes=kept,
             rules=_cut(self.rules, limit),
+            queues={number: _cut_ports(one, share) for number, one in self.queues.items()},
         )
 
 
 def _cut_config(config: Mapping[str, Any], limit: int) -> dict[str, Any]:
-    tunnels: Mapping[str, Any] = config.get("tunnels", {})
-    return {**config, "tunnels": dict(islice(tunnels.items(), limit))}
+    return {name: _cut_value(value, limit) for name, value in config.items()}
+
+
+def _cut_value(value: Any, limit: int) -> Any:
+    if isinstance(value, Mapping):
+        return dict(islice(value.items(), limit))
+    return value[:limit] if isinstance(value, tuple | list) else value
+
+
+def _cut_ports(queue: QueueSnapshot, limit: int) -> QueueSnapshot:
+    busiest = sorted(queue.ports, key=lambda one: one.packets, reverse=True)
+    return replace(queue, ports=tuple(busiest[:limit]))
 
 
 def _cut(rules: RuleSet | None, limit: int) -> RuleSet | None:
@@ -303,6 +319,16 @@ def _cut(rules: RuleSet | None, limit: int) -> RuleSet | None:
 def to_json(snapshot: Snapshot) -> dict[str, Any]:
     """Return the snapshot as a JSON object."""
     return asdict(snapshot)
+
+
+def to_bounded_json(snapshot: Snapshot, size: int) -> dict[str, Any]:
+    """Return the snapshot as a JSON object of at most so many bytes, by lists that are cut."""
+    limit = LISTED
+    plain = to_json(snapshot.bounded(limit))
+    while limit and len(json.dumps(plain)) > size:
+        limit //= 2
+        plain = to_json(snapshot.bounded(limit))
+    return plain
 
 
 def from_json(plain: Mapping[str, Any]) -> Snapshot:

@@ -19,6 +19,7 @@ from csumfix.service.snapshot import (
     QueueSnapshot,
     Snapshot,
     from_json,
+    to_bounded_json,
     to_json,
 )
 from tests.unit.snapshots import lane, queue, snapshot, tunnel
@@ -136,8 +137,7 @@ def test_thousands_of_ports_fit_into_an_answer_and_all_are_counted() -> None:
         config={"tunnels": {f"fifteen-let{n:04}": {"lane": "queue"} for n in everything}},
         settings_notes=("x" * 250,) * count,
     )
-    answer = shown.counted().bounded()
-    assert len(control.encode(to_json(answer))) < control.MAX_LINE
+    answer = from_json(to_bounded_json(shown.counted(), control.MAX_STATUS))
     assert (answer.lanes_count, answer.queue_lane_count) == (count, 11)
     assert sum(one.lane == "queue" for one in answer.lanes) == 11
     assert (len(answer.lanes), len(answer.tunnels), answer.tunnels_count) == (
@@ -146,6 +146,23 @@ def test_thousands_of_ports_fit_into_an_answer_and_all_are_counted() -> None:
         count,
     )
     assert [one.port for one in answer.lanes] == sorted(one.port for one in answer.lanes)
+
+
+@pytest.mark.parametrize("why", ["x" * 300, "\udcff" * 300])
+def test_whatever_a_snapshot_says_it_fits_into_an_answer(why: str) -> None:
+    one, everything = lane(why=why, probe_why=why), tuple(range(1, 65536))
+    counts = tuple(PortStats(port, 10**9 + port, 10**9, 10**9) for port in range(1, 66))
+    shown = snapshot(
+        lanes=tuple(replace(one, port=port) for port in range(1, 2 * LISTED)),
+        config={"ports": everything, "geneve_ports": everything},
+        settings_notes=(why,) * 2 * LISTED,
+        queues={number: queue(ports=counts) for number in range(64)},
+    )
+    answer = to_bounded_json(shown, control.MAX_STATUS)
+    assert len(control.encode(answer)) <= control.MAX_LINE
+    assert len(answer["lanes"]) >= LISTED / 8
+    assert answer["lanes_count"] == 2 * LISTED - 1
+    assert answer["queues"][63]["ports"][0]["port"] == 65, "the busiest"
 
 
 def test_the_empty_snapshot_is_a_snapshot() -> None:
