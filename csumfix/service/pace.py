@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from collections.abc import Callable
 
@@ -15,7 +14,6 @@ class Pace:
     ) -> None:
         self._rate, self._burst, self._clock = rate, float(burst), clock
         self._free, self._then = self._burst, clock()
-        self._turn = threading.Lock()
 
     def take(self) -> float:
         """Take one event; return 0, or the seconds to wait until a whole burst is free again.
@@ -29,9 +27,3 @@ class Pace:
             return (self._burst - self._free) / self._rate
         self._free -= 1
         return 0.0
-
-    def wait(self) -> None:
-        """Take one event, however long that takes; for threads."""
-        with self._turn:
-            while pause := self.take():
-                time.sleep(pause)
