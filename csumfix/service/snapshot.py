@@ -3,7 +3,7 @@
 `status`, `top`, the metrics and the control socket all use these classes. On the control socket a
 snapshot is a JSON object. The service and the command that asks it can be of different versions,
 so a reader ignores fields that it does not know, and fields that are missing have their defaults.
-SCHEMA changes only when a field gets another meaning.
+What gets another meaning gets another name.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ from csumfix.evidence.departures import Departure
 from csumfix.host.queues import KernelQueue
 from csumfix.host.rules import RuleSet
 from csumfix.host.tunnels import Tunnel
-
-SCHEMA = 1
 
 LISTED = 1000
 """Tunnels, and ports, that an answer on the control socket lists at most."""
@@ -230,7 +228,6 @@ class Snapshot:
     """
 
     version: str = ""
-    schema: int = SCHEMA
     pid: int = 0
     started: float = 0.0
     config: Mapping[str, Any] = field(default_factory=dict)
