@@ -5,7 +5,7 @@ through NFQUEUE, where the C core repairs them. With the setting ``auto``:
 
     a port is in      evidence                                        it goes to
     (new)             none                                            kernel
-    kernel            a packet left wrong, SETTLE after the rules     queue, at once
+    kernel            a packet left wrong, IN_FLIGHT after the rules  queue, at once
     kernel            a packet left wrong before that                 kernel
     kernel            probes left to offload are lost, others not     queue, on trial
     queue             a repair, or a packet left wrong, of late       queue
@@ -47,7 +47,7 @@ from typing import Any
 
 from csumfix.options import LaneSetting
 
-SETTLE = 0.05
+IN_FLIGHT = 0.05
 """Seconds that a packet may take from the rules to the wire."""
 
 MAX_DOUBLINGS = 4
@@ -149,11 +149,11 @@ class Evidence:
         """
         if self.wrong_at is None or self.kernel_since is None:
             return False
-        return self.wrong_at > max(since, self.kernel_since) + SETTLE
+        return self.wrong_at > max(since, self.kernel_since) + IN_FLIGHT
 
     def probed_since(self, since: float) -> ProbeFinding | None:
-        """Return what the probes found that were sent after this time and after SETTLE."""
-        return self.probes if self.probes and self.probes.at > since + SETTLE else None
+        """Return what the probes found that were sent after this time and after IN_FLIGHT."""
+        return self.probes if self.probes and self.probes.at > since + IN_FLIGHT else None
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,7 @@ from csumfix.service.datapath import Datapath
 from csumfix.service.exporter import Exporter
 from csumfix.service.handover import Predecessor, SuccessorProcess
 from csumfix.service.kernel import Kernel, real_kernel
-from csumfix.service.lanes import SETTLE as LOADED
-from csumfix.service.lanes import lanes_to_json
+from csumfix.service.lanes import IN_FLIGHT, lanes_to_json
 from csumfix.service.probing import EVERY, LOOKUP_PAUSE, Probing
 from csumfix.service.runner import RETRY, Runner, Scheduler
 from csumfix.service.snapshot import ReloadSnapshot, Snapshot, to_bounded_json
@@ -375,7 +374,7 @@ class Service:
     def _ask_now(self) -> None:
         """Send probes as soon as packets surely meet the rules of their lane, and regularly."""
         if self._options.probe == "on":
-            self._probes.request(2 * LOADED)
+            self._probes.request(2 * IN_FLIGHT)
             self._probes.repeat(EVERY)
         else:
             self._probes.repeat(None)

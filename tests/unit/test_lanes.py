@@ -6,9 +6,9 @@ import pytest
 
 from csumfix.options import LaneSetting
 from csumfix.service.lanes import (
+    IN_FLIGHT,
     MAX_DOUBLINGS,
     SEEN,
-    SETTLE,
     Evidence,
     Lane,
     PortLane,
@@ -41,7 +41,7 @@ NO_HELP = PortLane(Lane.KERNEL, NOW - 1, "no help", by_evidence=True, trial=Tria
         (AUTO, IN_KERNEL, NOTHING, Lane.KERNEL),
         (AUTO, IN_KERNEL, WRONG, Lane.QUEUE),
         (AUTO, IN_KERNEL, replace(WRONG, kernel_since=None), Lane.KERNEL),
-        (AUTO, IN_KERNEL, replace(WRONG, kernel_since=NOW - SETTLE), Lane.KERNEL),
+        (AUTO, IN_KERNEL, replace(WRONG, kernel_since=NOW - IN_FLIGHT), Lane.KERNEL),
         (AUTO, IN_KERNEL, replace(NOTHING, repaired_at=NOW), Lane.KERNEL),
         (AUTO, replace(IN_KERNEL, since=NOW), WRONG, Lane.KERNEL),  # what sent it there before
         (AUTO, IN_QUEUE, NOTHING, Lane.QUEUE),
