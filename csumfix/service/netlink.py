@@ -38,8 +38,8 @@ async def _listen(events: NetlinkEvents, react: Callable[[], None]) -> None:
         await _readable(events)
         try:
             changed = events.read()
-        except OSError as error:
-            log.error("cannot read netlink events: %s", error, extra={"event": "no_events"})
+        except Exception as error:  # also by a bug: this task must not end
+            log.error("cannot read netlink events: %r", error, extra={"event": "no_events"})
             changed = True  # whatever has changed is found by looking
         if changed:
             react()

@@ -197,6 +197,11 @@ class Probing:
             )
         self.fault = fault or None
 
+    def note_bug(self, error: Exception) -> None:
+        """Note that a round ended in a way that nobody thought of; the next one may not."""
+        self.fault = f"a bug in csumfix: {error!r}"
+        log.error("%s: please report it", self.fault, exc_info=error, extra={"event": "bug"})
+
     def _count(self, probed: Iterable[Probed]) -> None:
         for one in probed:
             port = one.remote.tunnel.port

@@ -213,6 +213,8 @@ class Service:
         self._tap.start()
         watching = asyncio.create_task(self._watch.run())
         asking = asyncio.create_task(self._asking.run())
+        for task in (watching, asking):
+            task.add_done_callback(self._stop_if_it_failed)
         try:
             async with self._work.lock:  # nobody can take over what is half begun
                 await self._begin()
@@ -225,14 +227,20 @@ class Service:
                 await self._end()
             finally:
                 self._watch.stop()
-                with contextlib.suppress(asyncio.CancelledError):
-                    await asking
-                await watching
+                await asyncio.wait([watching])
+        for task in (watching, asking):
+            if not task.cancelled():
+                task.result()
         if self._failure:
             raise self._failure
         # In another pod the successor's number is 0: it is not in our pid namespace.
         if self._superseded_by is not None and self._options.superseded == "wait":
             await self._stopped.wait()
+
+    def _stop_if_it_failed(self, task: asyncio.Task[None]) -> None:
+        """Stop rather than go on without what this task does; run() then raises its exception."""
+        if not task.cancelled() and task.exception():
+            self._work.stop()
 
     async def _go_on(self) -> None:
         listen = self._kernel.listen
@@ -384,7 +392,13 @@ class Service:
         path = self._datapath
         if self._options.probe != "on":
             return
-        again = await self._probing.round(path.tunnels, path.underlays, path.trials)
+        try:
+            again = await self._probing.round(path.tunnels, path.underlays, path.trials)
+        except (CsumfixError, OSError):
+            raise
+        except Exception as error:  # an odd answer must not end the repair
+            self._probing.note_bug(error)
+            return
         if again:
             self._probes.request(0)
         elif self._probing.is_behind:

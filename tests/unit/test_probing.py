@@ -431,6 +431,28 @@ def test_missing_permission_is_told_once(caplog: Any) -> None:
     assert sum("CAP_NET_RAW" in line for line in caplog.messages) == 1
 
 
+def test_a_round_that_ends_by_a_bug_is_told_and_does_not_end_the_service(caplog: Any) -> None:
+    async def scenario() -> None:
+        host = Host(remotes=[remote(1)])
+
+        def stumble(_: Remote) -> Offload:
+            raise IndexError("an odd answer")
+
+        host.answers = stumble
+        process = await started(host)
+        await asyncio.sleep(2)
+        fault = process.service.snapshot().probe_fault
+        assert fault == "a bug in csumfix: IndexError('an odd answer')"
+        host.answers = lambda _: ANSWERED
+        await asyncio.sleep(EVERY + 1)
+        assert process.service.snapshot().probe_fault is None
+        await process.stop()
+
+    play(scenario())
+    (told,) = (one for one in caplog.records if "odd answer" in one.message)
+    assert told.exc_info
+
+
 def test_a_round_delays_neither_other_work_nor_the_end() -> None:
     async def scenario() -> None:
         host = Host(remotes=[remote(1)])

@@ -911,6 +911,27 @@ def test_a_queue_that_dies_ends_the_service_and_takes_the_rules_along() -> None:
     assert host.log[:2] == ["remove rules", "unbind 0"]
 
 
+@pytest.mark.parametrize("of", ["_watch", "_asking"])
+def test_a_task_that_ends_by_a_bug_ends_the_service(of: str) -> None:
+    async def scenario() -> Host:
+        host = Host()
+        process = await started(host)
+        scheduler = getattr(process.service, of)
+
+        def fail() -> None:
+            raise ZeroDivisionError
+
+        scheduler._until_due = fail
+        scheduler._changed.set()
+        await asyncio.sleep(1)
+        assert process.task.done()
+        assert isinstance(process.task.exception(), ZeroDivisionError)
+        return host
+
+    host = play(scenario())
+    assert (host.rules, host.queues, host.name) == (None, {}, None)
+
+
 def test_a_queue_that_stands_still_is_trouble_until_it_moves() -> None:
     async def scenario() -> None:
         host = Host()
