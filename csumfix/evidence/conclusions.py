@@ -26,7 +26,7 @@ from csumfix.evidence.bulk import Bulk
 from csumfix.evidence.causes import Cause, Flow
 from csumfix.evidence.departures import Departure
 from csumfix.evidence.drops import Drops, told
-from csumfix.evidence.probes import MARKS, Kind, Outcome, Probed
+from csumfix.evidence.outcomes import MARKS, Kind, Outcome, Probed
 from csumfix.host.conntrack import Tracked
 from csumfix.host.natrules import NatRule, NatRules
 from csumfix.host.nics import Nic

@@ -31,7 +31,7 @@ import enum
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
-from csumfix.evidence.probes import Extent, Kind, Outcome, Outcomes
+from csumfix.evidence.outcomes import Extent, Kind, Outcome, Outcomes
 
 SURE = 12
 """Packets without a single answer that are not lost by chance. On a path that loses 20 % each way,

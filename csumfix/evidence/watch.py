@@ -11,7 +11,7 @@ from typing import NamedTuple
 from csumfix.core import Policy, inspect
 from csumfix.evidence.captures import address_text, addresses
 from csumfix.evidence.departures import Departure, judge
-from csumfix.evidence.probes import Outcome
+from csumfix.evidence.outcomes import Outcome
 from csumfix.evidence.tapsocket import Direction, TapSocket
 from csumfix.protocols import Protocols
 

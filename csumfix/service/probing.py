@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from csumfix.evidence import offload
 from csumfix.evidence.offload import Counts, Offload
-from csumfix.evidence.probes import Probed
+from csumfix.evidence.outcomes import Probed
 from csumfix.host.remotes import Remote
 from csumfix.host.tunnels import Tunnel
 from csumfix.service.kernel import OtherEnds

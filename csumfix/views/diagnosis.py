@@ -9,7 +9,7 @@ from typing import Any
 
 from csumfix.errors import Exit
 from csumfix.evidence.conclusions import HEALTHY, Conclusion, Verdict
-from csumfix.evidence.probes import Probed, Probes
+from csumfix.evidence.outcomes import Probed, Probes
 from csumfix.host.natrules import NatRule, NatRules
 from csumfix.host.nics import Nic
 from csumfix.host.remotes import Remote

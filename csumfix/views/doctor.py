@@ -1,7 +1,7 @@
 """``csumfix doctor``: diagnoses this host's tunnels by experiment.
 
-It sends a few packets (evidence/probes.py says which), reads rules and devices, and changes
-nothing.
+It sends a few packets (evidence/outcomes.py lists their kinds), reads rules and devices, and
+changes nothing.
 """
 
 from __future__ import annotations
@@ -24,7 +24,8 @@ from csumfix.evidence.conclusions import (
     Facts,
     conclude,
 )
-from csumfix.evidence.probes import Prober, Probes
+from csumfix.evidence.outcomes import Extent, Probes
+from csumfix.evidence.probes import Prober
 from csumfix.host import conntrack, natrules, nics, remotes, sockets, tunnels, underlays
 from csumfix.host.conntrack import OuterTuple
 from csumfix.host.remotes import Remote
@@ -128,7 +129,7 @@ async def _probe(options: DoctorOptions, found: list[Tunnel], to: list[Remote]) 
     if mark is None and before.trouble:
         mark = DEFAULT_MARK
     ports = tunnels.protocols(found)
-    prober = Prober(to[:MANY], ports, devices, mark)
+    prober = Prober(to[:MANY], ports, devices, mark, Extent())
     with _Progress() as progress, drops.observed() as counters:
         probes, moved = await asyncio.gather(prober.run(progress), _transfer(options))
         counted = counters.drops()

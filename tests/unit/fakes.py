@@ -13,7 +13,7 @@ from csumfix.core import Policy, PortStats, Stats
 from csumfix.errors import CsumfixError, Exit
 from csumfix.evidence.departures import Departure
 from csumfix.evidence.offload import Offload
-from csumfix.evidence.probes import Kind, Outcome, Probed, Probes
+from csumfix.evidence.outcomes import Kind, Outcome, Probed, Probes
 from csumfix.evidence.tap import PortTraffic, Traffic
 from csumfix.host.changes import Changes
 from csumfix.host.events import LINKS, NFTABLES, ROUTES

@@ -22,7 +22,7 @@ from csumfix.evidence.conclusions import (
 )
 from csumfix.evidence.departures import Departure
 from csumfix.evidence.drops import Drops
-from csumfix.evidence.probes import Kind, Outcome, Probed
+from csumfix.evidence.outcomes import Kind, Outcome, Probed
 from csumfix.host import natrules
 from csumfix.host.conntrack import OuterTuple, Tracked
 from csumfix.host.natrules import NatRules

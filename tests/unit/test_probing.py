@@ -11,7 +11,7 @@ import pytest
 
 from csumfix.evidence import offload
 from csumfix.evidence.offload import CLOSING, CONTROLS, MOST, SURE, Offload
-from csumfix.evidence.probes import Kind, Outcome
+from csumfix.evidence.outcomes import Kind, Outcome
 from csumfix.host.remotes import Remote
 from csumfix.host.tunnels import Tunnel
 from csumfix.options import LaneSetting, Options
