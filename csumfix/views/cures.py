@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from csumfix.evidence.conclusions import Conclusion, Verdict
+from csumfix.evidence.case import Conclusion, Verdict
 from csumfix.host.natrules import NatRules
 from csumfix.host.nics import Nic
 from csumfix.host.remotes import Remote

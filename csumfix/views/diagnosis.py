@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from csumfix.errors import Exit
-from csumfix.evidence.conclusions import HEALTHY, Conclusion, Verdict
+from csumfix.evidence.case import HEALTHY, Conclusion, Verdict
 from csumfix.evidence.outcomes import Probed, Probes
 from csumfix.host.natrules import NatRule, NatRules
 from csumfix.host.nics import Nic

@@ -20,10 +20,8 @@ import click
 from csumfix.errors import CsumfixError, Exit
 from csumfix.evidence import bulk, drops
 from csumfix.evidence.bulk import Bulk
-from csumfix.evidence.conclusions import (
-    Facts,
-    conclude,
-)
+from csumfix.evidence.case import Facts
+from csumfix.evidence.conclusions import conclude
 from csumfix.evidence.outcomes import Extent, Probes
 from csumfix.evidence.probes import Prober
 from csumfix.host import conntrack, natrules, nics, remotes, sockets, tunnels, underlays

@@ -6,8 +6,9 @@ from collections.abc import Collection, Sequence
 
 from csumfix.errors import CsumfixError
 from csumfix.evidence import watch
-from csumfix.evidence.conclusions import Conclusion, Facts, Verdict, conclude_from_departures
+from csumfix.evidence.case import Conclusion, Facts, Verdict
 from csumfix.evidence.departures import Departure
+from csumfix.evidence.rewriting import conclude_from_departures
 from csumfix.evidence.watch import Stream
 from csumfix.host import conntrack, natrules, nics, rules, tunnels, underlays
 from csumfix.host.conntrack import Tracked
