@@ -200,15 +200,6 @@ class Inspection(NamedTuple):
     inner_found: int = 0
     inner_expected: int = 0
 
-    @property
-    def leaves_wrong(self) -> bool:
-        """Whether the outer checksum, and nothing else, is wrong when such a packet leaves.
-
-        A damaged inner packet was damaged before it was put into the tunnel.
-        """
-        intact = {Inner.RIGHT, Inner.UNPROVEN, Inner.PARTIAL}
-        return self.outer is Outer.WRONG and self.inner in intact
-
 
 @dataclass(frozen=True)
 class PortStats:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from csumfix.evidence.case import Conclusion, Verdict
-from csumfix.host.natrules import NatRules
 from csumfix.host.nics import Nic
 from csumfix.host.remotes import Remote
 
@@ -40,14 +39,13 @@ class Cure:
 
 @dataclass(frozen=True)
 class Place:
-    """The tunnel and remote end that the cures are for, and this host's rules.
+    """The tunnel and remote end that the cures are for.
 
     nics: that carry the tunnel, the upper ones first.
     """
 
     remote: Remote
     nics: tuple[Nic, ...]
-    rules: NatRules
 
     @property
     def tunnel(self) -> str:
@@ -260,7 +258,7 @@ def _by_driver(place: Place) -> list[Cure]:
     """Return the cures for drivers that are known to have the fault."""
     drivers = {nic.driver: nic for nic in place.nics}
     if "vmxnet3" in drivers and place.port in VMXNET3_PORTS:
-        return [_other_port(place)]
+        return [_other_port()]
     if drivers.keys() & {"ice", "i40e", "ena", "hv_netvsc", "virtio_net"}:
         update = Cure(
             "update the firmware, the driver or the hypervisor",
@@ -272,7 +270,7 @@ def _by_driver(place: Place) -> list[Cure]:
     return []
 
 
-def _other_port(place: Place) -> Cure:
+def _other_port() -> Cure:
     return Cure(
         f"choose another port: vmxnet3 offloads only {', '.join(map(str, sorted(VMXNET3_PORTS)))}",
         "all nodes must change at once; the kernel then computes the checksums",

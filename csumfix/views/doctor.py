@@ -135,7 +135,7 @@ async def _probe(options: DoctorOptions, found: list[Tunnel], to: list[Remote]) 
     after = await natrules.read()
     cards = nics.find(devices)
     lanes = passive.lanes()
-    report = Report(notes=_notes(options, to, probes), probes=probes)
+    report = Report(notes=_notes(to, probes), probes=probes)
     report.notes += passive.unread(after, tracked) if not probes.blind else []
     report.notes += _about_bulk(moved, options)
     for probed in probes.probed:
@@ -153,7 +153,7 @@ async def _probe(options: DoctorOptions, found: list[Tunnel], to: list[Remote]) 
             else Bulk.NOT_TRIED,
         )
         for conclusion in conclude(probed, facts):
-            report.add(probed.remote, conclusion, cards, after)
+            report.add(probed.remote, conclusion, cards)
     report.sort()
     return report
 
@@ -169,7 +169,7 @@ async def _transfer(options: DoctorOptions) -> Bulk:
     return await bulk.transfer(*options.tcp) if options.tcp else Bulk.NOT_TRIED
 
 
-def _notes(options: DoctorOptions, to: Sequence[Remote], probes: Probes) -> list[str]:
+def _notes(to: Sequence[Remote], probes: Probes) -> list[str]:
     notes = []
     if probes.blind:
         notes.append(

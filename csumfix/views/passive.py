@@ -40,7 +40,7 @@ async def look_at_forwarded() -> Report:
         wrong, total = seen.left[Departure.WRONG], seen.left.total()
         evidence = f"{wrong} of {total} packets from {stream.source} to {stream.dest} left wrong"
         conclusion = Conclusion(Verdict.FORWARDED, (evidence,))
-        report.add(_remote(stream, ()), conclusion, [], NatRules())
+        report.add(_remote(stream, ()), conclusion, [])
     return report
 
 
@@ -102,7 +102,7 @@ async def look(found: Sequence[Tunnel], hidden: Collection[int], trouble: str) -
             tracked=tracked,
         )
         remote = _remote(stream, found)
-        report.add(remote, conclude_from_departures(remote, outcome, facts), cards, after)
+        report.add(remote, conclude_from_departures(remote, outcome, facts), cards)
     return report
 
 

@@ -377,7 +377,7 @@ def test_every_verdict_has_a_sentence_and_every_fault_something_to_do() -> None:
 
 
 def commands(verdict: Verdict, nic: Nic = GENERIC, remote: Remote = REMOTE) -> str:
-    place = Place(remote, (nic,), NatRules())
+    place = Place(remote, (nic,))
     found = cures(Conclusion(verdict), place)
     return "\n".join(line for cure in found for line in (cure.what, cure.price, *cure.commands))
 
