@@ -162,12 +162,6 @@ class Case:
         return bool(self.outcome(Kind.SYN).sent)
 
     @property
-    def outer_checksum(self) -> bool:
-        """Whether the tunnel has outer checksums."""
-        tunnel = self.probed.remote.tunnel
-        return tunnel.checksum6 if ":" in self.probed.remote.vtep else tunnel.checksum
-
-    @property
     def mark(self) -> str:
         """kube-proxy's mark."""
         mark = self.facts.after.mark

@@ -101,7 +101,7 @@ def _inner(case: Case, kinds: tuple[Kind, Kind]) -> Conclusion:
         return Conclusion(Verdict.RELAY, tuple(evidence), _cured_in_vain(case))
     evidence += _devices(case.facts.nics)
     against = list(_cured_in_vain(case))
-    if case.outer_checksum:
+    if case.probed.remote.has_outer_checksum:
         against.append(
             "the tunnel computes outer checksums, so a program between the nodes that resends "
             "the datagrams would look the same"

@@ -87,7 +87,7 @@ def _rewritten(case: Case, wrong: dict[Kind, Outcome], counts: str) -> Conclusio
     flows = {port: _flow(seen) for one in wrong.values() for port, seen in one.wrong.items()}
     cause = causes.name(flows)
     verdict = REWRITERS.get(cause, Verdict.NAT)
-    if verdict is Verdict.ZERO_NAT and case.outer_checksum:
+    if verdict is Verdict.ZERO_NAT and case.probed.remote.has_outer_checksum:
         verdict = Verdict.NAT
     vtep, port = case.probed.remote.vtep, case.probed.remote.tunnel.port
     dests = {dest for one in wrong.values() for dest in one.dests}

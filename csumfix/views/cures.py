@@ -72,12 +72,6 @@ class Place:
         """Whether the tunnel's device is in this network namespace."""
         return bool(self.remote.device)
 
-    @property
-    def has_outer_checksum(self) -> bool:
-        """Whether the tunnel computes outer checksums to this remote end."""
-        tunnel = self.remote.tunnel
-        return tunnel.checksum6 if ":" in self.remote.vtep else tunnel.checksum
-
 
 def cures(conclusion: Conclusion, place: Place) -> list[Cure]:
     """Return the cures of what was found, the cheapest first."""
@@ -242,7 +236,7 @@ def _zero(_: Conclusion, place: Place) -> list[Cure]:
 
 
 def _nic(_: Conclusion, place: Place) -> list[Cure]:
-    off = _outer_off(place) if place.has_outer_checksum else _inner_off(place)
+    off = _outer_off(place) if place.remote.has_outer_checksum else _inner_off(place)
     return [*_by_driver(place), off, _queue_lane()]
 
 

@@ -128,9 +128,9 @@ async def _probe(options: DoctorOptions, found: list[Tunnel], to: list[Remote]) 
         mark = DEFAULT_MARK
     ports = tunnels.protocols(found)
     prober = Prober(to[:MANY], ports, devices, mark, Extent())
-    with _Progress() as progress, drops.observed() as counters:
+    with _Progress() as progress, drops.observed() as observation:
         probes, moved = await asyncio.gather(prober.run(progress), _transfer(options))
-        counted = counters.drops()
+        dropped = observation.drops()
     tracked = await conntrack.look_up(_flows(probes))
     after = await natrules.read()
     cards = nics.find(devices)
@@ -146,7 +146,7 @@ async def _probe(options: DoctorOptions, found: list[Tunnel], to: list[Remote]) 
             kernel=nics.kernel_version(),
             lanes=lanes.get(probed.remote.tunnel.port, frozenset()),
             tracked=tracked,
-            drops=counted,
+            drops=dropped,
             blind=probes.blind,
             bulk=moved
             if options.tcp and probed.remote.address == options.tcp[0]

@@ -12,6 +12,7 @@ from csumfix.evidence.arrivals import WRONG, Diagnosis, Reason
 from csumfix.evidence.captures import Judged, address_text
 from csumfix.evidence.causes import SOURCE_PORTS, Cause, Finding, Flow, Tally, difference
 from csumfix.protocols import GENEVE_PORT, TITLES, Protocol, Protocols
+from csumfix.text import counted
 
 HEADLINES = {
     Diagnosis.REWRITTEN: "The outer checksum is wrong; the inner packet is intact.",
@@ -224,11 +225,6 @@ def _unjudged(reasons: Counter[Reason]) -> Iterator[str]:
     others = reasons.total() - sum(number for _, number in reasons.most_common(REASONS))
     if others:
         yield f"{others:8}  not judged for other reasons; --json lists all"
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun in singular or plural."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def tunnels(tally: Tally, ports: Protocols) -> str:

@@ -119,17 +119,11 @@ def _remote(stream: Stream, found: Sequence[Tunnel]) -> Remote:
 
 
 def lanes() -> dict[int, frozenset[str]]:
-    """Return the lanes of csumfix that are loaded, by port."""
-    found: dict[int, set[str]] = {}
+    """Return the lanes of csumfix that are loaded, by port; none if that cannot be read."""
     try:
-        loaded = rules.loaded()
+        return rules.loaded().lanes
     except CsumfixError:
         return {}
-    for rule in loaded.rules:
-        for word in rule.text.replace(",", " ").split():
-            if word.isdecimal() and rule.lane in ("kernel", "queue"):
-                found.setdefault(int(word), set()).add(rule.lane)
-    return {port: frozenset(lanes) for port, lanes in found.items()}
 
 
 def unread(after: NatRules, tracked: Tracked) -> list[str]:

@@ -29,7 +29,7 @@ from csumfix.evidence.tapsocket import Direction
 from csumfix.host import sockets, tunnels
 from csumfix.host.namespaces import Found
 from csumfix.protocols import Protocols, named
-from csumfix.text import listing, printable
+from csumfix.text import counted, listing, printable
 from csumfix.views import findings, taps
 
 OWNERS = 8
@@ -54,7 +54,7 @@ class Report:
     seconds: for which packets were watched.
     devices, ports: that were watched; Geneve's port always is.
     frames: packets to those ports.
-    counted: the kernel's counters, this namespace's first.
+    counters: the kernel's, this namespace's first.
     other_ports: a line for each port whose packets look like a tunnel's.
     """
 
@@ -63,7 +63,7 @@ class Report:
     ports: tuple[int, ...]
     frames: int
     tally: Tally
-    counted: Sequence[Drops]
+    counters: Sequence[Drops]
     other_ports: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
 
@@ -89,7 +89,7 @@ class Report:
     @property
     def dropped(self) -> int:
         """Packets that the kernel dropped for their checksum, of any kind."""
-        return drops.of_host(self.counted) + drops.of_pods(self.counted)
+        return drops.of_host(self.counters) + drops.of_pods(self.counters)
 
     def verdict(self) -> str:
         """Return the result in one sentence; if it is undecided, also what to do next."""
@@ -100,10 +100,10 @@ class Report:
                 f"{self.wrong} of {self.judged} tunnel packets {where}."
             )
         if self.state is State.HEALTHY:
-            packets = findings.counted(self.judged, "tunnel packet")
+            packets = counted(self.judged, "tunnel packet")
             return f"All is well: {packets} arrived {where}, none of them wrong."
         if self.dropped:
-            packets = findings.counted(self.dropped, "packet")
+            packets = counted(self.dropped, "packet")
             return (
                 f"Undecided: the kernel dropped {packets} for a wrong checksum {where}, but no "
                 "tunnel packet that was seen is wrong. They arrived at another device or port, or "
@@ -140,7 +140,7 @@ class Report:
             "summary": dict(self.tally.diagnoses),
             "findings": [findings.finding_as_json(one) for one in self.tally.findings()],
             "not_judged": {one.name.lower(): n for one, n in self.tally.reasons.items()},
-            "counters": [one.as_json() for one in self.counted],
+            "counters": [one.as_json() for one in self.counters],
             "notes": [*self.other_ports, *self.notes],
         }
 
@@ -148,20 +148,20 @@ class Report:
         """Yield lines for people: the verdict, the senders with remedies, the counters."""
         yield self.verdict()
         yield from findings.summary(self.tally)
-        yield from counter_lines(self.counted)
+        yield from counter_lines(self.counters)
         yield from self.other_ports
         yield from self.notes
 
 
-def counter_lines(counted: Sequence[Drops]) -> Iterator[str]:
+def counter_lines(counters: Sequence[Drops]) -> Iterator[str]:
     """Say what was dropped for its checksum meanwhile, and where."""
-    pods = sum(not one.is_host for one in counted)
-    number = f"{drops.of_pods(counted)} in {findings.counted(pods, 'other network namespace')}"
+    pods = sum(not one.is_host for one in counters)
+    number = f"{drops.of_pods(counters)} in {counted(pods, 'other network namespace')}"
     yield (
-        f"Dropped for a wrong checksum in that time: {drops.of_host(counted)} by this host"
+        f"Dropped for a wrong checksum in that time: {drops.of_host(counters)} by this host"
         f"{f', {number}' if pods else ''}."
     )
-    risen = sorted((one for one in counted if one.risen), key=lambda one: -one.number)
+    risen = sorted((one for one in counters if one.risen), key=lambda one: -one.number)
     for one in risen[:OWNERS]:
         yield printable(f"  {one.owner}: {one.counters}")
     if len(risen) > OWNERS:
@@ -178,11 +178,11 @@ def observe(seconds: float, ports: Protocols) -> Report:
     examiner = Examiner(wanted, forced=Direction.IN)
     tally = Tally()
     # Counters first: what is seen to arrive must have been counted meanwhile.
-    with drops.observed() as counters, taps.arrivals(None, wanted, found) as devices:
+    with drops.observed() as observation, taps.arrivals(None, wanted, found) as devices:
         click.echo(f"csumfix: watching {listing(devices)} for {seconds:g} s", err=True)
         began = time.monotonic()
         source = LiveSource(devices, seconds)
-        notes = _hidden(counters.found)
+        notes = _hidden(observation.found)
         with _until_interrupted(notes):
             for captured in source:
                 judged = examiner.examine(captured)
@@ -196,7 +196,7 @@ def observe(seconds: float, ports: Protocols) -> Report:
             tuple(sorted(wanted)),
             source.frames,
             tally,
-            counters.drops(),
+            observation.drops(),
             tuple(findings.other_ports(examiner.other_ports)),
             notes,
         )

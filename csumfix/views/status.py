@@ -23,7 +23,7 @@ from csumfix.protocols import TITLES
 from csumfix.service import control
 from csumfix.service.lanes import Lane
 from csumfix.service.snapshot import PortSnapshot, QueueSnapshot, Snapshot
-from csumfix.text import printable, printable_data
+from csumfix.text import counted, printable, printable_data
 
 ROWS = 40
 """Rows of a table; a host can have a thousand tunnels."""
@@ -176,11 +176,6 @@ def _all_is_well(service: Snapshot | None) -> str:
     queue = service.queue_lane_count
     kernel = service.lanes_count - queue
     return f"all is well: {ports}, {kernel} in the kernel lane, {queue} in the queue lane"
-
-
-def counted(number: int, what: str) -> str:
-    """Return a number of things: 1 port, 2 ports."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
 
 
 # How it looks

@@ -32,18 +32,18 @@ def rewritten(host: int = 1, new: int = 2000) -> bytes:
     return tunnel.with_bytes(tunnel.udp, struct.pack("!H", new)).data
 
 
-def report(*packets: bytes, counted: tuple[Drops, ...] = QUIET, **more: Any) -> Report:
+def report(*packets: bytes, counters: tuple[Drops, ...] = QUIET, **more: Any) -> Report:
     examiner, tally = Examiner({PORT: "vxlan"}, forced=Direction.IN), Tally()
     for number, data in enumerate(packets, start=1):
         judged = examiner.examine(Captured(number, Direction.IN, data, len(data), True))
         assert judged
         tally.add(judged)
-    return Report(10, ("eth0",), (PORT,), len(packets), tally, counted, **more)
+    return Report(10, ("eth0",), (PORT,), len(packets), tally, counters, **more)
 
 
 def test_one_sender_is_named_first_and_then_its_remedy() -> None:
     risen = Drops("this host", True, {"UdpInCsumErrors": 5}, {"UdpInCsumErrors": 7})
-    found = report(rewritten(), rewritten(new=2001), right(host=2), counted=(risen, QUIET[1]))
+    found = report(rewritten(), rewritten(new=2001), right(host=2), counters=(risen, QUIET[1]))
     lines = list(found.lines())
     assert found.state is State.FOUND
     sender = next(iter(found.as_json()["findings"][0]["senders"]))
@@ -79,7 +79,7 @@ def test_nothing_that_arrived_is_undecided_and_says_what_to_do() -> None:
 
 def test_drops_that_were_not_seen_to_arrive_are_undecided() -> None:
     pod = Drops("pod shop/\x1b[1m", False, {"TcpInCsumErrors": 1}, {"TcpInCsumErrors": 4})
-    found = report(right(), counted=(QUIET[0], pod))
+    found = report(right(), counters=(QUIET[0], pod))
     assert found.state is State.UNDECIDED
     assert "the kernel dropped 3 packets for a wrong checksum" in found.verdict()
     assert "  pod shop/\\x1b[1m: TcpInCsumErrors +3" in found.lines()
