@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from csumfix.evidence.bulk import Bulk
 from csumfix.evidence.departures import Departure
 from csumfix.evidence.drops import Drops
-from csumfix.evidence.outcomes import Kind, Outcome, Probed
+from csumfix.evidence.outcomes import Kind, KindOutcome, Probed
 from csumfix.host.conntrack import Tracked
 from csumfix.host.natrules import NatRule, NatRules
 from csumfix.host.nics import Nic
@@ -133,9 +133,9 @@ class Case:
     def __post_init__(self) -> None:
         self.rate = _rate(self.probed.outcomes.values())
 
-    def outcome(self, kind: Kind) -> Outcome:
+    def outcome(self, kind: Kind) -> KindOutcome:
         """Return what became of the probes of a kind."""
-        return self.probed.outcomes.get(kind) or Outcome()
+        return self.probed.outcomes.get(kind) or KindOutcome()
 
     def is_reached(self, kind: Kind) -> bool | None:
         """Tell whether packets of a kind reach the other end; None if that is not known."""
@@ -167,7 +167,7 @@ class Case:
         mark = self.facts.after.mark
         return f"{mark:#x}" if mark is not None else "0x4000"
 
-    def wrong(self, *kinds: Kind) -> dict[Kind, Outcome]:
+    def wrong(self, *kinds: Kind) -> dict[Kind, KindOutcome]:
         """Return the outcomes of those kinds of which some left wrong."""
         found = {kind: self.outcome(kind) for kind in kinds or Kind}
         return {kind: one for kind, one in found.items() if one.left[Departure.WRONG]}
@@ -189,7 +189,7 @@ class Case:
         return f"{NAMES[kind]}: {outcome.answered} of {outcome.sent} answered"
 
 
-def _rate(outcomes: Collection[Outcome]) -> float | None:
+def _rate(outcomes: Collection[KindOutcome]) -> float | None:
     """Return a cautious estimate of the share of packets that the path answers."""
     rates = [one.answered / (one.sent + 1) for one in outcomes if one.answered]
     return max(rates) * 0.8 if rates else None

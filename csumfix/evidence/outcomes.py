@@ -63,7 +63,7 @@ OFFLOADED = frozenset({Kind.SYN_OFFLOADED, Kind.PING_OFFLOADED})
 
 
 @dataclass
-class Outcome:
+class KindOutcome:
     """What became of the packets of one kind to one remote end.
 
     sent, answered: packets, without the first one of each flow; of SOCKETS every packet is a
@@ -113,7 +113,7 @@ class Outcome:
             self.wrong[seen.source] = seen
 
 
-Outcomes = Mapping[Kind, Outcome]
+Outcomes = Mapping[Kind, KindOutcome]
 """Of one remote end."""
 
 
@@ -141,7 +141,7 @@ class Probed:
     """What one remote end was asked, by kind."""
 
     remote: Remote
-    outcomes: dict[Kind, Outcome] = field(default_factory=dict)
+    outcomes: dict[Kind, KindOutcome] = field(default_factory=dict)
 
 
 @dataclass

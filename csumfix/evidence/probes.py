@@ -47,7 +47,7 @@ from csumfix.evidence.outcomes import (
     SOCKETS,
     Extent,
     Kind,
-    Outcome,
+    KindOutcome,
     Probed,
     Probes,
 )
@@ -299,7 +299,7 @@ class Prober:
         return [kind for kind in kinds if kind in self._extent.kinds]
 
     def _begin(self, probed: Probed, kind: Kind) -> Series:
-        outcome = probed.outcomes[kind] = Outcome()
+        outcome = probed.outcomes[kind] = KindOutcome()
         low, high = 40000, 60000
         flows = random.sample(range(low, high), self._extent.flows.get(kind, 1))
         remote = ip_address(probed.remote.address).packed
@@ -367,7 +367,7 @@ class Prober:
                 return
             self._answered(probepackets.answer(data))
 
-    def _answered(self, seen: Seen | None) -> Outcome | None:
+    def _answered(self, seen: Seen | None) -> KindOutcome | None:
         """Count an answer; return the outcome that it belongs to, None if to none of ours."""
         series = self._of(seen)
         if seen is None or series is None:

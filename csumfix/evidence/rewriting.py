@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from csumfix.core import Inspection
 from csumfix.evidence import causes
 from csumfix.evidence.case import Case, Conclusion, Facts, Verdict
-from csumfix.evidence.causes import Cause, Flow
+from csumfix.evidence.causes import Flow, PacketCause
 from csumfix.evidence.departures import Departure
-from csumfix.evidence.outcomes import MARKS, Kind, Outcome, Probed
+from csumfix.evidence.outcomes import MARKS, Kind, KindOutcome, Probed
 from csumfix.host.conntrack import Tracked
 from csumfix.host.natrules import NatRule, NatRules
 from csumfix.host.remotes import Remote
@@ -23,9 +23,9 @@ FIXED_KERNELS = ((5, 7), (5, 4, 41), (4, 19, 123), (4, 14, 181))
 when it's 0" (ea64d8d6c675 in Linux 5.7), and the stable series that have it."""
 
 REWRITERS = {
-    Cause.NEW_PORT: Verdict.SNAT,
-    Cause.NEW_ADDRESS: Verdict.DNAT,
-    Cause.ZERO: Verdict.ZERO_NAT,
+    PacketCause.NEW_PORT: Verdict.SNAT,
+    PacketCause.NEW_ADDRESS: Verdict.DNAT,
+    PacketCause.ZERO: Verdict.ZERO_NAT,
 }
 
 
@@ -40,7 +40,7 @@ def what_rewrites(case: Case) -> Conclusion | None:
     return _rewritten(case, unmarked, _counts(unmarked)) if unmarked else None
 
 
-def conclude_from_departures(remote: Remote, seen: Outcome, facts: Facts) -> Conclusion:
+def conclude_from_departures(remote: Remote, seen: KindOutcome, facts: Facts) -> Conclusion:
     """Say what rewrites packets that were seen leaving wrong, and that are no probes."""
     wrong, total = seen.left[Departure.WRONG], seen.left.total()
     case = Case(Probed(remote, {Kind.CONNECT: seen}), facts)
@@ -48,12 +48,12 @@ def conclude_from_departures(remote: Remote, seen: Outcome, facts: Facts) -> Con
     return _rewritten(case, case.wrong(), counts)
 
 
-def _counts(wrong: dict[Kind, Outcome]) -> str:
+def _counts(wrong: dict[Kind, KindOutcome]) -> str:
     number = sum(one.left[Departure.WRONG] for one in wrong.values())
     return f"{number} probes left this host with a wrong outer checksum"
 
 
-def _marked(case: Case, wrong: dict[Kind, Outcome]) -> Conclusion:
+def _marked(case: Case, wrong: dict[Kind, KindOutcome]) -> Conclusion:
     """Tell kube-proxy's own fault from that of a CNI before it."""
     rules = case.facts.after
     sent = sum(one.sent for one in wrong.values())
@@ -78,7 +78,7 @@ def _marked(case: Case, wrong: dict[Kind, Outcome]) -> Conclusion:
     return Conclusion(Verdict.CNI, tuple(evidence), against, "", firsts or culprits)
 
 
-def _rewritten(case: Case, wrong: dict[Kind, Outcome], counts: str) -> Conclusion:
+def _rewritten(case: Case, wrong: dict[Kind, KindOutcome], counts: str) -> Conclusion:
     """Say what rewrites the outer header of packets without any mark.
 
     counts: how many left wrong, as evidence.
@@ -151,13 +151,13 @@ def _flow(seen: Inspection) -> Flow:
     return Flow({seen.difference}, {seen.found}, {complete})
 
 
-def _difference(cause: Cause, flows: dict[int, Flow]) -> Iterator[str]:
+def _difference(cause: PacketCause, flows: dict[int, Flow]) -> Iterator[str]:
     port, flow = next(iter(flows.items()))
     off = causes.difference(flow)
-    if cause is Cause.NEW_PORT:
+    if cause is PacketCause.NEW_PORT:
         old = (port - off) % causes.MODULUS
         yield f"the checksum is off by the new minus the old source port, such as {old} -> {port}"
-    elif cause is Cause.NEW_ADDRESS:
+    elif cause is PacketCause.NEW_ADDRESS:
         yield f"every checksum is off by {off}, which is twice the new minus the old address"
 
 

@@ -8,7 +8,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 
 from csumfix.evidence.departures import Departure
-from csumfix.evidence.outcomes import MARKS, SOCKETS, Kind, Outcome
+from csumfix.evidence.outcomes import MARKS, SOCKETS, Kind, KindOutcome
 
 PINGS, ON_THE_WAY = 20, 2
 """Pings that are sent in any case: they show how many packets the path loses. If answers are
@@ -31,7 +31,7 @@ class Series:
 
     kind: Kind
     remote: bytes
-    outcome: Outcome
+    outcome: KindOutcome
     flows: list[int]
     sent: dict[int, tuple[int, bool]] = field(default_factory=dict)
     """By token: the flow, and whether the packet counts."""

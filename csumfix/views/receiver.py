@@ -27,7 +27,7 @@ from csumfix.evidence.drops import Drops
 from csumfix.evidence.live import LiveSource
 from csumfix.evidence.tapsocket import Direction
 from csumfix.host import sockets, tunnels
-from csumfix.host.namespaces import Found
+from csumfix.host.namespaces import Namespaces
 from csumfix.protocols import Protocols, named
 from csumfix.text import counted, listing, printable
 from csumfix.views import findings, taps
@@ -36,7 +36,7 @@ OWNERS = 8
 """How many owners of network namespaces are named."""
 
 
-class State(enum.StrEnum):
+class ArrivalState(enum.StrEnum):
     """The result."""
 
     HEALTHY = "healthy"
@@ -44,11 +44,15 @@ class State(enum.StrEnum):
     UNDECIDED = "undecided"
 
 
-EXITS = {State.HEALTHY: Exit.OK, State.FOUND: Exit.NEGATIVE, State.UNDECIDED: Exit.BROKEN}
+EXITS = {
+    ArrivalState.HEALTHY: Exit.OK,
+    ArrivalState.FOUND: Exit.NEGATIVE,
+    ArrivalState.UNDECIDED: Exit.BROKEN,
+}
 
 
 @dataclass(frozen=True)
-class Report:
+class ArrivalReport:
     """What was seen.
 
     seconds: for which packets were watched.
@@ -68,13 +72,13 @@ class Report:
     notes: list[str] = field(default_factory=list)
 
     @property
-    def state(self) -> State:
+    def state(self) -> ArrivalState:
         """Whether packets arrive wrong. Packets that were dropped and not seen leave it open."""
         if self.tally.is_wrong:
-            return State.FOUND
+            return ArrivalState.FOUND
         if self.dropped or not self.judged:
-            return State.UNDECIDED
-        return State.HEALTHY
+            return ArrivalState.UNDECIDED
+        return ArrivalState.HEALTHY
 
     @property
     def judged(self) -> int:
@@ -94,12 +98,12 @@ class Report:
     def verdict(self) -> str:
         """Return the result in one sentence; if it is undecided, also what to do next."""
         where = f"in {self.seconds:g} s on {listing(self.devices)}"
-        if self.state is State.FOUND:
+        if self.state is ArrivalState.FOUND:
             return (
                 f"{self._who()} this host wrong packets: "
                 f"{self.wrong} of {self.judged} tunnel packets {where}."
             )
-        if self.state is State.HEALTHY:
+        if self.state is ArrivalState.HEALTHY:
             packets = counted(self.judged, "tunnel packet")
             return f"All is well: {packets} arrived {where}, none of them wrong."
         if self.dropped:
@@ -168,7 +172,7 @@ def counter_lines(counters: Sequence[Drops]) -> Iterator[str]:
         yield f"  and {len(risen) - OWNERS} more; --json lists all"
 
 
-def observe(seconds: float, ports: Protocols) -> Report:
+def observe(seconds: float, ports: Protocols) -> ArrivalReport:
     """Watch what arrives for this many seconds, or until Ctrl-C.
 
     ports: besides those of this namespace's devices.
@@ -190,7 +194,7 @@ def observe(seconds: float, ports: Protocols) -> Report:
                     tally.add(judged)
         watched = min(seconds, round(time.monotonic() - began, 1))  # less if interrupted
         notes += source.notes()
-        return Report(
+        return ArrivalReport(
             watched,
             tuple(devices),
             tuple(sorted(wanted)),
@@ -210,7 +214,7 @@ def _until_interrupted(notes: list[str]) -> Iterator[None]:
         notes.append("Interrupted.")
 
 
-def _hidden(seen: Found) -> list[str]:
+def _hidden(seen: Namespaces) -> list[str]:
     """Say which counters could not be read."""
     notes = []
     if len(seen.namespaces) == 1:
