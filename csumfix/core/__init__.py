@@ -67,8 +67,8 @@ def _reasons(*outcomes: Outcome) -> frozenset[str]:
     return frozenset(reason for reason, outcome in OUTCOMES.items() if outcome in outcomes)
 
 
-REPAIRED: frozenset[str] = _reasons(Outcome.REPAIRED, Outcome.FILLED)
-"""The reasons that come with a rewritten checksum."""
+WRITTEN: frozenset[str] = _reasons(Outcome.REPAIRED, Outcome.FILLED)
+"""The reasons that come with a new checksum: it was wrong, or 0 and is filled in."""
 
 LEFT_WRONG: frozenset[str] = _reasons(Outcome.LEFT_WRONG)
 """The reasons for which a wrong checksum stays as it is."""
@@ -176,7 +176,7 @@ class Repair:
     @property
     def replaced(self) -> bool:
         """Whether the packet was changed."""
-        return self.reason in REPAIRED
+        return self.reason in WRITTEN
 
 
 class Inspection(NamedTuple):

@@ -47,6 +47,7 @@ class Sample:
 class Rates:
     """What one queue did between two samples; numbers per second unless said otherwise.
 
+    written: packets with a new checksum, repaired or filled in (--zero fill).
     missed: packets that passed unrepaired because the buffer was full (overruns).
     lost: packets that the kernel dropped.
     waiting: packets in the queue at the later sample; None if the kernel does not say.
@@ -57,7 +58,7 @@ class Rates:
     queue: int
     packets: float
     bits: float
-    repaired: float
+    written: float
     left_wrong: float
     missed: float
     lost: float
@@ -89,7 +90,7 @@ def _queue_rates(number: int, between: QueueSnapshot, seconds: float) -> Rates:
         queue=number,
         packets=between.packets / seconds,
         bits=8 * between.bytes / seconds,
-        repaired=between.repaired / seconds,
+        written=between.written / seconds,
         left_wrong=between.left_wrong / seconds,
         missed=between.overruns / seconds,
         lost=between.kernel.dropped / seconds if between.kernel else 0.0,
@@ -218,7 +219,7 @@ def _rate_table(queues: list[Rates]) -> Table:
         padding=(0, 0, 0, 1),
     )
     for heading in (
-        *("queue", "packets", "Mbit", "repaired", "left\nwrong", "passed\nby", "lost"),
+        *("queue", "packets", "Mbit", "checksum\nwritten", "left\nwrong", "passed\nby", "lost"),
         *("waiting\nnow", "packets per\nreceive", "99 % wait\nms"),
     ):
         table.add_column(heading, justify="right")
@@ -227,7 +228,7 @@ def _rate_table(queues: list[Rates]) -> Table:
             str(queue.queue),
             _number(queue.packets),
             _number(queue.bits / 1e6, digits=1),
-            _number(queue.repaired),
+            _number(queue.written),
             _should_be_0(queue.left_wrong),
             _should_be_0(queue.missed),
             _should_be_0(queue.lost),
