@@ -36,8 +36,8 @@ P99 = 0.99
 
 
 @dataclass(frozen=True)
-class Sample:
-    """A snapshot, and the time.monotonic() when it was taken."""
+class TimedSnapshot:
+    """A snapshot, and the time.monotonic() at which it was taken."""
 
     time: float
     snapshot: Snapshot
@@ -67,7 +67,7 @@ class Rates:
     wait_p99: float | None
 
 
-def rates(before: Sample, after: Sample) -> list[Rates]:
+def rates(before: TimedSnapshot, after: TimedSnapshot) -> list[Rates]:
     """Compute the rates of every queue that is there now.
 
     A service that was started in between began to count with 0.
@@ -130,12 +130,12 @@ def run(interval: float, *, once: bool) -> None:
         pass  # as good an end as q
 
 
-def _ask() -> Sample | None:
+def _ask() -> TimedSnapshot | None:
     snapshot = control.status()
-    return Sample(time.monotonic(), snapshot) if snapshot else None
+    return TimedSnapshot(time.monotonic(), snapshot) if snapshot else None
 
 
-def _must_ask() -> Sample:
+def _must_ask() -> TimedSnapshot:
     sample = _ask()
     if not sample:
         raise CsumfixError(
@@ -146,8 +146,8 @@ def _must_ask() -> Sample:
     return sample
 
 
-def _follow(first: Sample, interval: float, keys: int | None, live: Live) -> None:
-    before: Sample | None = first
+def _follow(first: TimedSnapshot, interval: float, keys: int | None, live: Live) -> None:
+    before: TimedSnapshot | None = first
     while not _quits(keys, interval):
         try:
             after = _ask()
@@ -182,7 +182,9 @@ def _quits(keys: int | None, seconds: float) -> bool:
     return False
 
 
-def _view(before: Sample | None, after: Sample | None, *, keys: bool = True) -> RenderableType:
+def _view(
+    before: TimedSnapshot | None, after: TimedSnapshot | None, *, keys: bool = True
+) -> RenderableType:
     """Draw what happened between two samples, in 80 columns.
 
     keys: whether to name the keys that work.

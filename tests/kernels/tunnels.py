@@ -451,7 +451,9 @@ class Exchange:
         arrived, damaged = self.udp(address, 64, 1200, patience=ARRIVES_WITHIN)
         tcp = self.tcp(address)
         after = self._take()["errors"]
-        return Delivery(arrived, damaged, tcp, {name: after[name] - before[name] for name in after})
+        return Delivery(
+            arrived, damaged, tcp, {name: after[name] - before[name] for name in after}
+        )
 
     def until_whole(self, address: str, *, at_once: bool) -> None:
         """Repeat all() until it is whole.

@@ -11,7 +11,7 @@ from rich.console import Console
 from csumfix import core
 from csumfix.service.snapshot import KernelCounters, QueueSnapshot
 from csumfix.views import top
-from csumfix.views.top import Sample, quantile, rates
+from csumfix.views.top import TimedSnapshot, quantile, rates
 from tests.unit.snapshots import STARTED, queue, snapshot, tunnel
 
 KERNEL = KernelCounters(waiting=4, queue_dropped=10, user_dropped=20)
@@ -40,8 +40,8 @@ AFTER = queue(
 )
 
 
-def sample(time: float, *queues: QueueSnapshot, **changes: Any) -> Sample:
-    return Sample(time, snapshot(queues=dict(enumerate(queues)), **changes))
+def sample(time: float, *queues: QueueSnapshot, **changes: Any) -> TimedSnapshot:
+    return TimedSnapshot(time, snapshot(queues=dict(enumerate(queues)), **changes))
 
 
 def test_rates_of_a_queue() -> None:
@@ -127,7 +127,7 @@ def test_quantile(q: float, counts: list[int], value: float | None) -> None:
     assert quantile(q, [1.0, 2.0, 4.0], counts) == (value and pytest.approx(value))
 
 
-def drawn(before: Sample | None, after: Sample | None) -> list[str]:
+def drawn(before: TimedSnapshot | None, after: TimedSnapshot | None) -> list[str]:
     console = Console(width=80, no_color=True)
     with console.capture() as capture:
         console.print(top._view(before, after))
