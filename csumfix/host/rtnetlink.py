@@ -26,7 +26,7 @@ NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x1, 0x4, 0x10, 0x300
 NLMSG_ERROR, NLMSG_DONE = 2, 3
 ERROR = struct.Struct("=i")
 
-NEIGHBOUR = struct.Struct("=B3xiH")
+NEIGHBOUR_STATE = struct.Struct("=B3xiH")
 """struct ndmsg of linux/neighbour.h, up to its state: family, device, state."""
 
 # linux/rtnetlink.h
@@ -104,7 +104,7 @@ def neighbours(
     """
 
     def is_meant(data: bytes) -> bool:
-        _, index, state = NEIGHBOUR.unpack_from(data, HEADER.size)
+        _, index, state = NEIGHBOUR_STATE.unpack_from(data, HEADER.size)
         return not state & without and (devices is None or index in devices)
 
     request = ndmsg()

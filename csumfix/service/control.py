@@ -121,7 +121,7 @@ class Handler:
     harmless: bool = False
 
 
-class Server:
+class ControlServer:
     """Answers requests by these handlers until it is closed."""
 
     def __init__(self, handlers: Mapping[str, Handler]) -> None:
@@ -166,12 +166,12 @@ class Server:
                 peer.abort()
 
 
-async def serve(handlers: Mapping[str, Handler]) -> Server:
+async def serve(handlers: Mapping[str, Handler]) -> ControlServer:
     """Answer requests by these handlers; refuse if a service does so already."""
     occupant = await asyncio.to_thread(_occupant)
     if occupant:
         raise already_running(occupant)
-    server = Server(handlers)
+    server = ControlServer(handlers)
     server.open()
     return server
 
@@ -255,7 +255,7 @@ def _exchange(connection: socket.socket, request: str) -> bytes:
         return stream.readline(MAX_LINE)
 
 
-def _explain_absence(found: address.Found) -> None:
+def _explain_absence(found: address.Occupant) -> None:
     """Raise if something other than the service is at its addresses."""
     if found.stranger:
         raise CsumfixError(
