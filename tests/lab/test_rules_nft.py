@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -327,6 +328,43 @@ def test_the_service_restores_what_was_flushed(lab: Lab, tmp_path: Path) -> None
     finally:
         daemon.process.kill()
         daemon.log.unlink()
+
+
+@HEALTHY
+@pytest.mark.parametrize("before", ["queue", "kernel"], ids=["starts to leave", "is leaving"])
+def test_a_port_that_leaves_the_queue_lane_may_change_the_backend(
+    lab: Lab, tmp_path: Path, before: str
+) -> None:
+    nft.stand_in(tmp_path)
+    settings = tmp_path / "csumfix.toml"
+
+    def configure(backend: str, lane: str) -> None:
+        settings.write_text(f'backend = "{backend}"\nlane = "{lane}"\nprobe = "off"\n')
+
+    configure("nft", "queue")
+    path = f"PATH={tmp_path}:{os.environ['PATH']}"
+    daemon = Service(lab.sender, f"--config={settings}", prefix=["env", path])
+    try:
+        daemon.wait_for("ready", 10)
+        if before == "kernel":
+            configure("nft", "kernel")
+            daemon.process.send_signal(signal.SIGHUP)
+            daemon.wait_for("reloaded", 10)
+            assert leaving(daemon)
+        configure("iptables", "kernel")
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.wait_for("reloaded", 10, count=1 if before == "queue" else 2)
+        assert tables(lab) == []
+        until(lambda: not leaving(daemon) or None, 15, lambda: str(daemon.status()))
+        assert daemon.stop() == 0
+        assert "csumfix-flows" not in lab.sender.run(["ipset", "list", "-n"]).stdout
+    finally:
+        daemon.process.kill()
+        daemon.log.unlink()
+
+
+def leaving(daemon: Service) -> bool:
+    return any(one["leaving_queue"] for one in daemon.status()["service"]["lanes"])
 
 
 def tables(lab: Lab) -> list[str]:
