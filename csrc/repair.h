@@ -24,7 +24,7 @@ enum repair_outcome {
 enum repair_reason {
 	/* The outer checksum needs nothing. */
 	REPAIR_RIGHT, /* verified */
-	/* 0, "not computed". The policy keeps it, or nobody here can check what the tunnel carries. */
+	/* 0, "not computed": the policy keeps it, or nobody can check what the tunnel carries. */
 	REPAIR_ZERO_KEPT,
 
 	/* It was written: the verdict is REPAIR_REPLACE. */
