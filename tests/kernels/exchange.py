@@ -19,7 +19,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 PORT = 7000
-TCP_PATIENCE = 4.0  # seconds
+TCP_PATIENCE = 10.0  # seconds
 SO_TXTIME = SCM_TXTIME = 61  # asm-generic/socket.h
 
 

@@ -10,6 +10,8 @@ import pytest
 from csumfix.errors import Exit
 from tests.lab.harness import CSUMFIX
 
+pytestmark = pytest.mark.slow
+
 BOTH = ("IPv4", "IPv6")
 
 

@@ -18,7 +18,7 @@ from csumfix.host import rules
 from csumfix_lab import Lab
 from csumfix_lab.node import Node
 from tests.kernels.test_modules import PATIENCE, missing
-from tests.kernels.tunnels import DATAGRAMS, Exchange, Tunnel
+from tests.kernels.tunnels import ARRIVES_WITHIN, DATAGRAMS, Exchange, Tunnel
 from tests.lab.harness import CSUMFIX, SILENT, Service, until
 
 SCRIPT = Path(__file__).parents[2] / "iptables" / "csumfix-rules"
@@ -109,6 +109,7 @@ def test_without_nft_queue_it_says_so(lab: Lab) -> None:
     assert "modprobe -a nf_tables nft_ct nft_queue" in line
 
 
+@pytest.mark.slow
 def test_without_the_modules_of_iptables_nft_is_chosen(lab: Lab) -> None:
     with missing("xt_CHECKSUM", "xt_NFQUEUE", "nft_compat"):
         code, line = failure(lab, "--backend=iptables")
@@ -154,8 +155,7 @@ def daemon(lab: Lab, without_iptables: None) -> Iterator[Service]:
 
 @EACH
 def test_without_csumfix_nft_loses_packets(exchange: Exchange, tunnel: Tunnel) -> None:
-    arrived, _ = exchange.udp(tunnel.address, 64)
-    assert arrived == (DATAGRAMS if tunnel is HEALTHY else 0)
+    exchange.assert_lost(tunnel, tunnel is not HEALTHY)
 
 
 def test_it_says_that_and_why_it_uses_nft(lab: Lab, daemon: Service) -> None:
@@ -177,10 +177,11 @@ def test_nft_cures(exchange: Exchange, tunnel: Tunnel) -> None:
     assert outcome.whole, outcome
 
 
+@pytest.mark.slow
 def test_flows_leave_the_queue_lane_with_nft(
     lab: Lab, exchange: Exchange, daemon: Service
 ) -> None:
-    assert f"warning: port {STATELESS.port}: now in the queue lane" in "\n".join(daemon.lines())
+    daemon.wait_for(f"warning: port {STATELESS.port}: now in the queue lane")
     lab.sender.run(["nft", "delete", "table", "ip", "stateless"])
 
     def after_a_new_flow(pattern: str) -> str | None:
@@ -210,7 +211,7 @@ def test_flows_without_nat_are_not_queued_by_nft(lab: Lab, exchange: Exchange) -
 def test_nft_keeps_the_order_of_flows_that_open_with_a_burst(exchange: Exchange) -> None:
     before = exchange.overtaken
     for _ in range(BURSTS):  # each a flow of its own
-        assert exchange.udp(HEALTHY.address, 64) == (DATAGRAMS, 0)
+        assert exchange.udp(HEALTHY.address, 64, patience=ARRIVES_WITHIN) == (DATAGRAMS, 0)
     assert exchange.overtaken == before
 
 

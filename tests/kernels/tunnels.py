@@ -22,7 +22,8 @@ from tests.kernels import exchange
 
 DATAGRAMS = 20
 TCP_BYTES = 200_000
-PATIENCE = 1.5  # seconds until a datagram counts as lost
+LOST_AFTER = 1.5  # seconds
+ARRIVES_WITHIN = 8.0  # seconds; a guest stands still now and then
 UNTIL_MOVED = 120.0  # seconds until evidence has moved a port to the queue lane
 
 
@@ -392,13 +393,13 @@ class Exchange:
     def _take(self) -> Any:
         return json.loads(self._ask(self._receiver, "take"))
 
-    def udp(self, address: str, *sizes: int) -> tuple[int, int]:
+    def udp(self, address: str, *sizes: int, patience: float = LOST_AFTER) -> tuple[int, int]:
         """Send datagrams; return how many different ones arrived, and how many were damaged."""
         arrived = damaged = 0
         for size in sizes:
             self._ask(self._sender, f"udp {address} {DATAGRAMS} {size}")
             numbers: set[int] = set()
-            deadline = time.monotonic() + PATIENCE
+            deadline = time.monotonic() + patience
             while len(numbers) < DATAGRAMS and time.monotonic() < deadline:
                 time.sleep(0.1)
                 report = self._take()
@@ -407,6 +408,12 @@ class Exchange:
                 self.overtaken += report["overtaken"]
             arrived += len(numbers)
         return arrived, damaged
+
+    def assert_lost(self, tunnel: Tunnel, lost: bool) -> None:
+        """All of some datagrams are lost, or none is."""
+        patience = LOST_AFTER if lost else ARRIVES_WITHIN
+        arrived, _ = self.udp(tunnel.address, 64, patience=patience)
+        assert arrived == (0 if lost else DATAGRAMS)
 
     def tcp(self, address: str) -> str:
         """Make a transfer over TCP; return what became of it."""
@@ -421,7 +428,7 @@ class Exchange:
             sent += DATAGRAMS
             time.sleep(0.2)
             arrived += len(self._take()["numbers"])
-        deadline = time.monotonic() + 10 * PATIENCE
+        deadline = time.monotonic() + 2 * ARRIVES_WITHIN
         while arrived < sent and time.monotonic() < deadline:
             time.sleep(0.1)
             arrived += len(self._take()["numbers"])
@@ -432,7 +439,7 @@ class Exchange:
         self._take()
         at = time.monotonic_ns() + int(delay * 1e9)
         assert self._ask(self._sender, f"later {address} {at}") == "done"
-        deadline = time.monotonic() + delay + PATIENCE
+        deadline = time.monotonic() + delay + ARRIVES_WITHIN
         while not (last := self._take()["last"]):
             assert time.monotonic() < deadline, "lost"
             time.sleep(0.1)
@@ -441,7 +448,7 @@ class Exchange:
     def all(self, address: str) -> Outcome:
         """Send small and large datagrams, and a transfer over TCP."""
         before = self._take()["errors"]
-        arrived, damaged = self.udp(address, 64, 1200)
+        arrived, damaged = self.udp(address, 64, 1200, patience=ARRIVES_WITHIN)
         tcp = self.tcp(address)
         after = self._take()["errors"]
         return Outcome(arrived, damaged, tcp, {name: after[name] - before[name] for name in after})
