@@ -27,7 +27,7 @@ packets of a flow take two ways, there are hundreds or thousands."""
 
 
 @dataclass(frozen=True)
-class Outcome:
+class TargetOutcome:
     """A target and its result.
 
     measured: median of paired ratios or differences; low and high: their span.
@@ -48,7 +48,7 @@ class Outcome:
 
 
 def _outcome(what: str, against: str, values: Series, *, least: float | None = None,
-             most: float | None = None) -> Outcome:  # fmt: skip
+             most: float | None = None) -> TargetOutcome:  # fmt: skip
     measured = middle(values)
     goal = f">= {least:g}" if least is not None else f"<= {most:g}"
     met = None
@@ -56,7 +56,7 @@ def _outcome(what: str, against: str, values: Series, *, least: float | None = N
         met = measured >= least if least is not None else measured <= (most or 0)
     numbers = known(values)
     low, high = min(numbers, default=None), max(numbers, default=None)
-    return Outcome(what, against, goal, measured, low, high, met)
+    return TargetOutcome(what, against, goal, measured, low, high, met)
 
 
 class _Run:
@@ -69,30 +69,30 @@ class _Run:
         above = Key(cause, load, cure)
         return paired_ratios(self._cells, above, replace(above, cure=base), name)
 
-    def cpu(self, cause: str, base: str) -> Outcome:
+    def cpu(self, cause: str, base: str) -> TargetOutcome:
         values = self.ratios(cause, FIXED, base, "cpu_values")
         return _outcome(f"{cause}: CPU per packet", base, values, most=1.05)
 
     def speed(
         self, cause: str, load: str, base: str, least: float, cure: str = DEFAULT
-    ) -> Outcome:
+    ) -> TargetOutcome:
         title = loads.BY_NAME[load].title.removesuffix(", saturating")
         whose = "" if cure == DEFAULT else ", queue lane"
         values = self.ratios(cause, load, base, "values", cure)
         return _outcome(f"{cause}: {title}{whose}", base, values, least=least)
 
-    def round_trip(self, label: str, name: str, most: float) -> Outcome:
+    def round_trip(self, label: str, name: str, most: float) -> TargetOutcome:
         values = self.ratios("snat", "latency-spaced", CEILING, name)
         return _outcome(f"snat: round trip {label}", CEILING, values, most=most)
 
-    def order(self, cause: str) -> Outcome:
+    def order(self, cause: str) -> TargetOutcome:
         key = Key(cause, "tcp-messages", DEFAULT)
         ours = series(self._cells, key, "out_of_order_values")
         base = series(self._cells, replace(key, cure=CEILING), "out_of_order_values")
         more = less(ours, base) if len(ours) == len(base) else []
         return _outcome(f"{cause}: extra out of order per s", CEILING, more, most=NOISE)
 
-    def tap(self) -> Iterator[Outcome]:
+    def tap(self) -> Iterator[TargetOutcome]:
         """Compare with the same rules without the service: the tap makes the difference.
 
         One percent is below the noise of a round, so the rounds of all causes are combined.
@@ -106,7 +106,7 @@ class _Run:
         yield _outcome("tap: UDP 512 B, one flow", "kernel-rules", udp, least=0.99)
 
 
-def evaluate(cells: Cells) -> list[Outcome]:
+def evaluate(cells: Cells) -> list[TargetOutcome]:
     """Return the outcomes of all targets, in the order of their table."""
     run = _Run(cells)
     return [
@@ -126,7 +126,7 @@ def evaluate(cells: Cells) -> list[Outcome]:
     ]
 
 
-def of(results: report.Results) -> list[Outcome]:
+def of(results: report.Results) -> list[TargetOutcome]:
     """Evaluate a run; of a run that was not full, only targets that it has measured."""
     outcomes = evaluate(by_key(results.cells))
     if results.mode == "full":
@@ -134,7 +134,7 @@ def of(results: report.Results) -> list[Outcome]:
     return [one for one in outcomes if one.met is not None]
 
 
-def _row(one: Outcome) -> list[str]:
+def _row(one: TargetOutcome) -> list[str]:
     spread = ""
     if one.low is not None and one.low != one.high:
         to = "-" if one.low >= 0 else " to "
@@ -142,7 +142,7 @@ def _row(one: Outcome) -> list[str]:
     return [one.what, one.against, one.goal, f"{report.ratio(one.measured)}{spread}"]
 
 
-def table(outcomes: Iterable[Outcome]) -> Table:
+def table(outcomes: Iterable[TargetOutcome]) -> Table:
     """Return the table for a terminal."""
     shown = Table("csumfix", "compared with", "goal", "measured", "", box=None)
     colours = {"met": "green", "missed": "red", "not run": "dim"}
@@ -151,7 +151,7 @@ def table(outcomes: Iterable[Outcome]) -> Table:
     return shown
 
 
-def markdown(outcomes: Iterable[Outcome]) -> str:
+def markdown(outcomes: Iterable[TargetOutcome]) -> str:
     """Render the table for the results page; nothing if there are no outcomes."""
     rows = [[*_row(one), one.verdict] for one in outcomes]
     head = ["csumfix", "compared with", "goal", "measured", ""]

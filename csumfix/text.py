@@ -54,6 +54,11 @@ def listing(items: Iterable[object], separator: str = ", ", limit: int = LISTED)
     return f"{shown}{separator}and {rest} more" if rest > 0 else shown
 
 
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun in singular or plural: 1 port, 2 ports."""
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
 def shortened(text: str, limit: int = LINE) -> str:
     """Return the text, cut off after this many characters, with a note if it was cut."""
     if len(text) <= limit:

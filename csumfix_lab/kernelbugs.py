@@ -1,4 +1,4 @@
-"""The kernel bugs that the self-test looks for, and what the result of a trial means. Pure.
+"""The kernel bugs that the self-test looks for, and what the result of an exchange means. Pure.
 
 Each bug is one way to rewrite the outer header of a packet whose inner checksum is partial. See
 csumfix_lab.causes for the causes, and the design of the kernel's checksum code there.
@@ -55,18 +55,18 @@ BUGS = (
 
 
 @dataclass(frozen=True)
-class Case:
+class BugCase:
     """A bug over one family of underlay."""
 
     bug: Bug
     ipv6: bool = False
 
 
-CASES = tuple(Case(bug, ipv6) for ipv6 in (False, True) for bug in BUGS if bug.ipv6 or not ipv6)
+CASES = tuple(BugCase(bug, ipv6) for ipv6 in (False, True) for bug in BUGS if bug.ipv6 or not ipv6)
 
 
 @dataclass(frozen=True)
-class Trial:
+class Exchange:
     """What became of some datagrams that were sent through the tunnel.
 
     errors: by how much the receiver's UdpInCsumErrors and Udp6InCsumErrors rose.
@@ -84,7 +84,7 @@ class Trial:
         return self.answered == self.sent and not self.errors
 
 
-class State(enum.StrEnum):
+class BugState(enum.StrEnum):
     """Whether this kernel has a bug."""
 
     LIVE = "live"
@@ -93,24 +93,24 @@ class State(enum.StrEnum):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class BugOutcome:
     """What is known about one case.
 
     reason: why it could not be tested.
-    trial: None if there was none.
+    exchange: None if there was none.
     cured: the same with the kernel lane's rules loaded; None if that was not tried.
     """
 
-    case: Case
-    state: State
+    case: BugCase
+    state: BugState
     reason: str = ""
-    trial: Trial | None = None
-    cured: Trial | None = None
+    exchange: Exchange | None = None
+    cured: Exchange | None = None
 
     @property
     def cure(self) -> str:
         """The lane that cures it; empty if there is nothing to cure."""
-        if self.state is not State.LIVE:
+        if self.state is not BugState.LIVE:
             return ""
         is_cured = self.cured and self.cured.is_whole and not self.case.bug.ruins_gso
         return KERNEL_LANE if is_cured else QUEUE_LANE
@@ -125,40 +125,40 @@ class Outcome:
             "state": self.state,
             "reason": self.reason or None,
             "cure": self.cure or None,
-            "datagrams": _numbers(self.trial),
+            "datagrams": _numbers(self.exchange),
             "with_kernel_lane": _numbers(self.cured),
         }
 
 
-def _numbers(trial: Trial | None) -> dict[str, int] | None:
-    if trial is None:
+def _numbers(exchange: Exchange | None) -> dict[str, int] | None:
+    if exchange is None:
         return None
     return {
-        "sent": trial.sent,
-        "answered": trial.answered,
-        "checksum_errors": trial.errors,
+        "sent": exchange.sent,
+        "answered": exchange.answered,
+        "checksum_errors": exchange.errors,
     }
 
 
-def not_testable(case: Case, reason: str) -> Outcome:
+def not_testable(case: BugCase, reason: str) -> BugOutcome:
     """Return the outcome of a case that could not be tried."""
-    return Outcome(case, State.NOT_TESTABLE, reason)
+    return BugOutcome(case, BugState.NOT_TESTABLE, reason)
 
 
-def judge(case: Case, trial: Trial, cured: Trial | None) -> Outcome:
-    """Say what a trial means; cured: the same with the kernel lane, if that was tried.
+def judge(case: BugCase, exchange: Exchange, cured: Exchange | None) -> BugOutcome:
+    """Say what an exchange means; cured: the same with the kernel lane, if that was tried.
 
     A checksum error at the receiver proves the bug. That the kernel is right is proven only if
     every datagram was answered and the outer headers really were rewritten. Where the tunnel's
     remote end is a virtual address, the answers prove that as well.
     """
-    if trial.errors:
-        return Outcome(case, State.LIVE, trial=trial, cured=cured)
-    if not trial.is_whole:
-        lost = f"{trial.sent - trial.answered} of {trial.sent} datagrams"
+    if exchange.errors:
+        return BugOutcome(case, BugState.LIVE, exchange=exchange, cured=cured)
+    if not exchange.is_whole:
+        lost = f"{exchange.sent - exchange.answered} of {exchange.sent} datagrams"
         reason = f"{lost} were lost, and no checksum error says why"
-    elif case.bug.tracked and not trial.rewritten:
+    elif case.bug.tracked and not exchange.rewritten:
         reason = "NAT rewrote no outer header"
     else:
-        return Outcome(case, State.FIXED, trial=trial)
-    return Outcome(case, State.NOT_TESTABLE, reason, trial)
+        return BugOutcome(case, BugState.FIXED, exchange=exchange)
+    return BugOutcome(case, BugState.NOT_TESTABLE, reason, exchange)

@@ -30,7 +30,7 @@ from csumfix.errors import CsumfixError, Exit
 from csumfix.host import rules
 from csumfix_lab import echo, spec
 from csumfix_lab.causes import BY_NAME, Cause
-from csumfix_lab.kernelbugs import CASES, IPVS, Case, Outcome, Trial, judge, not_testable
+from csumfix_lab.kernelbugs import CASES, IPVS, BugCase, BugOutcome, Exchange, judge, not_testable
 from csumfix_lab.lab import Lab
 from csumfix_lab.rules import LOADERS
 from csumfix_lab.sandbox import require
@@ -62,7 +62,7 @@ class Result:
 
     kernel: str
     seconds: float
-    outcomes: tuple[Outcome, ...]
+    outcomes: tuple[BugOutcome, ...]
 
 
 @dataclass(frozen=True)
@@ -73,15 +73,15 @@ class _Shape:
     outer_checksum: bool
 
 
-def run(cases: Sequence[Case] = CASES) -> Result:
+def run(cases: Sequence[BugCase] = CASES) -> Result:
     """Try the cases; raise CsumfixError if this machine cannot try any."""
     began = time.monotonic()
     kernel_lane = rules.kernel_lane(spec.LabSpec().port)
     stop = threading.Event()
-    found: dict[Case, Outcome] = {}
+    found: dict[BugCase, BugOutcome] = {}
     failures: list[CsumfixError] = []
 
-    def work(shape: _Shape, some: list[Case]) -> None:
+    def work(shape: _Shape, some: list[BugCase]) -> None:
         try:
             for outcome in _try_all(shape, some, kernel_lane, stop):
                 found[outcome.case] = outcome
@@ -98,15 +98,15 @@ def run(cases: Sequence[Case] = CASES) -> Result:
         except BaseException:
             stop.set()
             raise
-    if failures and all(outcome.trial is None for outcome in found.values()):
+    if failures and all(outcome.exchange is None for outcome in found.values()):
         raise failures[0]
     outcomes = tuple(found[case] for case in cases)
     return Result(os.uname().release, time.monotonic() - began, outcomes)
 
 
-def _labs(cases: Sequence[Case]) -> list[tuple[_Shape, list[Case]]]:
+def _labs(cases: Sequence[BugCase]) -> list[tuple[_Shape, list[BugCase]]]:
     """Return what labs there must be, each with its cases."""
-    shapes: dict[_Shape, list[Case]] = {}
+    shapes: dict[_Shape, list[BugCase]] = {}
     for case in cases:
         shapes.setdefault(_Shape(case.ipv6, case.bug.outer_checksum), []).append(case)
     return [
@@ -117,8 +117,8 @@ def _labs(cases: Sequence[Case]) -> list[tuple[_Shape, list[Case]]]:
 
 
 def _try_all(
-    shape: _Shape, cases: Sequence[Case], kernel_lane: str, stop: threading.Event
-) -> Iterator[Outcome]:
+    shape: _Shape, cases: Sequence[BugCase], kernel_lane: str, stop: threading.Event
+) -> Iterator[BugOutcome]:
     """Try cases in one lab."""
     if stop.is_set():
         return
@@ -153,18 +153,18 @@ class _Station:
                 raise CsumfixError("the lab's program csumfix_lab.echo did not start", Exit.KERNEL)
         self._errors = self._all_errors()
 
-    def outcome(self, case: Case) -> Outcome:
+    def outcome(self, case: BugCase) -> BugOutcome:
         """Try a case; if it shows the bug, try it again with the kernel lane."""
         try:
             self._provoke(case)
-            trial = self._try(case)
-            return judge(case, trial, self._try_kernel_lane(case) if trial.errors else None)
+            exchange = self._try(case)
+            return judge(case, exchange, self._try_kernel_lane(case) if exchange.errors else None)
         except _NotLoadedError as error:
             return not_testable(case, str(error))
         except (CsumfixError, subprocess.CalledProcessError) as error:
             return not_testable(case, str(_failure(error)))
 
-    def _provoke(self, case: Case) -> None:
+    def _provoke(self, case: BugCase) -> None:
         """Set up what provokes a bug, with empty tables, and nothing of the case before."""
         require(*(loader[0] for loader in self._families))
         tables = _TABLES.format(port=self._lab.spec.port)
@@ -177,7 +177,7 @@ class _Station:
             inputs.append((LOADERS[tool], text))
         self._load(inputs)
 
-    def _remote(self, case: Case) -> list[str]:
+    def _remote(self, case: BugCase) -> list[str]:
         """Return the command that gives the tunnel its remote end, which may be virtual."""
         cause = BY_NAME.get(case.bug.cause)
         end = spec.RECEIVER if cause and not cause.virtual_vtep else spec.VIRTUAL_VTEP
@@ -192,7 +192,7 @@ class _Station:
         if result.returncode:
             raise _NotLoadedError(_last_line(result.stderr))
 
-    def _try_kernel_lane(self, case: Case) -> Trial | None:
+    def _try_kernel_lane(self, case: BugCase) -> Exchange | None:
         """Try once more with the kernel lane's rules; None if they cannot be loaded."""
         restore = self._families[case.ipv6]
         try:
@@ -201,7 +201,7 @@ class _Station:
             return None
         return self._try(case)
 
-    def _try(self, case: Case) -> Trial:
+    def _try(self, case: BugCase) -> Exchange:
         """Send datagrams through the tunnel."""
         cause = BY_NAME.get(case.bug.cause)
         address = self._lab.service_ip if cause and cause.service else self._lab.pod_ip
@@ -209,12 +209,12 @@ class _Station:
         sent, answered = map(int, asked.stdout.split())
         before, self._errors = self._errors, self._all_errors()
         errors = self._errors - before
-        return Trial(sent, answered, errors, 0 if errors else self._rewritten(case))
+        return Exchange(sent, answered, errors, 0 if errors else self._rewritten(case))
 
     def _all_errors(self) -> int:
         return self._lab.receiver.counters().udp_drops
 
-    def _rewritten(self, case: Case) -> int:
+    def _rewritten(self, case: BugCase) -> int:
         """Return how many packets conntrack NAT is seen to have rewritten."""
         save = self._families[case.ipv6][0].replace("restore", "save")
         found = _REWRITTEN.search(self._lab.sender.run([save, "-c", "-t", "mangle"]).stdout)

@@ -8,7 +8,7 @@ from rich.table import Table
 
 from csumfix.errors import Exit
 from csumfix.text import printable
-from csumfix_lab.kernelbugs import KERNEL_LANE, QUEUE_LANE, Bug, Outcome, State
+from csumfix_lab.kernelbugs import KERNEL_LANE, QUEUE_LANE, Bug, BugOutcome, BugState
 from csumfix_lab.selftest import Result
 
 _ABSENT = "-"
@@ -27,15 +27,17 @@ _CURES = {
 def exit_code(result: Result) -> Exit:
     """Return NEGATIVE if the kernel has any of the bugs, BROKEN if nothing could be tried."""
     states = {outcome.state for outcome in result.outcomes}
-    if State.LIVE in states:
+    if BugState.LIVE in states:
         return Exit.NEGATIVE
-    return Exit.OK if State.FIXED in states else Exit.BROKEN
+    return Exit.OK if BugState.FIXED in states else Exit.BROKEN
 
 
 def verdict(result: Result) -> str:
     """Say in one sentence which bugs this kernel has, and what cures them."""
     bugs = _by_bug(result)
-    tried = {bug for bug in bugs if any(one.state is not State.NOT_TESTABLE for one in bugs[bug])}
+    tried = {
+        bug for bug in bugs if any(one.state is not BugState.NOT_TESTABLE for one in bugs[bug])
+    }
     live = {bug: _cures(bugs[bug]) for bug in bugs if _cures(bugs[bug])}
     kernel = f"This kernel, {printable(result.kernel)},"
     if not tried:
@@ -73,14 +75,14 @@ def _line(console: Console, text: str) -> None:
     console.print(text, markup=False, highlight=False)
 
 
-def _by_bug(result: Result) -> dict[Bug, list[Outcome]]:
-    bugs: dict[Bug, list[Outcome]] = {}
+def _by_bug(result: Result) -> dict[Bug, list[BugOutcome]]:
+    bugs: dict[Bug, list[BugOutcome]] = {}
     for outcome in result.outcomes:
         bugs.setdefault(outcome.case.bug, []).append(outcome)
     return bugs
 
 
-def _cures(outcomes: list[Outcome]) -> list[str]:
+def _cures(outcomes: list[BugOutcome]) -> list[str]:
     """Return the lanes that cure a bug, over IPv4 first; none if it is not live."""
     return list(dict.fromkeys(outcome.cure for outcome in outcomes if outcome.cure))
 

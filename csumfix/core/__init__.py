@@ -68,8 +68,8 @@ def _reasons(*outcomes: Outcome) -> frozenset[str]:
     return frozenset(reason for reason, outcome in OUTCOMES.items() if outcome in outcomes)
 
 
-REPAIRED: frozenset[str] = _reasons(Outcome.REPAIRED, Outcome.FILLED)
-"""The reasons that come with a rewritten checksum."""
+WRITTEN: frozenset[str] = _reasons(Outcome.REPAIRED, Outcome.FILLED)
+"""The reasons that come with a new checksum: it was wrong, or 0 and is filled in."""
 
 LEFT_WRONG: frozenset[str] = _reasons(Outcome.LEFT_WRONG)
 """The reasons for which a wrong checksum stays as it is."""
@@ -177,7 +177,7 @@ class Repair:
     @property
     def replaced(self) -> bool:
         """Whether the packet was changed."""
-        return self.reason in REPAIRED
+        return self.reason in WRITTEN
 
 
 class Inspection(NamedTuple):
@@ -200,15 +200,6 @@ class Inspection(NamedTuple):
     inner: Inner = Inner.UNPROVEN
     inner_found: int = 0
     inner_expected: int = 0
-
-    @property
-    def leaves_wrong(self) -> bool:
-        """Whether the outer checksum, and nothing else, is wrong when such a packet leaves.
-
-        A damaged inner packet was damaged before it was put into the tunnel.
-        """
-        intact = {Inner.RIGHT, Inner.UNPROVEN, Inner.PARTIAL}
-        return self.outer is Outer.WRONG and self.inner in intact
 
 
 @dataclass(frozen=True)

@@ -67,7 +67,7 @@ class Reason(enum.StrEnum):
     INNER_UNKNOWN = "the tunnel carries something that csumfix cannot check"
 
 
-class Verdict(NamedTuple):
+class Judgement(NamedTuple):
     """A diagnosis; for UNJUDGED with the reason."""
 
     diagnosis: Diagnosis
@@ -99,28 +99,28 @@ JUMBO_MTU = 9216
 INTACT = frozenset({Inner.RIGHT, Inner.UNPROVEN, Inner.UNKNOWN})
 
 
-def judge(seen: Inspection, how: Circumstances) -> Verdict:
+def judge(seen: Inspection, how: Circumstances) -> Judgement:
     """Judge a tunnel packet whose status is OK."""
     if how.complete is False:
-        return Verdict(Diagnosis.GSO)
+        return Judgement(Diagnosis.GSO)
     if seen.inner is Inner.CORRUPT:
         return _damaged(seen, how)
     if seen.outer is Outer.WRONG and seen.inner is Inner.UNKNOWN:
-        return Verdict(Diagnosis.UNJUDGED, Reason.INNER_UNKNOWN)
+        return Judgement(Diagnosis.UNJUDGED, Reason.INNER_UNKNOWN)
     if seen.outer is Outer.WRONG:
         malformed = seen.inner is Inner.MALFORMED
-        return Verdict(Diagnosis.CORRUPT if malformed else Diagnosis.REWRITTEN)
+        return Judgement(Diagnosis.CORRUPT if malformed else Diagnosis.REWRITTEN)
     if seen.inner is Inner.MALFORMED:
-        return Verdict(Diagnosis.UNJUDGED, Reason.INNER_MALFORMED)
-    return Verdict(_intact(seen, how))
+        return Judgement(Diagnosis.UNJUDGED, Reason.INNER_MALFORMED)
+    return Judgement(_intact(seen, how))
 
 
-def _damaged(seen: Inspection, how: Circumstances) -> Verdict:
+def _damaged(seen: Inspection, how: Circumstances) -> Judgement:
     """Judge a packet whose inner checksum is neither right nor partial."""
     if seen.outer is not Outer.RIGHT and how.tcp_data and how.length > ETHERNET_MTU:
-        return Verdict(Diagnosis.UNJUDGED, Reason.MERGED)
+        return Judgement(Diagnosis.UNJUDGED, Reason.MERGED)
     wrong = seen.outer is Outer.WRONG
-    return Verdict(Diagnosis.CORRUPT if wrong else Diagnosis.INNER_CORRUPT)
+    return Judgement(Diagnosis.CORRUPT if wrong else Diagnosis.INNER_CORRUPT)
 
 
 def _intact(seen: Inspection, how: Circumstances) -> Diagnosis:

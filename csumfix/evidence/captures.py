@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from csumfix.core import Inner, Inspection, Outer, Policy, Status, inspect
 from csumfix.evidence import links, segments
-from csumfix.evidence.arrivals import Circumstances, Diagnosis, Reason, Verdict, judge
+from csumfix.evidence.arrivals import Circumstances, Diagnosis, Judgement, Reason, judge
 from csumfix.evidence.pcap import Capture
 from csumfix.evidence.tapsocket import Direction
 from csumfix.protocols import GENEVE_PORT, TITLES, Protocol, Protocols
@@ -57,7 +57,7 @@ class Judged(NamedTuple):
     direction: Direction | None
     source: bytes
     dest: bytes
-    verdict: Verdict
+    judgement: Judgement
     seen: Inspection
     complete: bool | None
 
@@ -137,11 +137,11 @@ class Examiner:
         source, dest = addresses(captured.packet)
         direction = self._direction(source, dest, captured.direction)
         if seen.outer is Outer.RIGHT and seen.inner is Inner.RIGHT:  # most are
-            verdict = Verdict(Diagnosis.RIGHT)
+            judgement = Judgement(Diagnosis.RIGHT)
         else:
             tcp_data = segments.has_tcp_data(captured.packet, protocol)
             how = Circumstances(direction, captured.complete, tcp_data, captured.length)
-            verdict = judge(seen, how)
+            judgement = judge(seen, how)
         return Judged(
             captured.number,
             TITLES[protocol],
@@ -149,7 +149,7 @@ class Examiner:
             direction,
             source,
             dest,
-            verdict,
+            judgement,
             seen,
             captured.complete,
         )
@@ -167,7 +167,7 @@ class Examiner:
             self._direction(source, dest, captured.direction),
             source,
             dest,
-            Verdict(Diagnosis.UNJUDGED, _reason(captured, seen.status)),
+            Judgement(Diagnosis.UNJUDGED, _reason(captured, seen.status)),
             seen,
             captured.complete,
         )

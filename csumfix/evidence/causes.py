@@ -33,8 +33,8 @@ PROVEN = 2
 """Number of flows or packets that must agree on a cause."""
 
 
-class Cause(enum.StrEnum):
-    """Why checksums are wrong."""
+class PacketCause(enum.StrEnum):
+    """Why checksums are wrong, as packets show it."""
 
     NEW_PORT = "new_port"
     NEW_ADDRESS = "new_address"
@@ -51,11 +51,11 @@ class Cause(enum.StrEnum):
 
 
 FIXED = {
-    Diagnosis.NOT_FINISHED: Cause.NIC,
-    Diagnosis.UNDECIDED: Cause.NIC,
-    Diagnosis.RELAYED: Cause.RELAY,
-    Diagnosis.CORRUPT: Cause.DAMAGE,
-    Diagnosis.INNER_CORRUPT: Cause.INNER_DAMAGE,
+    Diagnosis.NOT_FINISHED: PacketCause.NIC,
+    Diagnosis.UNDECIDED: PacketCause.NIC,
+    Diagnosis.RELAYED: PacketCause.RELAY,
+    Diagnosis.CORRUPT: PacketCause.DAMAGE,
+    Diagnosis.INNER_CORRUPT: PacketCause.INNER_DAMAGE,
 }
 
 
@@ -82,18 +82,19 @@ class Flow:
             self.complete.add((seen.found - seen.difference) % MODULUS)
 
 
-def name(flows: dict[int, Flow], tunnel: str = "VXLAN") -> Cause:
+def name(flows: dict[int, Flow], tunnel: str = "VXLAN") -> PacketCause:
     """Name what rewrote the outer headers of one sender's packets, by source port."""
     if _is_rewritten_zero(flows):
-        return Cause.ZERO
+        return PacketCause.ZERO
     if any(len(flow.differences) > 1 for flow in flows.values()):
-        return Cause.UNKNOWN
+        return PacketCause.UNKNOWN
     if len(flows) < PROVEN:
-        return Cause.NAT
+        return PacketCause.NAT
     if len({difference(flow) for flow in flows.values()}) == 1:
-        return Cause.NEW_ADDRESS
-    old = [(port - difference(flow)) % MODULUS for port, flow in flows.items()]
-    return Cause.NEW_PORT if all(port in SOURCE_PORTS[tunnel] for port in old) else Cause.UNKNOWN
+        return PacketCause.NEW_ADDRESS
+    old = {(port - difference(flow)) % MODULUS for port, flow in flows.items()}
+    fits = old.issubset(SOURCE_PORTS[tunnel])
+    return PacketCause.NEW_PORT if fits else PacketCause.UNKNOWN
 
 
 def _is_rewritten_zero(flows: dict[int, Flow]) -> bool:
@@ -130,7 +131,7 @@ class Sender:
 
 
 @dataclass
-class Finding:
+class CaptureFinding:
     """The packets with one diagnosis and one cause, to one port.
 
     first: the first of them.
@@ -139,7 +140,7 @@ class Finding:
     """
 
     diagnosis: Diagnosis
-    cause: Cause
+    cause: PacketCause
     tunnel: str
     port: int
     first: Judged
@@ -177,7 +178,7 @@ class Tally:
 
     def add(self, judged: Judged) -> None:
         """Count a packet."""
-        diagnosis, reason = judged.verdict
+        diagnosis, reason = judged.judgement
         self.diagnoses[diagnosis] += 1
         self.ports[judged.tunnel, judged.port] += 1
         if self._assumed and len(self._pairs) < MANY_PAIRS:
@@ -191,7 +192,7 @@ class Tally:
 
     def _sender(self, judged: Judged) -> Sender:
         """Return the entry of a packet's sender; senders beyond the limit share one."""
-        key = (judged.verdict.diagnosis, judged.tunnel, judged.port, judged.source, judged.dest)
+        key = (judged.judgement.diagnosis, judged.tunnel, judged.port, judged.source, judged.dest)
         if key not in self._senders and len(self._senders) >= MANY_SENDERS:
             key = (*key[:3], b"", b"")
         return self._senders.setdefault(key, Sender(judged))
@@ -226,20 +227,20 @@ class Tally:
         """Whether any packet is certainly wrong."""
         return bool(WRONG & self.diagnoses.keys())
 
-    def findings(self) -> list[Finding]:
+    def findings(self) -> list[CaptureFinding]:
         """Return the findings: certain faults first, then by number of packets."""
-        found: dict[tuple[Diagnosis, Cause, str, int], Finding] = {}
+        found: dict[tuple[Diagnosis, PacketCause, str, int], CaptureFinding] = {}
         for (diagnosis, tunnel, port, source, _), sender in self._senders.items():
             if diagnosis is Diagnosis.PARTIAL:
                 continue
             cause = FIXED.get(diagnosis) or name(sender.flows, tunnel)
             key = (diagnosis, cause, tunnel, port)
-            finding = found.setdefault(key, Finding(*key, sender.first))
+            finding = found.setdefault(key, CaptureFinding(*key, sender.first))
             finding.senders[source] += sender.packets
             if len(finding.flows) < MANY_FLOWS:
                 finding.flows |= sender.flows
         return sorted(found.values(), key=_weight)
 
 
-def _weight(finding: Finding) -> tuple[bool, int]:
+def _weight(finding: CaptureFinding) -> tuple[bool, int]:
     return finding.diagnosis not in WRONG, -finding.packets

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from csumfix.host import namespaces
-from csumfix.host.namespaces import Found
+from csumfix.host.namespaces import Namespaces
 from csumfix.text import listing, printable
 
 OWNERS = 3
@@ -88,7 +88,7 @@ class Observation:
     found: the namespaces whose counters are watched, and what could not be looked at.
     """
 
-    found: Found
+    found: Namespaces
     before: Sequence[Mapping[str, int]]
 
     def drops(self) -> list[Drops]:

@@ -31,7 +31,7 @@ import enum
 from collections.abc import Collection, Iterator, Sequence
 from typing import NamedTuple
 
-from csumfix.evidence.probes import Extent, Kind, Outcome, Outcomes
+from csumfix.evidence.outcomes import Extent, Kind, KindOutcome, Outcomes
 
 SURE = 12
 """Packets without a single answer that are not lost by chance. On a path that loses 20 % each way,
@@ -87,7 +87,7 @@ def judge(outcomes: Outcomes) -> Offload:
 
 def _answer(outcomes: Outcomes, pairs: Sequence[Pair]) -> Offload:
     """Answer one question."""
-    if any(outcomes.get(kind, Outcome()).answered for _, kind in pairs):
+    if any(outcomes.get(kind, KindOutcome()).answered for _, kind in pairs):
         return Offload.ANSWERED
     if any(_is_lost(outcomes, *pair) for pair in pairs):
         return Offload.LOST
@@ -99,11 +99,11 @@ def _is_lost(outcomes: Outcomes, control: Kind, kind: Kind) -> bool:
 
     Packets of which the control was not answered later prove nothing: the path may have failed.
     """
-    answered = outcomes.get(control, Outcome()).answered_at
+    answered = outcomes.get(control, KindOutcome()).answered_at
     if len(answered) < CONFIRMED:
         return False
     first, last = min(answered), max(answered)
-    sent = outcomes.get(kind, Outcome()).sent_at
+    sent = outcomes.get(kind, KindOutcome()).sent_at
     return sum(first <= at <= last for at in sent) >= SURE
 
 
@@ -126,8 +126,8 @@ def _wanted(outcomes: Outcomes, pairs: Sequence[Pair], number: int) -> Iterator[
     for place, (control, kind) in enumerate(pairs):
         if number < place * PATIENCE:
             return
-        asked = outcomes.get(control, Outcome())
-        offloaded = outcomes.get(kind, Outcome())
+        asked = outcomes.get(control, KindOutcome())
+        offloaded = outcomes.get(kind, KindOutcome())
         most = CONTROLS + (CLOSING if asked.answered else 0)
         if asked.sent < most and (asked.answered < CONFIRMED or offloaded.sent >= SURE):
             yield control

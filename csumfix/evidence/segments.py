@@ -19,7 +19,12 @@ def udp_offset(packet: bytes) -> int:
 
 def inner_offset(packet: bytes, protocol: Protocol) -> int:
     """Return where the payload of a tunnel packet begins; IndexError if it is too short."""
-    tunnel = udp_offset(packet) + UDP_HEADER
+    return payload_offset(packet, udp_offset(packet), protocol)
+
+
+def payload_offset(packet: bytes, udp: int, protocol: Protocol) -> int:
+    """Do the same, given where the UDP header begins."""
+    tunnel = udp + UDP_HEADER
     options = (packet[tunnel] & 0x3F) * 4 if protocol == "geneve" else 0
     return tunnel + TUNNEL_HEADER + options
 

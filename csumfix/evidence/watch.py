@@ -11,7 +11,7 @@ from typing import NamedTuple
 from csumfix.core import Policy, inspect
 from csumfix.evidence.captures import address_text, addresses
 from csumfix.evidence.departures import Departure, judge
-from csumfix.evidence.probes import Outcome
+from csumfix.evidence.outcomes import KindOutcome
 from csumfix.evidence.tapsocket import Direction, TapSocket
 from csumfix.protocols import Protocols
 
@@ -37,9 +37,9 @@ class Watched:
     """
 
     def __init__(self) -> None:
-        self.streams: dict[Stream, Outcome] = {}
+        self.streams: dict[Stream, KindOutcome] = {}
 
-    def wrong(self) -> dict[Stream, Outcome]:
+    def wrong(self) -> dict[Stream, KindOutcome]:
         """Return the streams with packets that left wrong."""
         return {one: seen for one, seen in self.streams.items() if seen.left[Departure.WRONG]}
 
@@ -54,7 +54,7 @@ class Watched:
         departure = judge(seen, complete=complete)
         if departure is not Departure.NOT_JUDGED:
             source, dest = map(address_text, addresses(data))
-            outcome = self.streams.setdefault(Stream(source, dest, seen.dest), Outcome())
+            outcome = self.streams.setdefault(Stream(source, dest, seen.dest), KindOutcome())
             outcome.add_departed(seen, departure, (source, dest))
 
 

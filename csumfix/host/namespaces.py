@@ -63,7 +63,7 @@ class Namespace:
 
 
 @dataclass
-class Found:
+class Namespaces:
     """The namespaces that were found, this process's own first.
 
     hidden: processes that could not be looked at: they are another user's.
@@ -76,9 +76,9 @@ class Found:
 
 
 @contextlib.contextmanager
-def opened() -> Iterator[Found]:
+def opened() -> Iterator[Namespaces]:
     """Find the namespaces; close them in the end."""
-    found = Found([])
+    found = Namespaces([])
     try:
         with _more_descriptors():
             _find(found)
@@ -103,7 +103,7 @@ def _more_descriptors() -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
-def _find(found: Found) -> None:
+def _find(found: Namespaces) -> None:
     own = PROC / "self"
     seen = {_number(own)}
     _add(found, own, "this host", is_host=True)
@@ -130,7 +130,7 @@ def _number(process: Path) -> int:
     return (process / "ns" / "net").stat().st_ino
 
 
-def _add(found: Found, process: Path, name: str, *, is_host: bool) -> None:
+def _add(found: Namespaces, process: Path, name: str, *, is_host: bool) -> None:
     files: list[int] = []
     try:
         for file in FILES:

@@ -55,6 +55,11 @@ class Remote:
         """Version of the inner IP: 4 or 6."""
         return 6 if ":" in self.address else 4
 
+    @property
+    def has_outer_checksum(self) -> bool:
+        """Whether the tunnel computes outer checksums of packets to it."""
+        return self.tunnel.checksum6 if ":" in self.vtep else self.tunnel.checksum
+
     def __str__(self) -> str:
         vtep = f" (VTEP {self.vtep})" if self.vtep else ""
         return f"{self.address}{vtep}"

@@ -33,7 +33,7 @@ with parts_of("pyroute2"):
 
 ERROR = struct.Struct("=i")
 
-NEIGHBOUR = struct.Struct("=B3xiH")
+NEIGHBOUR_STATE = struct.Struct("=B3xiH")
 """struct ndmsg of linux/neighbour.h, up to its state: family, device, state."""
 
 # linux/rtnetlink.h
@@ -111,7 +111,7 @@ def neighbours(
     """
 
     def is_meant(data: bytes) -> bool:
-        _, index, state = NEIGHBOUR.unpack_from(data, HEADER.size)
+        _, index, state = NEIGHBOUR_STATE.unpack_from(data, HEADER.size)
         return not state & without and (devices is None or index in devices)
 
     request = ndmsg()

@@ -43,8 +43,9 @@ _RULE = re.compile(
     re.MULTILINE,
 )
 _BACKEND = re.compile(r"^backend=(?P<name>\w+) why=(?P<why>.*)", re.MULTILINE)
-_STATE = re.compile(
-    r"^family=(?P<family>\d) lane=(?P<lane>\S+) state=(?P<state>\S+)", re.MULTILINE
+_LANE = re.compile(
+    r"^family=\d lane=(?P<lane>\S+) state=\S+ ports=(?P<ports>\S+)(.* leaving=(?P<leaving>\S+))?",
+    re.MULTILINE,
 )
 _REFUSED = re.compile(r"^refused family=\d lane=(\w+)", re.MULTILINE)
 
@@ -121,11 +122,11 @@ class LoadedRule:
 class Loaded:
     """What is loaded.
 
-    states: by family and lane: present, incomplete or absent.
+    lanes: those that have rules for a port, by port.
     trouble: why it could not be read; None if it could.
     """
 
-    states: dict[tuple[str, str], str]
+    lanes: dict[int, frozenset[str]]
     rules: tuple[LoadedRule, ...]
     trouble: str | None
 
@@ -257,14 +258,17 @@ def loaded() -> Loaded:
 
 def parse(text: str, trouble: str | None = None) -> Loaded:
     """Read what ``csumfix-rules status`` printed."""
-    states = {(m["family"], m["lane"]): m["state"] for m in _STATE.finditer(text)}
+    lanes: dict[int, frozenset[str]] = {}
+    for lane in _LANE.finditer(text):
+        for port in re.findall(r"\d+", f"{lane['ports']} {lane['leaving']}"):
+            lanes[int(port)] = lanes.get(int(port), frozenset()) | {lane["lane"]}
     found = (
         LoadedRule(
             m["family"], m["lane"], m["role"], int(m["packets"]), int(m["bytes"]), m["text"]
         )
         for m in _RULE.finditer(text)
     )
-    return Loaded(states, tuple(found), trouble)
+    return Loaded(lanes, tuple(found), trouble)
 
 
 def conntrack_is_on() -> bool:

@@ -92,7 +92,7 @@ def prepare_directory() -> bool:
 
 
 @dataclass(frozen=True)
-class Found:
+class Occupant:
     """What answers at the addresses of this network namespace.
 
     connection: to the service; None if none was found. The caller closes it.
@@ -105,7 +105,7 @@ class Found:
     busy: str | None = None
 
 
-def find(patience: float) -> Found:
+def find(patience: float) -> Occupant:
     """Connect to the service in this network namespace; wait `patience` seconds per address."""
     stranger = busy = None
     for address in (str(path()), ABSTRACT):
@@ -117,10 +117,10 @@ def find(patience: float) -> Found:
         except OSError:  # nobody is there, or we may not connect
             continue
         if is_believed(owner(connection).uid):
-            return Found(connection)
+            return Occupant(connection)
         stranger = owner(connection)
         connection.close()
-    return Found(None, stranger, busy)
+    return Occupant(None, stranger, busy)
 
 
 def _connect(address: str, patience: float) -> socket.socket:

@@ -118,7 +118,7 @@ class Handler:
     harmless: bool = False
 
 
-class Server:
+class ControlServer:
     """Answers requests by these handlers until it is closed."""
 
     def __init__(self, handlers: Mapping[str, Handler]) -> None:
@@ -164,12 +164,12 @@ class Server:
             self._strangers -= not trusted
 
 
-async def serve(handlers: Mapping[str, Handler]) -> Server:
+async def serve(handlers: Mapping[str, Handler]) -> ControlServer:
     """Answer requests by these handlers; refuse if a service does so already."""
     occupant = await asyncio.to_thread(_occupant)
     if occupant:
         raise already_running(occupant)
-    server = Server(handlers)
+    server = ControlServer(handlers)
     server.open()
     return server
 
@@ -253,7 +253,7 @@ def _exchange(connection: socket.socket, request: str) -> bytes:
         return stream.readline(MAX_LINE)
 
 
-def _explain_absence(found: address.Found) -> None:
+def _explain_absence(found: address.Occupant) -> None:
     """Raise if something other than the service is at its addresses."""
     if found.stranger:
         raise CsumfixError(

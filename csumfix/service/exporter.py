@@ -18,7 +18,7 @@ from http import HTTPStatus
 from urllib.parse import urlsplit
 
 from csumfix.errors import CsumfixError, Exit
-from csumfix.service.httpserver import Request, Response, Server, text
+from csumfix.service.httpserver import HttpServer, Request, Response, text
 from csumfix.service.pace import Pace
 from csumfix.service.snapshot import Snapshot
 
@@ -52,7 +52,7 @@ class Exporter:
         self._snapshot, self._trouble, self._probe = snapshot, trouble, probe
         self._loop = asyncio.get_running_loop()
         self._address: str | None = None
-        self._server: Server | None = None
+        self._server: HttpServer | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._pace = Pace(*SCRAPES)
         self._scrapers = 0
@@ -77,7 +77,7 @@ class Exporter:
     def _open(self, address: str | None) -> None:
         if not address:
             return
-        self._server = Server(_listen(address), self._answer)
+        self._server = HttpServer(_listen(address), self._answer)
         self._address = address
         if self._render is None:
             from csumfix.service import metrics

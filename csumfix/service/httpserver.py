@@ -71,7 +71,7 @@ def text(line: str, status: HTTPStatus = HTTPStatus.OK, *headers: tuple[str, str
     return Response(f"{line}\n".encode(), status, headers=headers)
 
 
-class Server:
+class HttpServer:
     """Serves at a listening socket until it is closed.
 
     answer: returns the response to a request.
@@ -179,7 +179,7 @@ class _Client:
     """
 
     def __init__(
-        self, server: Server, loop: asyncio.AbstractEventLoop, connection: socket.socket
+        self, server: HttpServer, loop: asyncio.AbstractEventLoop, connection: socket.socket
     ) -> None:
         self._server, self._loop, self._socket = server, loop, connection
         self._http: h11.Connection | None = None  # made when there is something to parse

@@ -15,7 +15,8 @@ from typing import Protocol
 from csumfix.core import Policy, Stats
 from csumfix.errors import CsumfixError
 from csumfix.evidence import offload
-from csumfix.evidence.probes import Prober, Probes
+from csumfix.evidence.outcomes import Probes
+from csumfix.evidence.probes import Prober
 from csumfix.evidence.tap import Tap, Traffic
 from csumfix.host import flows, queues, remotes, rules, sockets, tunnels, underlays
 from csumfix.host.changes import Changes

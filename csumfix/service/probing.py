@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 from csumfix.evidence import offload
 from csumfix.evidence.offload import Counts, Offload
-from csumfix.evidence.probes import Probed
+from csumfix.evidence.outcomes import Probed
 from csumfix.host.remotes import Remote
 from csumfix.host.tunnels import Tunnel
 from csumfix.service.kernel import OtherEnds
@@ -89,7 +89,7 @@ class Turns:
 
 
 @dataclass(frozen=True)
-class Judged:
+class JudgedEnd:
     """What came of the probes to one remote end, in a word."""
 
     probed: Probed
@@ -152,7 +152,7 @@ class Probing:
         if probes.blind:
             return False
         self.rounds += 1
-        judged = [Judged(one, offload.judge(one.outcomes)) for one in probes.probed]
+        judged = [JudgedEnd(one, offload.judge(one.outcomes)) for one in probes.probed]
         for port in {one.probed.remote.tunnel.port for one in judged}:
             of_port = [one for one in judged if one.probed.remote.tunnel.port == port]
             self._count(port, of_port)
@@ -189,13 +189,13 @@ class Probing:
             )
         self.fault = fault or None
 
-    def _count(self, port: int, judged: Iterable[Judged]) -> None:
+    def _count(self, port: int, judged: Iterable[JudgedEnd]) -> None:
         for one in judged:
             before = self.counts.get(port, Counts())
             self.counts[port] = before + offload.count(one.probed.outcomes)
 
     def _conclude(
-        self, port: int, judged: Sequence[Judged], began: float, *, is_trial: bool
+        self, port: int, judged: Sequence[JudgedEnd], began: float, *, is_trial: bool
     ) -> None:
         """Note what is known of a port by now; nothing new if there is no clear answer."""
         suspects = [one for one in judged if one.key in self._suspects]
@@ -213,14 +213,14 @@ class Probing:
         elif any(one.verdict is Offload.ANSWERED for one in judged):
             self.findings[port] = ProbeFinding(began, lost=False)
 
-    def _suspect(self, judged: Iterable[Judged]) -> None:
+    def _suspect(self, judged: Iterable[JudgedEnd]) -> None:
         for one in judged:
             if one.verdict is Offload.LOST:
                 self._suspects.add(one.key)
             elif one.verdict is Offload.ANSWERED:
                 self._suspects.discard(one.key)
 
-    def _look_at_silence(self, judged: Iterable[Judged], *, watches: bool) -> bool:
+    def _look_at_silence(self, judged: Iterable[JudgedEnd], *, watches: bool) -> bool:
         """Watch the underlay next time if nobody answered, or stop doing so; tell if at once."""
         counts = [offload.count(one.probed.outcomes) for one in judged]
         is_silent = not any(one.complete_answered or one.offloaded_answered for one in counts)

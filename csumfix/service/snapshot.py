@@ -87,9 +87,9 @@ class QueueSnapshot:
         return cls(**same)
 
     @property
-    def repaired(self) -> int:
-        """Packets that left with a recomputed checksum."""
-        return sum(self.reasons.get(reason, 0) for reason in core.REPAIRED)
+    def written(self) -> int:
+        """Packets that left with a new checksum, repaired or filled in."""
+        return sum(self.reasons.get(reason, 0) for reason in core.WRITTEN)
 
     @property
     def left_wrong(self) -> int:

@@ -28,7 +28,7 @@ from csumfix.evidence.tapsocket import Direction
 from csumfix.host import sockets, tunnels
 from csumfix.host.tunnels import Tunnel
 from csumfix.protocols import Protocols, named
-from csumfix.text import listing
+from csumfix.text import counted, listing
 from csumfix.views import findings, taps
 
 LARGE = 8 << 20
@@ -160,7 +160,7 @@ class Check:
 
     def _lines(self) -> Iterator[str]:
         """Yield the lines of the summary."""
-        frames = findings.counted(self._frames, "packet")
+        frames = counted(self._frames, "packet")
         yield f"{frames}: {findings.tunnels(self._tally, self._options.ports)}"
         yield from findings.summary(self._tally)
         yield from findings.other_ports(self._examiner.other_ports)

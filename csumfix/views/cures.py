@@ -8,8 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from csumfix.evidence.conclusions import Conclusion, Verdict
-from csumfix.host.natrules import NatRules
+from csumfix.evidence.case import Conclusion, Verdict
 from csumfix.host.nics import Nic
 from csumfix.host.remotes import Remote
 
@@ -40,14 +39,13 @@ class Cure:
 
 @dataclass(frozen=True)
 class Place:
-    """The tunnel and remote end that the cures are for, and this host's rules.
+    """The tunnel and remote end that the cures are for.
 
     nics: that carry the tunnel, the upper ones first.
     """
 
     remote: Remote
     nics: tuple[Nic, ...]
-    rules: NatRules
 
     @property
     def tunnel(self) -> str:
@@ -73,12 +71,6 @@ class Place:
     def has_device(self) -> bool:
         """Whether the tunnel's device is in this network namespace."""
         return bool(self.remote.device)
-
-    @property
-    def has_outer_checksum(self) -> bool:
-        """Whether the tunnel computes outer checksums to this remote end."""
-        tunnel = self.remote.tunnel
-        return tunnel.checksum6 if ":" in self.remote.vtep else tunnel.checksum
 
 
 def cures(conclusion: Conclusion, place: Place) -> list[Cure]:
@@ -244,7 +236,7 @@ def _zero(_: Conclusion, place: Place) -> list[Cure]:
 
 
 def _nic(_: Conclusion, place: Place) -> list[Cure]:
-    off = _outer_off(place) if place.has_outer_checksum else _inner_off(place)
+    off = _outer_off(place) if place.remote.has_outer_checksum else _inner_off(place)
     return [*_by_driver(place), off, _queue_lane()]
 
 
@@ -260,7 +252,7 @@ def _by_driver(place: Place) -> list[Cure]:
     """Return the cures for drivers that are known to have the fault."""
     drivers = {nic.driver: nic for nic in place.nics}
     if "vmxnet3" in drivers and place.port in VMXNET3_PORTS:
-        return [_other_port(place)]
+        return [_other_port()]
     if drivers.keys() & {"ice", "i40e", "ena", "hv_netvsc", "virtio_net"}:
         update = Cure(
             "update the firmware, the driver or the hypervisor",
@@ -272,7 +264,7 @@ def _by_driver(place: Place) -> list[Cure]:
     return []
 
 
-def _other_port(place: Place) -> Cure:
+def _other_port() -> Cure:
     return Cure(
         f"choose another port: vmxnet3 offloads only {', '.join(map(str, sorted(VMXNET3_PORTS)))}",
         "all nodes must change at once; the kernel then computes the checksums",

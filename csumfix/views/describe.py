@@ -21,7 +21,7 @@ from csumfix.core import Inspection, Status
 from csumfix.errors import CsumfixError, Exit
 from csumfix.evidence.captures import address_text, addresses
 from csumfix.evidence.departures import Departure
-from csumfix.evidence.segments import TUNNEL_HEADER, UDP_HEADER
+from csumfix.evidence.segments import payload_offset
 from csumfix.host.tunnels import Tunnel
 from csumfix.protocols import Protocol
 
@@ -108,8 +108,7 @@ def decoded(packet: bytes, seen: Inspection, protocol: Protocol) -> str:
         layer: Packet = _ip(packet)
         if seen.status is Status.OK:
             udp = layer[UDP].original
-            options = (udp[UDP_HEADER] & 0x3F) * 4 if protocol == "geneve" else 0
-            layer = Ether(udp[UDP_HEADER + TUNNEL_HEADER + options :])
+            layer = Ether(udp[payload_offset(udp, 0, protocol) :])
         line = _summary(layer)
     except Exception as error:  # pods choose these bytes; a dissector's bug must not end the trace
         line = f"not decoded: {error!r}"

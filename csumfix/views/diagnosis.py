@@ -8,9 +8,9 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from csumfix.errors import Exit
-from csumfix.evidence.conclusions import HEALTHY, Conclusion, Verdict
-from csumfix.evidence.probes import Probed, Probes
-from csumfix.host.natrules import NatRule, NatRules
+from csumfix.evidence.case import HEALTHY, Conclusion, Verdict
+from csumfix.evidence.outcomes import Probed, Probes
+from csumfix.host.natrules import NatRule
 from csumfix.host.nics import Nic
 from csumfix.host.remotes import Remote
 from csumfix.host.tunnels import Tunnel
@@ -108,16 +108,14 @@ class Report:
             return Exit.NEGATIVE
         return Exit.OK if verdicts and verdicts <= HEALTHY else Exit.BROKEN
 
-    def add(
-        self, remote: Remote, conclusion: Conclusion, cards: Sequence[Nic], rules: NatRules
-    ) -> None:
+    def add(self, remote: Remote, conclusion: Conclusion, cards: Sequence[Nic]) -> None:
         """Add a conclusion, or a remote end to a finding that says the same."""
         for finding in self.findings:
             same = finding.conclusion.verdict is conclusion.verdict
             if same and finding.tunnel == remote.tunnel:
                 finding.to.append(remote)
                 return
-        place = Place(remote, tuple(cards), rules)
+        place = Place(remote, tuple(cards))
         self.findings.append(Finding(remote.tunnel, conclusion, place, [remote]))
 
     def sort(self) -> None:

@@ -1,7 +1,7 @@
 """``csumfix doctor``: diagnoses this host's tunnels by experiment.
 
-It sends a few packets (evidence/probes.py says which), reads rules and devices, and changes
-nothing.
+It sends a few packets (evidence/outcomes.py lists their kinds), reads rules and devices, and
+changes nothing.
 """
 
 from __future__ import annotations
@@ -20,11 +20,10 @@ import click
 from csumfix.errors import CsumfixError, Exit
 from csumfix.evidence import bulk, drops
 from csumfix.evidence.bulk import Bulk
-from csumfix.evidence.conclusions import (
-    Facts,
-    conclude,
-)
-from csumfix.evidence.probes import Prober, Probes
+from csumfix.evidence.case import Facts
+from csumfix.evidence.conclusions import conclude
+from csumfix.evidence.outcomes import Extent, Probes
+from csumfix.evidence.probes import Prober
 from csumfix.host import conntrack, natrules, nics, remotes, sockets, tunnels, underlays
 from csumfix.host.conntrack import OuterTuple
 from csumfix.host.remotes import Remote
@@ -128,15 +127,15 @@ async def _probe(options: DoctorOptions, found: list[Tunnel], to: list[Remote]) 
     if mark is None and before.trouble:
         mark = DEFAULT_MARK
     ports = tunnels.protocols(found)
-    prober = Prober(to[:MANY], ports, devices, mark)
-    with _Progress() as progress, drops.observed() as counters:
+    prober = Prober(to[:MANY], ports, devices, mark, Extent())
+    with _Progress() as progress, drops.observed() as observation:
         probes, moved = await asyncio.gather(prober.run(progress), _transfer(options))
-        counted = counters.drops()
+        dropped = observation.drops()
     tracked = await conntrack.look_up(_flows(probes))
     after = await natrules.read()
     cards = nics.find(devices)
     lanes = passive.lanes()
-    report = Report(notes=_notes(options, to, probes), probes=probes)
+    report = Report(notes=_notes(to, probes), probes=probes)
     report.notes += passive.unread(after, tracked) if not probes.blind else []
     report.notes += _about_bulk(moved, options)
     for probed in probes.probed:
@@ -147,14 +146,14 @@ async def _probe(options: DoctorOptions, found: list[Tunnel], to: list[Remote]) 
             kernel=nics.kernel_version(),
             lanes=lanes.get(probed.remote.tunnel.port, frozenset()),
             tracked=tracked,
-            drops=counted,
+            drops=dropped,
             blind=probes.blind,
             bulk=moved
             if options.tcp and probed.remote.address == options.tcp[0]
             else Bulk.NOT_TRIED,
         )
         for conclusion in conclude(probed, facts):
-            report.add(probed.remote, conclusion, cards, after)
+            report.add(probed.remote, conclusion, cards)
     report.sort()
     return report
 
@@ -170,7 +169,7 @@ async def _transfer(options: DoctorOptions) -> Bulk:
     return await bulk.transfer(*options.tcp) if options.tcp else Bulk.NOT_TRIED
 
 
-def _notes(options: DoctorOptions, to: Sequence[Remote], probes: Probes) -> list[str]:
+def _notes(to: Sequence[Remote], probes: Probes) -> list[str]:
     notes = []
     if probes.blind:
         notes.append(

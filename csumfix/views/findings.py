@@ -10,8 +10,16 @@ from typing import Any
 from csumfix.core import Outer
 from csumfix.evidence.arrivals import WRONG, Diagnosis, Reason
 from csumfix.evidence.captures import Judged, address_text
-from csumfix.evidence.causes import SOURCE_PORTS, Cause, Finding, Flow, Tally, difference
+from csumfix.evidence.causes import (
+    SOURCE_PORTS,
+    CaptureFinding,
+    Flow,
+    PacketCause,
+    Tally,
+    difference,
+)
 from csumfix.protocols import GENEVE_PORT, TITLES, Protocol, Protocols
+from csumfix.text import counted
 
 HEADLINES = {
     Diagnosis.REWRITTEN: "The outer checksum is wrong; the inner packet is intact.",
@@ -23,30 +31,32 @@ HEADLINES = {
 }
 
 CAUSES = {
-    Cause.NEW_PORT: "NAT changed the outer source port: SNAT, MASQUERADE, kube-proxy's mark.",
-    Cause.NEW_ADDRESS: "NAT changed an outer address: DNAT, IPVS, or stateless nft rules.",
-    Cause.NAT: "NAT changed the outer header: its source port or an address.",
-    Cause.ZERO: "NAT changed a packet that had no outer checksum (kernels before 5.7).",
-    Cause.NIC: "the sender's NIC or hypervisor offers checksum offload, but does not do it.",
-    Cause.RELAY: "a program between the nodes resends the datagrams (slirp4netns, pasta).",
-    Cause.DAMAGE: "a NIC, a driver or memory damages packets.",
-    Cause.INNER_DAMAGE: "damage before the tunnel or, without an outer checksum, inside it.",
-    Cause.UNKNOWN: "not known; the differences fit no single port or address.",
+    PacketCause.NEW_PORT: "NAT changed the outer source port: SNAT, MASQUERADE, kube-proxy's "
+    "mark.",
+    PacketCause.NEW_ADDRESS: "NAT changed an outer address: DNAT, IPVS, or stateless nft rules.",
+    PacketCause.NAT: "NAT changed the outer header: its source port or an address.",
+    PacketCause.ZERO: "NAT changed a packet that had no outer checksum (kernels before 5.7).",
+    PacketCause.NIC: "the sender's NIC or hypervisor offers checksum offload, but does not do it.",
+    PacketCause.RELAY: "a program between the nodes resends the datagrams (slirp4netns, pasta).",
+    PacketCause.DAMAGE: "a NIC, a driver or memory damages packets.",
+    PacketCause.INNER_DAMAGE: "damage before the tunnel or, without an outer checksum, inside it.",
+    PacketCause.UNKNOWN: "not known; the differences fit no single port or address.",
 }
 
 SENDER_REMEDY = "run csumfix on the sender."
 DAMAGE_REMEDY = "find the source of the damage; csumfix does not change such packets."
 
 REMEDIES = {
-    Cause.NEW_PORT: SENDER_REMEDY,
-    Cause.NEW_ADDRESS: SENDER_REMEDY,
-    Cause.NAT: SENDER_REMEDY,
-    Cause.ZERO: "run csumfix with --lane queue on the sender.",
-    Cause.NIC: SENDER_REMEDY,
-    Cause.RELAY: "run csumfix on the node behind that program.",
-    Cause.DAMAGE: DAMAGE_REMEDY,
-    Cause.INNER_DAMAGE: DAMAGE_REMEDY,
-    Cause.UNKNOWN: "run csumfix on the sender, or on a host that forwards the damaged packets.",
+    PacketCause.NEW_PORT: SENDER_REMEDY,
+    PacketCause.NEW_ADDRESS: SENDER_REMEDY,
+    PacketCause.NAT: SENDER_REMEDY,
+    PacketCause.ZERO: "run csumfix with --lane queue on the sender.",
+    PacketCause.NIC: SENDER_REMEDY,
+    PacketCause.RELAY: "run csumfix on the node behind that program.",
+    PacketCause.DAMAGE: DAMAGE_REMEDY,
+    PacketCause.INNER_DAMAGE: DAMAGE_REMEDY,
+    PacketCause.UNKNOWN: "run csumfix on the sender, or on a host that forwards the damaged "
+    "packets.",
 }
 
 HEALTHY = {
@@ -63,7 +73,7 @@ DETAILED, NAMED, SENDERS, REASONS, OTHER_PORTS = 2, 3, 3, 3, 2
 
 def line(judged: Judged) -> str:
     """Return a line about one packet; checksums are hexadecimal."""
-    diagnosis, reason = judged.verdict
+    diagnosis, reason = judged.judgement
     text = f"packet {judged.number}: {diagnosis}"
     source, dest = address_text(judged.source), address_text(judged.dest)
     if reason and not judged.seen.dest:
@@ -88,8 +98,8 @@ def as_json(judged: Judged) -> dict[str, Any]:
     plain |= {key: v.name.lower() for key, v in plain.items() if isinstance(v, Enum)}
     return {
         "number": judged.number,
-        "diagnosis": judged.verdict.diagnosis,
-        "reason": judged.verdict.reason.name.lower() if judged.verdict.reason else None,
+        "diagnosis": judged.judgement.diagnosis,
+        "reason": judged.judgement.reason.name.lower() if judged.judgement.reason else None,
         "tunnel": judged.tunnel,
         "direction": judged.direction.name.lower() if judged.direction else None,
         "source_address": address_text(judged.source),
@@ -98,7 +108,7 @@ def as_json(judged: Judged) -> dict[str, Any]:
     }
 
 
-def finding_as_json(finding: Finding) -> dict[str, Any]:
+def finding_as_json(finding: CaptureFinding) -> dict[str, Any]:
     """Return a finding as plain data."""
     return {
         "diagnosis": finding.diagnosis,
@@ -127,7 +137,7 @@ def summary(tally: Tally) -> Iterator[str]:
     yield from _unjudged(tally.reasons)
 
 
-def _detailed(finding: Finding) -> Iterator[str]:
+def _detailed(finding: CaptureFinding) -> Iterator[str]:
     yield f"{_subject(finding)} from {_senders(finding.senders)}"
     yield f"  {HEADLINES[finding.diagnosis]}"
     evidence = _evidence(finding)
@@ -144,7 +154,7 @@ def _detailed(finding: Finding) -> Iterator[str]:
     yield f"  Remedy: {_remedy(finding)}"
 
 
-def _subject(finding: Finding) -> str:
+def _subject(finding: CaptureFinding) -> str:
     word = "WRONG" if finding.diagnosis in WRONG else "UNDECIDED"
     packets = counted(finding.packets, f"{finding.tunnel} packet")
     return f"{word}: {packets} to port {finding.port}"
@@ -164,23 +174,23 @@ def _senders(senders: Counter[bytes]) -> str:
     return ", ".join(named) + (f" and {more} more" if more else "")
 
 
-def _remedy(finding: Finding) -> str:
+def _remedy(finding: CaptureFinding) -> str:
     return REMEDIES[finding.cause]
 
 
-def _evidence(finding: Finding) -> str:
+def _evidence(finding: CaptureFinding) -> str:
     """Return the evidence for the cause."""
     first = finding.first
-    if finding.cause in (Cause.NIC, Cause.RELAY):
+    if finding.cause in (PacketCause.NIC, PacketCause.RELAY):
         return f"The fields hold only a pseudo-header sum: see packet {first.number}."
     if finding.diagnosis is Diagnosis.INNER_CORRUPT:
         return f"See packet {first.number}: {_inner(first)}."
-    if finding.cause is Cause.NEW_PORT:
+    if finding.cause is PacketCause.NEW_PORT:
         return _ports(finding.flows)
-    if finding.cause is Cause.NEW_ADDRESS:
+    if finding.cause is PacketCause.NEW_ADDRESS:
         off = difference(next(iter(finding.flows.values())))
         return f"Every flow is off by {off}, which is twice new minus old address."
-    if finding.cause is Cause.NAT:
+    if finding.cause is PacketCause.NAT:
         return _one_flow(finding.flows, SOURCE_PORTS[finding.tunnel])
     return f"See packet {first.number}: {_comparison(first)}."
 
@@ -224,11 +234,6 @@ def _unjudged(reasons: Counter[Reason]) -> Iterator[str]:
     others = reasons.total() - sum(number for _, number in reasons.most_common(REASONS))
     if others:
         yield f"{others:8}  not judged for other reasons; --json lists all"
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun in singular or plural."""
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def tunnels(tally: Tally, ports: Protocols) -> str:

@@ -6,8 +6,9 @@ from collections.abc import Collection, Sequence
 
 from csumfix.errors import CsumfixError
 from csumfix.evidence import watch
-from csumfix.evidence.conclusions import Conclusion, Facts, Verdict, conclude_from_departures
+from csumfix.evidence.case import Conclusion, Facts, Verdict
 from csumfix.evidence.departures import Departure
+from csumfix.evidence.rewriting import conclude_from_departures
 from csumfix.evidence.watch import Stream
 from csumfix.host import conntrack, natrules, nics, rules, tunnels, underlays
 from csumfix.host.conntrack import Tracked
@@ -39,7 +40,7 @@ async def look_at_forwarded() -> Report:
         wrong, total = seen.left[Departure.WRONG], seen.left.total()
         evidence = f"{wrong} of {total} packets from {stream.source} to {stream.dest} left wrong"
         conclusion = Conclusion(Verdict.FORWARDED, (evidence,))
-        report.add(_remote(stream, ()), conclusion, [], NatRules())
+        report.add(_remote(stream, ()), conclusion, [])
     return report
 
 
@@ -101,7 +102,7 @@ async def look(found: Sequence[Tunnel], hidden: Collection[int], trouble: str) -
             tracked=tracked,
         )
         remote = _remote(stream, found)
-        report.add(remote, conclude_from_departures(remote, outcome, facts), cards, after)
+        report.add(remote, conclude_from_departures(remote, outcome, facts), cards)
     return report
 
 
@@ -118,17 +119,11 @@ def _remote(stream: Stream, found: Sequence[Tunnel]) -> Remote:
 
 
 def lanes() -> dict[int, frozenset[str]]:
-    """Return the lanes of csumfix that are loaded, by port."""
-    found: dict[int, set[str]] = {}
+    """Return the lanes of csumfix that are loaded, by port; none if that cannot be read."""
     try:
-        loaded = rules.loaded()
+        return rules.loaded().lanes
     except CsumfixError:
         return {}
-    for rule in loaded.rules:
-        for word in rule.text.replace(",", " ").split():
-            if word.isdecimal() and rule.lane in ("kernel", "queue"):
-                found.setdefault(int(word), set()).add(rule.lane)
-    return {port: frozenset(lanes) for port, lanes in found.items()}
 
 
 def unread(after: NatRules, tracked: Tracked) -> list[str]:

@@ -27,16 +27,16 @@ from csumfix.evidence.drops import Drops
 from csumfix.evidence.live import LiveSource
 from csumfix.evidence.tapsocket import Direction
 from csumfix.host import sockets, tunnels
-from csumfix.host.namespaces import Found
+from csumfix.host.namespaces import Namespaces
 from csumfix.protocols import Protocols, named
-from csumfix.text import listing, printable
+from csumfix.text import counted, listing, printable
 from csumfix.views import findings, taps
 
 OWNERS = 8
 """How many owners of network namespaces are named."""
 
 
-class State(enum.StrEnum):
+class ArrivalState(enum.StrEnum):
     """The result."""
 
     HEALTHY = "healthy"
@@ -44,17 +44,21 @@ class State(enum.StrEnum):
     UNDECIDED = "undecided"
 
 
-EXITS = {State.HEALTHY: Exit.OK, State.FOUND: Exit.NEGATIVE, State.UNDECIDED: Exit.BROKEN}
+EXITS = {
+    ArrivalState.HEALTHY: Exit.OK,
+    ArrivalState.FOUND: Exit.NEGATIVE,
+    ArrivalState.UNDECIDED: Exit.BROKEN,
+}
 
 
 @dataclass(frozen=True)
-class Report:
+class ArrivalReport:
     """What was seen.
 
     seconds: for which packets were watched.
     devices, ports: that were watched; Geneve's port always is.
     frames: packets to those ports.
-    counted: the kernel's counters, this namespace's first.
+    counters: the kernel's, this namespace's first.
     other_ports: a line for each port whose packets look like a tunnel's.
     """
 
@@ -63,18 +67,18 @@ class Report:
     ports: tuple[int, ...]
     frames: int
     tally: Tally
-    counted: Sequence[Drops]
+    counters: Sequence[Drops]
     other_ports: tuple[str, ...] = ()
     notes: list[str] = field(default_factory=list)
 
     @property
-    def state(self) -> State:
+    def state(self) -> ArrivalState:
         """Whether packets arrive wrong. Packets that were dropped and not seen leave it open."""
         if self.tally.is_wrong:
-            return State.FOUND
+            return ArrivalState.FOUND
         if self.dropped or not self.judged:
-            return State.UNDECIDED
-        return State.HEALTHY
+            return ArrivalState.UNDECIDED
+        return ArrivalState.HEALTHY
 
     @property
     def judged(self) -> int:
@@ -89,21 +93,21 @@ class Report:
     @property
     def dropped(self) -> int:
         """Packets that the kernel dropped for their checksum, of any kind."""
-        return drops.of_host(self.counted) + drops.of_pods(self.counted)
+        return drops.of_host(self.counters) + drops.of_pods(self.counters)
 
     def verdict(self) -> str:
         """Return the result in one sentence; if it is undecided, also what to do next."""
         where = f"in {self.seconds:g} s on {listing(self.devices)}"
-        if self.state is State.FOUND:
+        if self.state is ArrivalState.FOUND:
             return (
                 f"{self._who()} this host wrong packets: "
                 f"{self.wrong} of {self.judged} tunnel packets {where}."
             )
-        if self.state is State.HEALTHY:
-            packets = findings.counted(self.judged, "tunnel packet")
+        if self.state is ArrivalState.HEALTHY:
+            packets = counted(self.judged, "tunnel packet")
             return f"All is well: {packets} arrived {where}, none of them wrong."
         if self.dropped:
-            packets = findings.counted(self.dropped, "packet")
+            packets = counted(self.dropped, "packet")
             return (
                 f"Undecided: the kernel dropped {packets} for a wrong checksum {where}, but no "
                 "tunnel packet that was seen is wrong. They arrived at another device or port, or "
@@ -140,7 +144,7 @@ class Report:
             "summary": dict(self.tally.diagnoses),
             "findings": [findings.finding_as_json(one) for one in self.tally.findings()],
             "not_judged": {one.name.lower(): n for one, n in self.tally.reasons.items()},
-            "counters": [one.as_json() for one in self.counted],
+            "counters": [one.as_json() for one in self.counters],
             "notes": [*self.other_ports, *self.notes],
         }
 
@@ -148,27 +152,27 @@ class Report:
         """Yield lines for people: the verdict, the senders with remedies, the counters."""
         yield self.verdict()
         yield from findings.summary(self.tally)
-        yield from counter_lines(self.counted)
+        yield from counter_lines(self.counters)
         yield from self.other_ports
         yield from self.notes
 
 
-def counter_lines(counted: Sequence[Drops]) -> Iterator[str]:
+def counter_lines(counters: Sequence[Drops]) -> Iterator[str]:
     """Say what was dropped for its checksum meanwhile, and where."""
-    pods = sum(not one.is_host for one in counted)
-    number = f"{drops.of_pods(counted)} in {findings.counted(pods, 'other network namespace')}"
+    pods = sum(not one.is_host for one in counters)
+    number = f"{drops.of_pods(counters)} in {counted(pods, 'other network namespace')}"
     yield (
-        f"Dropped for a wrong checksum in that time: {drops.of_host(counted)} by this host"
+        f"Dropped for a wrong checksum in that time: {drops.of_host(counters)} by this host"
         f"{f', {number}' if pods else ''}."
     )
-    risen = sorted((one for one in counted if one.risen), key=lambda one: -one.number)
+    risen = sorted((one for one in counters if one.risen), key=lambda one: -one.number)
     for one in risen[:OWNERS]:
         yield printable(f"  {one.owner}: {one.counters}")
     if len(risen) > OWNERS:
         yield f"  and {len(risen) - OWNERS} more; --json lists all"
 
 
-def observe(seconds: float, ports: Protocols) -> Report:
+def observe(seconds: float, ports: Protocols) -> ArrivalReport:
     """Watch what arrives for this many seconds, or until Ctrl-C.
 
     ports: besides those of this namespace's devices.
@@ -178,11 +182,11 @@ def observe(seconds: float, ports: Protocols) -> Report:
     examiner = Examiner(wanted, forced=Direction.IN)
     tally = Tally()
     # Counters first: what is seen to arrive must have been counted meanwhile.
-    with drops.observed() as counters, taps.arrivals(None, wanted, found) as devices:
+    with drops.observed() as observation, taps.arrivals(None, wanted, found) as devices:
         click.echo(f"csumfix: watching {listing(devices)} for {seconds:g} s", err=True)
         began = time.monotonic()
         source = LiveSource(devices, seconds)
-        notes = _hidden(counters.found)
+        notes = _hidden(observation.found)
         with _until_interrupted(notes):
             for captured in source:
                 judged = examiner.examine(captured)
@@ -190,13 +194,13 @@ def observe(seconds: float, ports: Protocols) -> Report:
                     tally.add(judged)
         watched = min(seconds, round(time.monotonic() - began, 1))  # less if interrupted
         notes += source.notes()
-        return Report(
+        return ArrivalReport(
             watched,
             tuple(devices),
             tuple(sorted(wanted)),
             source.frames,
             tally,
-            counters.drops(),
+            observation.drops(),
             tuple(findings.other_ports(examiner.other_ports)),
             notes,
         )
@@ -210,7 +214,7 @@ def _until_interrupted(notes: list[str]) -> Iterator[None]:
         notes.append("Interrupted.")
 
 
-def _hidden(seen: Found) -> list[str]:
+def _hidden(seen: Namespaces) -> list[str]:
     """Say which counters could not be read."""
     notes = []
     if len(seen.namespaces) == 1:

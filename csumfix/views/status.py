@@ -23,7 +23,7 @@ from csumfix.protocols import TITLES
 from csumfix.service import control
 from csumfix.service.lanes import Lane
 from csumfix.service.snapshot import PortSnapshot, QueueSnapshot, Snapshot
-from csumfix.text import printable, printable_data
+from csumfix.text import counted, printable, printable_data
 
 ROWS = 40
 """Rows of a table; a host can have a thousand tunnels."""
@@ -44,7 +44,7 @@ GOOD, WARNING, TROUBLE = "green", "yellow", "bold red"
 
 
 @dataclass(frozen=True)
-class State:
+class HostState:
     """Everything that can be seen in the current network namespace.
 
     rules: what is loaded.
@@ -67,7 +67,7 @@ class State:
         return plain
 
 
-def gather() -> State:
+def gather() -> HostState:
     """Look at the namespace."""
     loaded = rules.loaded()
     trouble = [loaded.trouble] if loaded.trouble else []
@@ -85,7 +85,7 @@ def gather() -> State:
         trouble.append(str(error))
     found = asyncio.run(tunnels.discover())
     known = not loaded.trouble
-    return State(found, list(loaded.rules), known, queues, service, silent, trouble)
+    return HostState(found, list(loaded.rules), known, queues, service, silent, trouble)
 
 
 # What it means
@@ -99,13 +99,13 @@ class Headline:
     style: str
 
 
-def headlines(state: State) -> list[Headline]:
+def headlines(state: HostState) -> list[Headline]:
     """Say whether all is well; if not, say everything that is wrong, the worst first."""
     found = list(_problems(state))
     return found or [Headline(_all_is_well(state.service), GOOD)]
 
 
-def _problems(state: State) -> Iterator[Headline]:
+def _problems(state: HostState) -> Iterator[Headline]:
     service = state.service
     if service:
         yield from _troubles(service)
@@ -178,15 +178,10 @@ def _all_is_well(service: Snapshot | None) -> str:
     return f"all is well: {ports}, {kernel} in the kernel lane, {queue} in the queue lane"
 
 
-def counted(number: int, what: str) -> str:
-    """Return a number of things: 1 port, 2 ports."""
-    return f"{number} {what}" if number == 1 else f"{number} {what}s"
-
-
 # How it looks
 
 
-def show(state: State, console: Console) -> None:
+def show(state: HostState, console: Console) -> None:
     """Print the state for people: the verdict first, then the details."""
     for headline in headlines(state):
         _line(console, headline.text, headline.style)
@@ -203,7 +198,7 @@ def show(state: State, console: Console) -> None:
         _line(console, f"note: {line}")
 
 
-def _tables(state: State) -> Iterator[Table | str]:
+def _tables(state: HostState) -> Iterator[Table | str]:
     service = state.service
     if state.tunnels:
         yield tunnel_table(state.tunnels)

@@ -36,8 +36,8 @@ P99 = 0.99
 
 
 @dataclass(frozen=True)
-class Sample:
-    """A snapshot, and the time.monotonic() when it was taken."""
+class TimedSnapshot:
+    """A snapshot, and the time.monotonic() at which it was taken."""
 
     time: float
     snapshot: Snapshot
@@ -47,6 +47,7 @@ class Sample:
 class Rates:
     """What one queue did between two samples; numbers per second unless said otherwise.
 
+    written: packets with a new checksum, repaired or filled in (--zero fill).
     missed: packets that passed unrepaired because the buffer was full (overruns).
     lost: packets that the kernel dropped.
     waiting: packets in the queue at the later sample; None if the kernel does not say.
@@ -57,7 +58,7 @@ class Rates:
     queue: int
     packets: float
     bits: float
-    repaired: float
+    written: float
     left_wrong: float
     missed: float
     lost: float
@@ -66,7 +67,7 @@ class Rates:
     wait_p99: float | None
 
 
-def rates(before: Sample, after: Sample) -> list[Rates]:
+def rates(before: TimedSnapshot, after: TimedSnapshot) -> list[Rates]:
     """Compute the rates of every queue that is there now.
 
     A service that was started in between began to count with 0.
@@ -89,7 +90,7 @@ def _queue_rates(number: int, between: QueueSnapshot, seconds: float) -> Rates:
         queue=number,
         packets=between.packets / seconds,
         bits=8 * between.bytes / seconds,
-        repaired=between.repaired / seconds,
+        written=between.written / seconds,
         left_wrong=between.left_wrong / seconds,
         missed=between.overruns / seconds,
         lost=between.kernel.dropped / seconds if between.kernel else 0.0,
@@ -129,12 +130,12 @@ def run(interval: float, *, once: bool) -> None:
         pass  # as good an end as q
 
 
-def _ask() -> Sample | None:
+def _ask() -> TimedSnapshot | None:
     snapshot = control.status()
-    return Sample(time.monotonic(), snapshot) if snapshot else None
+    return TimedSnapshot(time.monotonic(), snapshot) if snapshot else None
 
 
-def _must_ask() -> Sample:
+def _must_ask() -> TimedSnapshot:
     sample = _ask()
     if not sample:
         raise CsumfixError(
@@ -145,8 +146,8 @@ def _must_ask() -> Sample:
     return sample
 
 
-def _follow(first: Sample, interval: float, keys: int | None, live: Live) -> None:
-    before: Sample | None = first
+def _follow(first: TimedSnapshot, interval: float, keys: int | None, live: Live) -> None:
+    before: TimedSnapshot | None = first
     while not _quits(keys, interval):
         try:
             after = _ask()
@@ -181,7 +182,9 @@ def _quits(keys: int | None, seconds: float) -> bool:
     return False
 
 
-def _view(before: Sample | None, after: Sample | None, *, keys: bool = True) -> RenderableType:
+def _view(
+    before: TimedSnapshot | None, after: TimedSnapshot | None, *, keys: bool = True
+) -> RenderableType:
     """Draw what happened between two samples, in 80 columns.
 
     keys: whether to name the keys that work.
@@ -218,7 +221,7 @@ def _rate_table(queues: list[Rates]) -> Table:
         padding=(0, 0, 0, 1),
     )
     for heading in (
-        *("queue", "packets", "Mbit", "repaired", "left\nwrong", "passed\nby", "lost"),
+        *("queue", "packets", "Mbit", "checksum\nwritten", "left\nwrong", "passed\nby", "lost"),
         *("waiting\nnow", "packets per\nreceive", "99 % wait\nms"),
     ):
         table.add_column(heading, justify="right")
@@ -227,7 +230,7 @@ def _rate_table(queues: list[Rates]) -> Table:
             str(queue.queue),
             _number(queue.packets),
             _number(queue.bits / 1e6, digits=1),
-            _number(queue.repaired),
+            _number(queue.written),
             _should_be_0(queue.left_wrong),
             _should_be_0(queue.missed),
             _should_be_0(queue.lost),

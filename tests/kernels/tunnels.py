@@ -347,7 +347,7 @@ ip neigh add {inner}.{there} lladdr {mac}:{there:02} dev {device}
 
 
 @dataclass(frozen=True)
-class Outcome:
+class Delivery:
     """What became of some traffic."""
 
     arrived: int
@@ -445,13 +445,15 @@ class Exchange:
             time.sleep(0.1)
         return float(last - at) / 1e9
 
-    def all(self, address: str) -> Outcome:
+    def all(self, address: str) -> Delivery:
         """Send small and large datagrams, and a transfer over TCP."""
         before = self._take()["errors"]
         arrived, damaged = self.udp(address, 64, 1200, patience=ARRIVES_WITHIN)
         tcp = self.tcp(address)
         after = self._take()["errors"]
-        return Outcome(arrived, damaged, tcp, {name: after[name] - before[name] for name in after})
+        return Delivery(
+            arrived, damaged, tcp, {name: after[name] - before[name] for name in after}
+        )
 
     def until_whole(self, address: str, *, at_once: bool) -> None:
         """Repeat all() until it is whole.

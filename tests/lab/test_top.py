@@ -34,8 +34,8 @@ def test_once_prints_rates_as_plain_text(lab: Lab) -> None:
     assert any(line.split()[:4] == [lab.device, "VXLAN", "1", "8472"] for line in lines)
     rows = [line.split() for line in lines[-2:]]
     assert [row[0] for row in rows] == ["0", "1"]
-    packets, repaired = (sum(int(row[column]) for row in rows) for column in (1, 3))
-    assert packets == repaired > 0
+    packets, written = (sum(int(row[column]) for row in rows) for column in (1, 3))
+    assert packets == written > 0
     # left wrong, missed and lost; and probes have waited for more than nothing
     assert all(row[4:7] == ["0", "0", "0"] and float(row[9]) > 0 for row in rows)
 
@@ -107,25 +107,25 @@ def terminal(lab: Lab) -> Iterator[Terminal]:
 @pytest.mark.parametrize("keys", [b"q", b"xyzq"])
 def test_q_ends_it(lab: Lab, keys: bytes) -> None:
     with service(lab.sender), terminal(lab) as shown:
-        shown.wait_for("repaired")
+        shown.wait_for("written")
         shown.press(keys)
         assert shown.end() == 0
 
 
 def test_ctrl_c_ends_it(lab: Lab) -> None:
     with service(lab.sender), terminal(lab) as shown:
-        shown.wait_for("repaired")
+        shown.wait_for("written")
         shown.process.send_signal(signal.SIGINT)
         assert shown.end() == 0
 
 
 def test_it_waits_for_a_service_that_is_restarted(lab: Lab) -> None:
     with service(lab.sender) as first, terminal(lab) as shown:
-        shown.wait_for("repaired")
+        shown.wait_for("written")
         assert first.stop() == 0
         shown.wait_for("waiting for one")
         with service(lab.sender):
-            shown.wait_for("repaired")
+            shown.wait_for("written")
         shown.press(b"q")
         assert shown.end() == 0
 

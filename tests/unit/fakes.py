@@ -13,7 +13,7 @@ from csumfix.core import Policy, PortStats, Stats
 from csumfix.errors import CsumfixError, Exit
 from csumfix.evidence.departures import Departure
 from csumfix.evidence.offload import Offload
-from csumfix.evidence.probes import Kind, Outcome, Probed, Probes
+from csumfix.evidence.outcomes import Kind, KindOutcome, Probed, Probes
 from csumfix.evidence.tap import PortTraffic, Traffic
 from csumfix.host.changes import Changes
 from csumfix.host.events import LINKS, NFTABLES, ROUTES
@@ -265,17 +265,17 @@ class Links:
         return frozenset({UNDERLAY} if found or named else ())
 
 
-def outcomes(verdict: Offload, *, silent: bool = False) -> dict[Kind, Outcome]:
+def outcomes(verdict: Offload, *, silent: bool = False) -> dict[Kind, KindOutcome]:
     """Return what a round of probes to one remote end finds."""
     times = [float(number) for number in range(14)]
     answered = [] if silent else [0.0, 13.0]
-    control = Outcome(sent=3, answered=len(answered), answered_at=answered)
+    control = KindOutcome(sent=3, answered=len(answered), answered_at=answered)
     sent = [] if silent else times
-    offloaded = Outcome(sent=len(sent), sent_at=sent)
+    offloaded = KindOutcome(sent=len(sent), sent_at=sent)
     if verdict is Offload.ANSWERED:
-        offloaded = Outcome(sent=2, answered=1, sent_at=times[:2], answered_at=times[:1])
+        offloaded = KindOutcome(sent=2, answered=1, sent_at=times[:2], answered_at=times[:1])
     elif verdict is Offload.UNKNOWN:
-        offloaded = Outcome(sent=len(sent[:5]), sent_at=sent[:5])
+        offloaded = KindOutcome(sent=len(sent[:5]), sent_at=sent[:5])
     return {Kind.SYN: control, Kind.SYN_OFFLOADED: offloaded}
 
 

@@ -13,8 +13,8 @@ from csumfix.evidence.arrivals import (
     WRONG,
     Circumstances,
     Diagnosis,
+    Judgement,
     Reason,
-    Verdict,
     judge,
 )
 from csumfix.evidence.tapsocket import Direction
@@ -93,7 +93,7 @@ def test_what_gso_or_gro_has_made_is_healthy_on_both_sides(
     """Small ones, too: GRO merges two segments of any size."""
     for length in (SMALL, ETHERNET_MTU + 1):
         how = Circumstances(direction, tcp_data=True, length=length)
-        assert judge(seen(outer, Inner.PARTIAL), how) == Verdict(Diagnosis.GSO)
+        assert judge(seen(outer, Inner.PARTIAL), how) == Judgement(Diagnosis.GSO)
 
 
 def test_gro_leaves_no_outer_checksum_that_was_filled_in_ahead() -> None:
@@ -104,14 +104,14 @@ def test_gro_leaves_no_outer_checksum_that_was_filled_in_ahead() -> None:
 @pytest.mark.parametrize(("outer", "inner"), UNFINISHED)
 def test_a_packet_too_long_for_any_wire_was_merged(outer: Outer, inner: Inner) -> None:
     how = Circumstances(IN, length=JUMBO_MTU + 1)
-    assert judge(seen(outer, inner), how) == Verdict(Diagnosis.GSO)
+    assert judge(seen(outer, inner), how) == Judgement(Diagnosis.GSO)
 
 
 @pytest.mark.parametrize("outer", [Outer.ZERO, Outer.PARTIAL, Outer.WRONG])
 def test_long_tcp_with_odd_checksums_may_have_been_merged_by_a_nic(outer: Outer) -> None:
     how = Circumstances(IN, tcp_data=True, length=ETHERNET_MTU + 1)
-    verdict = judge(seen(outer, Inner.CORRUPT), how)
-    assert verdict == Verdict(Diagnosis.UNJUDGED, Reason.MERGED)
+    judgement = judge(seen(outer, Inner.CORRUPT), how)
+    assert judgement == Judgement(Diagnosis.UNJUDGED, Reason.MERGED)
 
 
 @pytest.mark.parametrize(("outer", "inner"), [*PLAIN, *UNFINISHED])
@@ -127,8 +127,8 @@ def test_what_the_kernel_is_about_to_verify_cannot_be_merged(outer: Outer, inner
 
 
 def test_why_an_inner_packet_is_not_judged() -> None:
-    verdict = judge(seen(Outer.RIGHT, Inner.MALFORMED), Circumstances())
-    assert verdict == Verdict(Diagnosis.UNJUDGED, Reason.INNER_MALFORMED)
+    judgement = judge(seen(Outer.RIGHT, Inner.MALFORMED), Circumstances())
+    assert judgement == Judgement(Diagnosis.UNJUDGED, Reason.INNER_MALFORMED)
 
 
 def test_only_what_depends_on_nothing_is_surely_wrong() -> None:

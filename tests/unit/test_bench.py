@@ -361,7 +361,9 @@ class TestChart:
 
 class TestTargets:
     @staticmethod
-    def find(outcomes: list[targets.Outcome], what: str, against: str) -> targets.Outcome:
+    def find(
+        outcomes: list[targets.TargetOutcome], what: str, against: str
+    ) -> targets.TargetOutcome:
         found = [one for one in outcomes if what in one.what and against in one.against]
         assert len(found) == 1, found
         return found[0]

@@ -133,7 +133,7 @@ def examine(*packets: bytes, **how: Any) -> list[Any]:
 def reason(packet: bytes, length: int = 0) -> Reason | None:
     """Why a packet is not judged."""
     found = Examiner({PORT: "vxlan"}).examine(Captured(1, None, packet, length or len(packet)))
-    return found.verdict.reason if found else None
+    return found.judgement.reason if found else None
 
 
 @pytest.fixture

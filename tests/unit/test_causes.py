@@ -11,7 +11,7 @@ from csumfix.core import checksum
 from csumfix.evidence import causes
 from csumfix.evidence.arrivals import Diagnosis
 from csumfix.evidence.captures import Captured, Examiner, Judged
-from csumfix.evidence.causes import Cause, Tally
+from csumfix.evidence.causes import PacketCause, Tally
 from csumfix.evidence.tapsocket import Direction
 from tests.packets import PORT, Shape, Tunnel, build
 
@@ -49,7 +49,7 @@ def tally(*packets: bytes) -> Tally:
     return result
 
 
-def cause(*packets: bytes) -> Cause:
+def cause(*packets: bytes) -> PacketCause:
     (finding,) = tally(*packets).findings()
     assert finding.diagnosis is Diagnosis.REWRITTEN
     assert finding.packets == len(packets)
@@ -58,39 +58,39 @@ def cause(*packets: bytes) -> Cause:
 
 def test_new_ports() -> None:
     packets = [snat(packet(old), new) for new, old in enumerate(OLD_PORTS, start=2000)]
-    assert cause(*packets) is Cause.NEW_PORT
+    assert cause(*packets) is PacketCause.NEW_PORT
 
 
 def test_one_flow_cannot_tell_a_new_port_from_a_new_address() -> None:
-    assert cause(snat(packet(40000), 2000)) is Cause.NAT
-    assert cause(dnat(packet(40000), "10.0.0.77")) is Cause.NAT
+    assert cause(snat(packet(40000), 2000)) is PacketCause.NAT
+    assert cause(dnat(packet(40000), "10.0.0.77")) is PacketCause.NAT
 
 
 def test_a_new_address_is_off_by_the_same_in_all_flows() -> None:
     packets = [dnat(packet(old), "10.0.0.77") for old in OLD_PORTS]
-    assert cause(*packets) is Cause.NEW_ADDRESS
+    assert cause(*packets) is PacketCause.NEW_ADDRESS
     assert {judged(data).seen.difference for data in packets} == {2 * (77 - 2)}
 
 
 def test_several_remote_ends_are_told_apart() -> None:
     """On the sender: each remote end has an address, and so a difference, of its own."""
     packets = [dnat(packet(old), f"10.0.0.{host}") for old in OLD_PORTS for host in (77, 99)]
-    assert cause(*packets) is Cause.NEW_ADDRESS
+    assert cause(*packets) is PacketCause.NEW_ADDRESS
 
 
 def test_a_zero_that_nat_wrote_over_is_the_same_whatever_is_sent() -> None:
     packets = [packet(40000, payload).with_check(0xFFFF) for payload in (b"one", b"two", b"3")]
-    assert cause(*packets) is Cause.ZERO
+    assert cause(*packets) is PacketCause.ZERO
 
 
 def test_differences_that_fit_no_nat_get_no_cause() -> None:
     """Several in one flow, or ports that no vxlan device would have used."""
     several = [packet(40000).with_check(check) for check in (1, 7, 99)]
-    assert cause(*several) is Cause.UNKNOWN
+    assert cause(*several) is PacketCause.UNKNOWN
     strange = [
         packet(old).with_check(check) for old, check in ((40000, 1), (50000, 2), (45000, 3))
     ]
-    assert cause(*strange) is Cause.UNKNOWN
+    assert cause(*strange) is PacketCause.UNKNOWN
 
 
 def test_senders_are_counted() -> None:

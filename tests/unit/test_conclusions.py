@@ -10,19 +10,12 @@ import pytest
 from csumfix.core import Inspection, Outer, Status
 from csumfix.evidence.arrivals import Diagnosis
 from csumfix.evidence.bulk import Bulk
-from csumfix.evidence.conclusions import (
-    CHECKSUMS,
-    HEALTHY,
-    Conclusion,
-    Facts,
-    Verdict,
-    conclude,
-    conclude_from_departures,
-    has_zero_checksum_bug,
-)
+from csumfix.evidence.case import HEALTHY, Conclusion, Facts, Verdict
+from csumfix.evidence.conclusions import conclude
 from csumfix.evidence.departures import Departure
 from csumfix.evidence.drops import Drops
-from csumfix.evidence.probes import Kind, Outcome, Probed
+from csumfix.evidence.outcomes import Kind, KindOutcome, Probed
+from csumfix.evidence.rewriting import conclude_from_departures, has_zero_checksum_bug
 from csumfix.host import natrules
 from csumfix.host.conntrack import OuterTuple, Tracked
 from csumfix.host.natrules import NatRules
@@ -47,8 +40,8 @@ MARKED = (Kind.MARKED, Kind.MARKED_HOST)
 OWN = (Kind.WRAPPED, Kind.WRAPPED_OFFLOADED)
 
 
-def answered(port: int = 40000) -> Outcome:
-    return Outcome(
+def answered(port: int = 40000) -> KindOutcome:
+    return KindOutcome(
         12,
         12,
         Counter({Departure.PARTIAL: 12}),
@@ -59,19 +52,19 @@ def answered(port: int = 40000) -> Outcome:
     )
 
 
-def lost(sent: int = 40) -> Outcome:
-    return Outcome(sent, 0, Counter({Departure.PARTIAL: sent}), {40000}, {VTEP})
+def lost(sent: int = 40) -> KindOutcome:
+    return KindOutcome(sent, 0, Counter({Departure.PARTIAL: sent}), {40000}, {VTEP})
 
 
-def wrong(differences: dict[int, int], dest: str = VTEP, found: int = 0) -> Outcome:
+def wrong(differences: dict[int, int], dest: str = VTEP, found: int = 0) -> KindOutcome:
     seen = {
         port: Inspection(Status.OK, Outer.WRONG, found or port, 0, off, port, 8472)
         for port, off in differences.items()
     }
-    return Outcome(40, 0, Counter({Departure.WRONG: 40}), set(seen), {dest}, seen)
+    return KindOutcome(40, 0, Counter({Departure.WRONG: 40}), set(seen), {dest}, seen)
 
 
-def probed(*losses: Kind, **others: Outcome) -> Probed:
+def probed(*losses: Kind, **others: KindOutcome) -> Probed:
     """All kinds are answered, except these; others are given by name."""
     outcomes = {
         kind: lost() if kind in losses else answered(40000 + index)
@@ -120,7 +113,7 @@ def facts(text: str, ipvs: str = "") -> Facts:
     return replace(HERE, before=rules(text, 10, ipvs), after=rules(text, 50, ipvs))
 
 
-def marked(*broken: Kind) -> dict[str, Outcome]:
+def marked(*broken: Kind) -> dict[str, KindOutcome]:
     return {
         kind.name.lower(): wrong(NEW_PORTS) if kind in broken else answered() for kind in MARKED
     }
@@ -171,10 +164,10 @@ TABLE = [
     (Verdict.UNDECIDED, probed(Kind.SYN, Kind.SYN_OFFLOADED, Kind.CONNECT), Facts()),
     # Another drops pings only.
     (Verdict.HEALTHY, probed(Kind.PING, Kind.PING_OFFLOADED), HERE),
-    (Verdict.LOSS, probed(ping=Outcome(40, 26, Counter({Departure.PARTIAL: 40}))), HERE),
-    (Verdict.HEALTHY, probed(ping=Outcome(40, 38, Counter({Departure.PARTIAL: 40}))), HERE),
+    (Verdict.LOSS, probed(ping=KindOutcome(40, 26, Counter({Departure.PARTIAL: 40}))), HERE),
+    (Verdict.HEALTHY, probed(ping=KindOutcome(40, 38, Counter({Departure.PARTIAL: 40}))), HERE),
     (Verdict.UNDECIDED, probed(syn_offloaded=lost(4)), HERE),
-    (Verdict.NOT_LEAVING, Probed(REMOTE, {kind: Outcome(40, 0) for kind in KINDS}), HERE),
+    (Verdict.NOT_LEAVING, Probed(REMOTE, {kind: KindOutcome(40, 0) for kind in KINDS}), HERE),
     (Verdict.UNDECIDED, Probed(REMOTE, {}), HERE),
     (
         Verdict.CURED,
@@ -298,9 +291,9 @@ def test_both_ends_are_named() -> None:
 
 def test_without_privileges_a_loss_is_undecided_and_success_is_not() -> None:
     blind = Facts(blind="CAP_NET_RAW is missing")
-    what = Probed(REMOTE, {Kind.PING: Outcome(12, 12), Kind.CONNECT: Outcome(20, 0)})
+    what = Probed(REMOTE, {Kind.PING: KindOutcome(12, 12), Kind.CONNECT: KindOutcome(20, 0)})
     assert only(what, blind) == Verdict.UNDECIDED
-    what.outcomes[Kind.CONNECT] = Outcome(2, 2)
+    what.outcomes[Kind.CONNECT] = KindOutcome(2, 2)
     (conclusion,) = conclude(what, blind)
     assert conclusion.verdict == Verdict.HEALTHY
     assert any("not seen" in line for line in conclusion.against)
@@ -359,7 +352,7 @@ HIDDEN = replace(REMOTE, device=0, address="", tunnel=replace(TUNNEL, checksum=F
     ],
 )
 def test_packets_that_leave_wrong_name_what_rewrites_them(
-    verdict: Verdict, seen: Outcome, text: str
+    verdict: Verdict, seen: KindOutcome, text: str
 ) -> None:
     seen.left[Departure.RIGHT] = 2
     # Their flows may be old, so that no counter of table nat rises.
@@ -384,17 +377,19 @@ def test_every_verdict_has_a_sentence_and_every_fault_something_to_do() -> None:
 
 
 def commands(verdict: Verdict, nic: Nic = GENERIC, remote: Remote = REMOTE) -> str:
-    place = Place(remote, (nic,), NatRules())
+    place = Place(remote, (nic,))
     found = cures(Conclusion(verdict), place)
     return "\n".join(line for cure in found for line in (cure.what, cure.price, *cure.commands))
 
 
 def test_csumfix_is_offered_only_where_it_helps() -> None:
+    worst_first = list(Verdict)
+    helps = worst_first[: worst_first.index(Verdict.REMOTE)]
     for verdict in Verdict:
         is_offered = "csumfix-rules apply" in commands(verdict) or "csumfix run" in commands(
             verdict
         )
-        assert is_offered is (verdict in CHECKSUMS - {Verdict.REMOTE}), verdict
+        assert is_offered is (verdict in helps), verdict
 
 
 def test_vmxnet3_is_offered_another_port_only_on_those_it_offloads() -> None:

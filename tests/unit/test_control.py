@@ -48,7 +48,7 @@ HANDLERS = {
 
 
 @asynccontextmanager
-async def served(**handlers: Handler) -> AsyncIterator[control.Server]:
+async def served(**handlers: Handler) -> AsyncIterator[control.ControlServer]:
     server = await control.serve({**HANDLERS, **handlers})
     try:
         yield server
@@ -208,7 +208,7 @@ def test_a_name_that_another_program_has_is_taken_when_it_is_free(
     async def scenario() -> None:
         with socket.socket(socket.AF_UNIX) as thief:
             thief.bind(address.ABSTRACT)  # and does not listen
-            server = control.Server(HANDLERS)
+            server = control.ControlServer(HANDLERS)
             server.open()
             assert server.trouble
             assert "has the name @csumfix" in server.trouble

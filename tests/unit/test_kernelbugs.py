@@ -1,4 +1,4 @@
-"""What the self-test makes of its trials, and how it says so."""
+"""What the self-test makes of its exchanges, and how it says so."""
 
 from __future__ import annotations
 
@@ -15,22 +15,22 @@ from csumfix_lab.kernelbugs import (
     CASES,
     IPVS,
     Bug,
-    Case,
-    Outcome,
-    State,
-    Trial,
+    BugCase,
+    BugOutcome,
+    BugState,
+    Exchange,
     judge,
     not_testable,
 )
 from csumfix_lab.selftest import Result
 
-SNAT = Case(next(bug for bug in BUGS if bug.name == "source NAT"))
-NFT = Case(next(bug for bug in BUGS if bug.cause == "stateless"), ipv6=True)
-LOST = Trial(12, 0, 12)
-WHOLE = Trial(12, 12, 0, rewritten=8)
+SNAT = BugCase(next(bug for bug in BUGS if bug.name == "source NAT"))
+NFT = BugCase(next(bug for bug in BUGS if bug.cause == "stateless"), ipv6=True)
+LOST = Exchange(12, 0, 12)
+WHOLE = Exchange(12, 12, 0, rewritten=8)
 
 
-def result(*outcomes: Outcome) -> Result:
+def result(*outcomes: BugOutcome) -> Result:
     return Result("6.1.0-18-amd64", 4.2, outcomes)
 
 
@@ -48,28 +48,28 @@ def test_every_cause_is_one_of_the_lab() -> None:
 
 
 @pytest.mark.parametrize(
-    ("trial", "state", "reason"),
+    ("exchange", "state", "reason"),
     [
-        (LOST, State.LIVE, ""),
-        (Trial(12, 11, 1), State.LIVE, ""),
-        (WHOLE, State.FIXED, ""),
-        (Trial(12, 12, 0, rewritten=0), State.NOT_TESTABLE, "NAT rewrote no outer header"),
+        (LOST, BugState.LIVE, ""),
+        (Exchange(12, 11, 1), BugState.LIVE, ""),
+        (WHOLE, BugState.FIXED, ""),
+        (Exchange(12, 12, 0, rewritten=0), BugState.NOT_TESTABLE, "NAT rewrote no outer header"),
         (
-            Trial(12, 9, 0, rewritten=8),
-            State.NOT_TESTABLE,
+            Exchange(12, 9, 0, rewritten=8),
+            BugState.NOT_TESTABLE,
             "3 of 12 datagrams were lost, and no checksum error says why",
         ),
     ],
 )
 def test_a_bug_is_proven_by_errors_and_its_absence_by_rewritten_packets_that_arrive(
-    trial: Trial, state: State, reason: str
+    exchange: Exchange, state: BugState, reason: str
 ) -> None:
-    outcome = judge(SNAT, trial, None)
+    outcome = judge(SNAT, exchange, None)
     assert (outcome.state, outcome.reason) == (state, reason)
 
 
 def test_where_the_remote_end_is_virtual_the_answers_prove_that_headers_were_rewritten() -> None:
-    assert judge(NFT, Trial(12, 12, 0), None).state is State.FIXED
+    assert judge(NFT, Exchange(12, 12, 0), None).state is BugState.FIXED
 
 
 @pytest.mark.parametrize(
@@ -77,14 +77,14 @@ def test_where_the_remote_end_is_virtual_the_answers_prove_that_headers_were_rew
     [(WHOLE, "kernel lane"), (LOST, "queue lane"), (None, "queue lane")],
 )
 def test_the_kernel_lane_is_named_only_where_it_was_seen_to_cure(
-    cured: Trial | None, cure: str
+    cured: Exchange | None, cure: str
 ) -> None:
     assert judge(SNAT, LOST, cured).cure == cure
     assert not judge(SNAT, WHOLE, cured).cure
 
 
 def test_the_kernel_lane_is_no_cure_of_a_bug_that_ruins_gso_packets() -> None:
-    zero = Case(next(bug for bug in BUGS if bug.ruins_gso))
+    zero = BugCase(next(bug for bug in BUGS if bug.ruins_gso))
     assert judge(zero, LOST, WHOLE).cure == "queue lane"
 
 
@@ -125,7 +125,7 @@ def test_the_document_has_the_numbers() -> None:
 def test_a_bug_with_two_cures_names_both() -> None:
     bug = Bug("some", "snat")
     found = result(
-        judge(Case(bug), LOST, WHOLE),
-        judge(Case(bug, ipv6=True), LOST, LOST),
+        judge(BugCase(bug), LOST, WHOLE),
+        judge(BugCase(bug, ipv6=True), LOST, LOST),
     )
     assert any(line.endswith("kernel lane, queue lane") for line in map(str.rstrip, shown(found)))

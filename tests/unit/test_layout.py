@@ -34,7 +34,9 @@ def test_the_service_imports_nothing_big_that_it_does_not_use() -> None:
     loaded = set(result.stdout.split())
     assert "csumfix.service.metrics" in loaded
     assert BIG & loaded == set()
-    assert len(loaded) < 350
+    # Our own are small, and counting them would speak against splitting a large one.
+    others = {name for name in loaded if name.split(".")[0] != "csumfix"}
+    assert len(others) < 290
 
 
 PARTS = """

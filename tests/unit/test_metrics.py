@@ -77,7 +77,7 @@ def test_buckets_are_cumulative() -> None:
 def test_every_reason_has_one_outcome() -> None:
     outcomes = {reason: metrics.outcome(reason) for reason in core.REASONS}
     assert {reason for reason, what in outcomes.items() if what in ("repaired", "filled")} == (
-        core.REPAIRED
+        core.WRITTEN
     )
     assert outcomes["right"] == "verified"
     assert outcomes["zero_kept"] == "not_judged"

@@ -11,7 +11,7 @@ import pytest
 
 from csumfix.evidence import offload
 from csumfix.evidence.offload import CLOSING, CONTROLS, MOST, SURE, Offload
-from csumfix.evidence.probes import Kind, Outcome
+from csumfix.evidence.outcomes import Kind, KindOutcome
 from csumfix.host.remotes import Remote
 from csumfix.host.tunnels import Tunnel
 from csumfix.options import LaneSetting, Options
@@ -51,10 +51,10 @@ def test_the_fakes_outcomes_are_judged_as_they_are_meant(verdict: Offload) -> No
     assert offload.judge(outcomes(verdict)) is verdict
 
 
-def lost(answered_at: list[float], sent: int = SURE) -> dict[Kind, Outcome]:
+def lost(answered_at: list[float], sent: int = SURE) -> dict[Kind, KindOutcome]:
     return {
-        Kind.SYN: Outcome(answered_at=answered_at, answered=len(answered_at)),
-        Kind.SYN_OFFLOADED: Outcome(sent=sent, sent_at=[float(n) for n in range(1, sent + 1)]),
+        Kind.SYN: KindOutcome(answered_at=answered_at, answered=len(answered_at)),
+        Kind.SYN_OFFLOADED: KindOutcome(sent=sent, sent_at=[float(n) for n in range(1, sent + 1)]),
     }
 
 
@@ -67,20 +67,20 @@ def lost(answered_at: list[float], sent: int = SURE) -> dict[Kind, Outcome]:
         (lost([99.0]), UNKNOWN),
         (lost([0.0, 0.5]), UNKNOWN),  # the path may have failed since
         (lost([0.0, SURE - 0.5]), UNKNOWN),
-        ({**lost([0.0, 99.0]), Kind.PING_OFFLOADED: Outcome(answered=1)}, ANSWERED),
+        ({**lost([0.0, 99.0]), Kind.PING_OFFLOADED: KindOutcome(answered=1)}, ANSWERED),
         # Without the SYN packets a firewall may drop what the ping does not share.
         ({Kind.PING_OUTER: lost([0.0, 99.0])[Kind.SYN], **lost([])}, UNKNOWN),
     ],
 )
 def test_packets_are_lost_only_if_controls_were_answered_before_and_after(
-    found: dict[Kind, Outcome], verdict: Offload
+    found: dict[Kind, KindOutcome], verdict: Offload
 ) -> None:
     assert offload.judge(found) is verdict
 
 
-def simulate(arrives: Callable[[Kind], bool]) -> tuple[dict[Kind, Outcome], int]:
+def simulate(arrives: Callable[[Kind], bool]) -> tuple[dict[Kind, KindOutcome], int]:
     """Play a round with a remote end that answers at once; return it and the packets sent."""
-    found = {kind: Outcome() for kind in offload.extent(watch=False).kinds}
+    found = {kind: KindOutcome() for kind in offload.extent(watch=False).kinds}
     total = 0
     for number in range(40):
         for kind in sorted(offload.wanted(found, number)):

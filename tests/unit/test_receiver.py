@@ -13,7 +13,7 @@ from csumfix.evidence.causes import Tally
 from csumfix.evidence.drops import Drops
 from csumfix.evidence.tapsocket import Direction
 from csumfix.views import receiver
-from csumfix.views.receiver import Report, State
+from csumfix.views.receiver import ArrivalReport, ArrivalState
 from tests.packets import PORT, Shape, build
 
 QUIET = (
@@ -32,20 +32,20 @@ def rewritten(host: int = 1, new: int = 2000) -> bytes:
     return tunnel.with_bytes(tunnel.udp, struct.pack("!H", new)).data
 
 
-def report(*packets: bytes, counted: tuple[Drops, ...] = QUIET, **more: Any) -> Report:
+def report(*packets: bytes, counters: tuple[Drops, ...] = QUIET, **more: Any) -> ArrivalReport:
     examiner, tally = Examiner({PORT: "vxlan"}, forced=Direction.IN), Tally()
     for number, data in enumerate(packets, start=1):
         judged = examiner.examine(Captured(number, Direction.IN, data, len(data), True))
         assert judged
         tally.add(judged)
-    return Report(10, ("eth0",), (PORT,), len(packets), tally, counted, **more)
+    return ArrivalReport(10, ("eth0",), (PORT,), len(packets), tally, counters, **more)
 
 
 def test_one_sender_is_named_first_and_then_its_remedy() -> None:
     risen = Drops("this host", True, {"UdpInCsumErrors": 5}, {"UdpInCsumErrors": 7})
-    found = report(rewritten(), rewritten(new=2001), right(host=2), counted=(risen, QUIET[1]))
+    found = report(rewritten(), rewritten(new=2001), right(host=2), counters=(risen, QUIET[1]))
     lines = list(found.lines())
-    assert found.state is State.FOUND
+    assert found.state is ArrivalState.FOUND
     sender = next(iter(found.as_json()["findings"][0]["senders"]))
     assert lines[0] == (
         f"{sender} sends this host wrong packets: 2 of 3 tunnel packets in 10 s on eth0."
@@ -65,7 +65,7 @@ def test_several_senders_are_counted() -> None:
 
 def test_right_packets_and_no_drops_are_healthy() -> None:
     found = report(right())
-    assert found.state is State.HEALTHY
+    assert found.state is ArrivalState.HEALTHY
     assert found.verdict() == (
         "All is well: 1 tunnel packet arrived in 10 s on eth0, none of them wrong."
     )
@@ -73,14 +73,14 @@ def test_right_packets_and_no_drops_are_healthy() -> None:
 
 def test_nothing_that_arrived_is_undecided_and_says_what_to_do() -> None:
     found = report()
-    assert found.state is State.UNDECIDED
+    assert found.state is ArrivalState.UNDECIDED
     assert "Repeat it while another node sends (--seconds 60)" in found.verdict()
 
 
 def test_drops_that_were_not_seen_to_arrive_are_undecided() -> None:
     pod = Drops("pod shop/\x1b[1m", False, {"TcpInCsumErrors": 1}, {"TcpInCsumErrors": 4})
-    found = report(right(), counted=(QUIET[0], pod))
-    assert found.state is State.UNDECIDED
+    found = report(right(), counters=(QUIET[0], pod))
+    assert found.state is ArrivalState.UNDECIDED
     assert "the kernel dropped 3 packets for a wrong checksum" in found.verdict()
     assert "  pod shop/\\x1b[1m: TcpInCsumErrors +3" in found.lines()
 
@@ -97,4 +97,4 @@ def test_owners_are_a_bounded_number() -> None:
     ("state", "code"), [("healthy", Exit.OK), ("found", Exit.NEGATIVE), ("undecided", Exit.BROKEN)]
 )
 def test_every_state_has_its_exit_code(state: str, code: Exit) -> None:
-    assert receiver.EXITS[State(state)] is code
+    assert receiver.EXITS[ArrivalState(state)] is code

@@ -232,7 +232,7 @@ def test_a_constant_of_c_that_python_does_not_know_fails_the_import() -> None:
 
 def test_what_each_reason_means() -> None:
     """For those that something hangs on, once more in words."""
-    assert {"recomputed", "recomputed_unproven", "zero_filled"} == core.REPAIRED
+    assert {"recomputed", "recomputed_unproven", "zero_filled"} == core.WRITTEN
     assert {
         f"inner_{one}" for one in ("corrupt", "partial", "malformed", "unknown")
     } == core.LEFT_WRONG
@@ -242,7 +242,7 @@ def test_what_each_reason_means() -> None:
 
 def test_reasons() -> None:
     assert len(set(core.REASONS)) == len(core.REASONS)
-    assert set(core.REASONS) > core.REPAIRED
+    assert set(core.REASONS) > core.WRITTEN
     for reason in core.REASONS:
-        assert core.Repair(reason, b"").replaced == (reason in core.REPAIRED)
+        assert core.Repair(reason, b"").replaced == (reason in core.WRITTEN)
     assert set(core.OUTCOMES.values()) == set(core.Outcome)

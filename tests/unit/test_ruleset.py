@@ -1,6 +1,6 @@
 """From tunnels, lanes and options to rules, and to the arguments of the script."""
 
-from csumfix.host.rules import RuleSet
+from csumfix.host.rules import RuleSet, parse
 from csumfix.host.tunnels import Tunnel, local_port_range
 from csumfix.options import Options
 from csumfix.service.lanes import Lane, PortLane
@@ -100,3 +100,24 @@ def test_script_arguments() -> None:
         "--sport-range=1000:2000",
         "--family=6",
     ]
+
+
+STATUS = """\
+family=4 lane=kernel state=present ports=4789,8472 gate=conntrack
+family=4 lane=kernel rule=fill-8472 packets=12 bytes=3400 text=-A CSUMFIX-FILL --dport 8472 \
+-j CHECKSUM --checksum-fill
+family=4 lane=queue state=incomplete ports=8472 queues=9000 leaving=6081 record=no bridged=queue
+family=4 lane=queue rule=queue-0 packets=1 bytes=50 text=-A CSUMFIX-QUEUE -j NFQUEUE \
+--queue-num 9000 --queue-bypass
+family=6 lane=kernel state=present ports=8473 gate=none
+family=6 lane=queue state=absent ports=- queues=- leaving=- record=- bridged=-
+"""
+
+
+def test_a_port_has_the_lanes_of_either_family_and_a_queue_number_is_no_port() -> None:
+    assert parse(STATUS).lanes == {
+        4789: {"kernel"},
+        8472: {"kernel", "queue"},
+        6081: {"queue"},
+        8473: {"kernel"},
+    }

@@ -14,14 +14,14 @@ from csumfix.host.rules import LoadedRule
 from csumfix.service.lanes import Lane
 from csumfix.service.snapshot import NO_COUNTS, ReloadSnapshot, Snapshot
 from csumfix.views import status
-from csumfix.views.status import State, headlines
+from csumfix.views.status import HostState, headlines
 from tests.unit.snapshots import lane, queue, snapshot, tunnel
 
 QUIET = lane(departures={"right": 73}, repaired=0)
 FILL = LoadedRule("4", "kernel", "fill-8472", 5, 500, "-j CHECKSUM --checksum-fill")
 
 
-def state(service: Snapshot | None = None, **changes: Any) -> State:
+def state(service: Snapshot | None = None, **changes: Any) -> HostState:
     own: dict[str, Any] = {
         "tunnels": [tunnel()],
         "rules": [FILL],
@@ -31,7 +31,7 @@ def state(service: Snapshot | None = None, **changes: Any) -> State:
         "silent": False,
         "trouble": [],
     }
-    return State(**{**own, **changes})
+    return HostState(**{**own, **changes})
 
 
 def healthy(**changes: Any) -> Snapshot:
@@ -39,7 +39,7 @@ def healthy(**changes: Any) -> Snapshot:
     return snapshot(**{**own, **changes})
 
 
-def shown(seen: State, *, terminal: bool = False) -> str:
+def shown(seen: HostState, *, terminal: bool = False) -> str:
     stream = io.StringIO()
     status.show(
         seen, Console(file=stream, width=80, force_terminal=terminal, legacy_windows=False)
@@ -109,7 +109,9 @@ def shown(seen: State, *, terminal: bool = False) -> str:
         ),
     ],
 )
-def test_the_first_line_says_whether_all_is_well_and_what_to_do(seen: State, first: str) -> None:
+def test_the_first_line_says_whether_all_is_well_and_what_to_do(
+    seen: HostState, first: str
+) -> None:
     assert shown(seen).splitlines()[0] == first
 
 
@@ -121,7 +123,7 @@ def test_the_worst_comes_first_and_nothing_is_left_out() -> None:
     assert [text.split()[0] for text in texts] == ["trouble:", "warning:", "warning:"]
 
 
-def everything() -> State:
+def everything() -> HostState:
     big = {str(reason): 10**12 for reason in REASONS}
     ports = tuple(
         lane(

@@ -11,7 +11,7 @@ from rich.console import Console
 from csumfix import core
 from csumfix.service.snapshot import KernelCounters, QueueSnapshot
 from csumfix.views import top
-from csumfix.views.top import Sample, quantile, rates
+from csumfix.views.top import TimedSnapshot, quantile, rates
 from tests.unit.snapshots import STARTED, queue, snapshot, tunnel
 
 KERNEL = KernelCounters(waiting=4, queue_dropped=10, user_dropped=20)
@@ -25,7 +25,13 @@ BEFORE = queue(
     kernel=KERNEL,
 )
 AFTER = queue(
-    reasons={"right": 1400, "recomputed": 600, "recomputed_unproven": 7, "inner_corrupt": 9},
+    reasons={
+        "right": 1380,
+        "recomputed": 600,
+        "recomputed_unproven": 7,
+        "inner_corrupt": 9,
+        "zero_filled": 20,
+    },
     bytes=1_250_000,
     overruns=5,
     batch_sizes=(10, 0, 0, 0, 42, 0, 0, 0),
@@ -34,8 +40,8 @@ AFTER = queue(
 )
 
 
-def sample(time: float, *queues: QueueSnapshot, **changes: Any) -> Sample:
-    return Sample(time, snapshot(queues=dict(enumerate(queues)), **changes))
+def sample(time: float, *queues: QueueSnapshot, **changes: Any) -> TimedSnapshot:
+    return TimedSnapshot(time, snapshot(queues=dict(enumerate(queues)), **changes))
 
 
 def test_rates_of_a_queue() -> None:
@@ -44,7 +50,7 @@ def test_rates_of_a_queue() -> None:
         queue=0,
         packets=252.0,
         bits=1_000_000.0,
-        repaired=51.0,
+        written=61.0,
         left_wrong=1.0,
         missed=1.0,
         lost=3.0,
@@ -101,7 +107,7 @@ def test_rates_are_never_negative_though_the_service_is_restarted(
     old: QueueSnapshot, new: QueueSnapshot
 ) -> None:
     (rate,) = rates(sample(1.0, old), sample(1.5, new, started=STARTED + 1))
-    numbers = (rate.packets, rate.bits, rate.repaired, rate.left_wrong, rate.missed, rate.lost)
+    numbers = (rate.packets, rate.bits, rate.written, rate.left_wrong, rate.missed, rate.lost)
     assert min(numbers) >= 0.0
     assert rate.wait_p99 is None or rate.wait_p99 >= 0.0
 
@@ -121,7 +127,7 @@ def test_quantile(q: float, counts: list[int], value: float | None) -> None:
     assert quantile(q, [1.0, 2.0, 4.0], counts) == (value and pytest.approx(value))
 
 
-def drawn(before: Sample | None, after: Sample | None) -> list[str]:
+def drawn(before: TimedSnapshot | None, after: TimedSnapshot | None) -> list[str]:
     console = Console(width=80, no_color=True)
     with console.capture() as capture:
         console.print(top._view(before, after))
