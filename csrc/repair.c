@@ -84,8 +84,8 @@ static enum repair_reason reason_to_write(enum inner_state inner, bool was_zero)
 		return REPAIR_INNER_PARTIAL;
 	case INNER_MALFORMED:
 		return REPAIR_INNER_MALFORMED;
-	case INNER_UNKNOWN:
-		return REPAIR_INNER_UNKNOWN;
+	case INNER_UNKNOWN: /* and 0 is legal over anything */
+		return was_zero ? REPAIR_ZERO_KEPT : REPAIR_INNER_UNKNOWN;
 	case INNER_RIGHT:
 		return was_zero ? REPAIR_ZERO_FILLED : REPAIR_RECOMPUTED;
 	case INNER_UNPROVEN:

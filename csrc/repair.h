@@ -14,7 +14,7 @@ enum repair_outcome {
 	REPAIR_VERIFIED,   /* it is right */
 	REPAIR_REPAIRED,   /* it was wrong and is right now */
 	REPAIR_FILLED,     /* it was 0 and is right now */
-	REPAIR_LEFT_WRONG, /* it is wrong and stays so */
+	REPAIR_LEFT_WRONG, /* it is wrong, or 0 over a broken inner packet, and stays so */
 	REPAIR_NOT_JUDGED, /* it is unchanged, and nobody verified it */
 
 	REPAIR_OUTCOMES, /* how many there are */
@@ -23,8 +23,9 @@ enum repair_outcome {
 /** enum repair_reason - why repair() returned its verdict; each packet has exactly one reason */
 enum repair_reason {
 	/* The outer checksum needs nothing. */
-	REPAIR_RIGHT,     /* verified */
-	REPAIR_ZERO_KEPT, /* 0, "not computed", and the policy keeps that */
+	REPAIR_RIGHT, /* verified */
+	/* 0, "not computed": the policy keeps it, or nobody can check what the tunnel carries. */
+	REPAIR_ZERO_KEPT,
 
 	/* It was written: the verdict is REPAIR_REPLACE. */
 	REPAIR_RECOMPUTED,          /* wrong, over an inner packet that proves itself whole */
@@ -35,7 +36,8 @@ enum repair_reason {
 	REPAIR_INNER_CORRUPT,
 	REPAIR_INNER_PARTIAL,
 	REPAIR_INNER_MALFORMED,
-	REPAIR_INNER_UNKNOWN, /* or might hide it: nobody here can check what the tunnel carries */
+	/* It is wrong, and nobody here can check what a new one might hide. */
+	REPAIR_INNER_UNKNOWN,
 
 	/* Nothing could be judged. */
 	REPAIR_TRUNCATED,   /* not copied whole from the kernel */

@@ -21,7 +21,7 @@ DAY = 24 * 3600
 
 DEFAULT_PORTS = (8472, 4789)
 
-GENEVE_PORT = click.option(
+GENEVE_PORT_OPTION = click.option(
     "--geneve-port",
     "geneve_ports",
     type=PORT,
@@ -234,7 +234,7 @@ def top_command(interval: float, once: bool) -> None:
     show_default=True,
     help="UDP destination port that carries VXLAN; 6081 carries Geneve.",
 )
-@GENEVE_PORT
+@GENEVE_PORT_OPTION
 @click.option("-v", "--verbose", is_flag=True, help="Also print a line for each packet.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def check_command(
@@ -361,7 +361,7 @@ def doctor_command(  # noqa: PLR0913 - one for each option
     multiple=True,
     help="Extra VXLAN port, for tunnels without a local device; 6081 carries Geneve.",
 )
-@GENEVE_PORT
+@GENEVE_PORT_OPTION
 def trace_command(
     bad_only: bool,
     count: int | None,

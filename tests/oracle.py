@@ -415,7 +415,7 @@ def reason_of(seen: Inspection, fill_zero: bool) -> str:
         return seen.status.name.lower()
     if seen.outer is Outer.RIGHT:
         return "right"
-    if zero and not fill_zero:
+    if zero and (not fill_zero or seen.inner is Inner.UNKNOWN):  # 0 is legal, whatever it covers
         return "zero_kept"
     if seen.inner not in {Inner.RIGHT, Inner.UNPROVEN}:
         return f"inner_{seen.inner.name.lower()}"

@@ -1,7 +1,8 @@
 """Typed face of the C core: packets in, verdicts and plain data out.
 
 This is the only module that uses the cffi extension. The headers in ``csrc/`` say how each part
-works; the names here are the same. Reasons, outcomes and their numbers come from C.
+works; the names here are the same, except that Outer is C's inspect_check, and Inspection.outer is
+`check` there. Reasons, outcomes and their numbers come from C.
 """
 
 from __future__ import annotations

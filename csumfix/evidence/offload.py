@@ -21,7 +21,7 @@ single      PING_OUTER  PING_OFFLOADED    pings are not answered either: with th
 GSO         DATA        GSO               always
 ==========  ==========  ================  =====================================================
 
-A healthy remote end gets some ten packets, and one that answers nothing 8 of each control. One to
+A healthy remote end gets some ten packets, and one that answers nothing 9 of each control. One to
 which packets are lost gets some 10 controls and 15 others to either question.
 """
 
@@ -41,7 +41,8 @@ CONFIRMED = 2
 """Answers to the control that show that it gets through."""
 
 CONTROLS, CLOSING = 8, 5
-"""Packets of a control at most: at first, and after those that were left to offload."""
+"""Packets of a control at most: at first, and after those that were left to offload. Here and in
+MOST, the first packet of each flow comes in addition: it does not count (Outcome.sent)."""
 
 MOST = 25
 """Packets left to offload at most."""

@@ -15,6 +15,7 @@ calls synchronize_net()). The rest of the program reads the result that the thre
 
 from __future__ import annotations
 
+import errno
 import logging
 import select
 import socket
@@ -46,6 +47,9 @@ BUSY = 1000
 REST = 1.0
 """Seconds between checks whether a quiet device has become busy, or a missing one is back."""
 
+AWAY = {errno.ENODEV, errno.ENXIO, errno.ENETDOWN}
+"""Errors of a device that is gone or down, and thus sends nothing."""
+
 DEVICES = Path("/proc/thread-self/net/dev")
 TX_PACKETS = 9  # column after the colon
 
@@ -68,7 +72,7 @@ class PortTraffic:
 class Traffic:
     """The packets that the tap has seen, by port.
 
-    fault: why it cannot see packets; None if it can.
+    fault: why it cannot see the packets of a device; None if it can, or is turned off.
     """
 
     ports: Mapping[int, PortTraffic] = field(default_factory=dict)
@@ -109,6 +113,7 @@ class Tap:
         self._policy = Policy()
         self._looks: dict[int, _Look] = {}
         self._closed_until: dict[int, float] = {}
+        self._faults: dict[int, str] = {}
         self._changed, self._stopping = True, False
         self._wake, self._woken = socket.socketpair()
         self._woken.setblocking(False)
@@ -162,6 +167,8 @@ class Tap:
             for index in list(self._looks):
                 self._close(index)
             self._closed_until = {}
+            self._faults = {}
+            self._tell_fault()
         if not self.pause or not self._ports:
             return
         now = time.monotonic()
@@ -174,18 +181,20 @@ class Tap:
             self._looks[index] = _Look(index, self._ports.keys())
         except OSError as error:
             self._closed_until[index] = time.monotonic() + REST
-            if isinstance(error, PermissionError):
-                self._set_fault("no permission to open packet sockets (CAP_NET_RAW)")
+            if error.errno not in AWAY:
+                self._faults[index] = reason(error)
         else:
-            self._set_fault(None)
+            self._faults.pop(index, None)
+        self._tell_fault()
 
-    def _set_fault(self, fault: str | None) -> None:
+    def _tell_fault(self) -> None:
+        fault = next(iter(self._faults.values()), None)
         if fault == self._traffic.fault:
             return
         self._traffic = replace(self._traffic, fault=fault)
         if fault:
             log.warning(
-                "the egress tap sees nothing, so the lanes stay as they are: %s",
+                "the egress tap cannot see what leaves, so the lanes stay as they are: %s",
                 fault,
                 extra={"event": "tap_blind"},
             )
@@ -254,6 +263,13 @@ class Tap:
         self._traffic = replace(self._traffic, ports={**self._traffic.ports, port: after})
         if departure is Departure.WRONG:
             self._on_wrong()
+
+
+def reason(error: OSError) -> str:
+    """Say why a packet socket cannot be opened."""
+    if isinstance(error, PermissionError):
+        return "no permission to open packet sockets (CAP_NET_RAW)"
+    return f"cannot open packet sockets: {error.strerror}"
 
 
 def describe(seen: Inspection, device: str) -> str:

@@ -71,11 +71,17 @@ async def departures(devices: Collection[int], ports: Protocols, seconds: float)
         while time.monotonic() < ends:
             await asyncio.sleep(STEP)
             for tap in taps:
-                for _ in range(READ):
-                    packet = tap.read()
-                    if packet is None:
-                        break
-                    found.add(bytes(packet.data), packet.complete, policy)
+                _take(tap, found, policy)
             if sum(seen.left[Departure.WRONG] for seen in found.wrong().values()) >= ENOUGH:
                 break
     return found
+
+
+def _take(tap: TapSocket, found: Watched, policy: Policy) -> None:
+    """Judge the waiting packets, or some of many."""
+    with contextlib.suppress(OSError):  # the device went down; it may come back
+        for _ in range(READ):
+            packet = tap.read()
+            if packet is None:
+                break
+            found.add(bytes(packet.data), packet.complete, policy)

@@ -16,6 +16,10 @@ NEIGHBOUR = struct.Struct("=B3xi")  # struct ndmsg, its beginning: family, index
 ROUTE = struct.Struct("=8BI")  # struct rtmsg: family, lengths, TOS, table, protocol, scope, type
 ATTRIBUTE = struct.Struct("=HH")  # struct nlattr: length, type
 
+# linux/netlink.h
+NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x1, 0x4, 0x10, 0x300
+NLMSG_ERROR, NLMSG_DONE = 2, 3
+
 # linux/rtnetlink.h
 RTM_NEWLINK, RTM_DELLINK = 16, 17
 RTM_NEWROUTE, RTM_DELROUTE = 24, 25

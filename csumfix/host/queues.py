@@ -22,7 +22,7 @@ from netfilterqueue import NetfilterQueue
 
 from csumfix.core import Drain, Policy, Stats
 from csumfix.errors import CsumfixError, Exit
-from csumfix.host.changes import ATTRIBUTE, HEADER
+from csumfix.host.changes import ATTRIBUTE, HEADER, NLM_F_ACK, NLM_F_REQUEST
 from csumfix.host.events import NETLINK_NETFILTER
 
 PROC_QUEUES = Path("/proc/net/netfilter/nfnetlink_queue")
@@ -38,8 +38,7 @@ bytes, or 7,000 of 1,450."""
 
 ANSWER_SECONDS = 5
 
-# linux/netlink.h, linux/netfilter/nfnetlink.h, linux/netfilter/nfnetlink_queue.h
-NLM_F_REQUEST, NLM_F_ACK = 0x1, 0x4
+# linux/netfilter/nfnetlink.h, linux/netfilter/nfnetlink_queue.h
 NFNETLINK_V0 = 0
 NFQNL_CONFIG = 3 << 8 | 2  # NFNL_SUBSYS_QUEUE, NFQNL_MSG_CONFIG
 NFQA_CFG_CMD = 1

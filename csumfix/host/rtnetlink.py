@@ -12,7 +12,17 @@ import struct
 from collections.abc import Callable, Container, Iterator
 from typing import Any
 
-from csumfix.host.changes import HEADER, kind_attribute, messages
+from csumfix.host.changes import (
+    HEADER,
+    NLM_F_ACK,
+    NLM_F_DUMP,
+    NLM_F_DUMP_INTR,
+    NLM_F_REQUEST,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    kind_attribute,
+    messages,
+)
 from csumfix.lean import parts_of
 
 with parts_of("pyroute2"):
@@ -21,9 +31,6 @@ with parts_of("pyroute2"):
     from pyroute2.netlink.rtnl.ndmsg import ndmsg
     from pyroute2.netlink.rtnl.rtmsg import rtmsg
 
-# linux/netlink.h
-NLM_F_REQUEST, NLM_F_ACK, NLM_F_DUMP_INTR, NLM_F_DUMP = 0x1, 0x4, 0x10, 0x300
-NLMSG_ERROR, NLMSG_DONE = 2, 3
 ERROR = struct.Struct("=i")
 
 NEIGHBOUR_STATE = struct.Struct("=B3xiH")

@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, replace
 from typing import Protocol
 
 from csumfix.core import Policy, Stats
+from csumfix.errors import CsumfixError
 from csumfix.evidence import offload
 from csumfix.evidence.outcomes import Probes
 from csumfix.evidence.probes import Prober
@@ -182,7 +183,17 @@ class ScriptRules:
         if wanted.backend == AUTO and before and before.name == NFT:
             await in_thread(rules.apply, replace(wanted, backend=NFT))
             return before
-        self.backend = await in_thread(rules.apply, wanted)
+        has_ipset = before is not None and before.name != NFT
+        if wanted.leaving_ports and wanted.backend != NFT and not has_ipset:
+            # iptables is asked for the first time, or again, and refuses rules without their set.
+            has_ipset = True
+            with suppress(CsumfixError):  # then the refusal of csumfix-rules says it
+                await in_thread(flows.create)
+        try:
+            self.backend = await in_thread(rules.apply, wanted)
+        finally:
+            if has_ipset and (self.backend is None or self.backend.name == NFT):
+                await in_thread(flows.destroy)
         return self.backend
 
     async def remove(self) -> None:

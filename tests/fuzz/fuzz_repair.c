@@ -96,7 +96,7 @@ static enum repair_reason reason_of_inner(enum inner_state inner, bool was_zero)
 	case INNER_MALFORMED:
 		return REPAIR_INNER_MALFORMED;
 	case INNER_UNKNOWN:
-		return REPAIR_INNER_UNKNOWN;
+		return was_zero ? REPAIR_ZERO_KEPT : REPAIR_INNER_UNKNOWN;
 	case INNER_RIGHT:
 		return was_zero ? REPAIR_ZERO_FILLED : REPAIR_RECOMPUTED;
 	default:

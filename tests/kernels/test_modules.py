@@ -14,7 +14,7 @@ from csumfix_lab import Lab
 from tests.lab.harness import Service, assert_no_rules, rules_text, until
 
 BLOCKED = Path("/etc/modprobe.d/blocked.conf")
-PATIENCE = 150.0  # seconds
+PATIENCE = 300.0  # seconds
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +14,7 @@ import pytest
 
 from csumfix_lab import Lab
 from tests.lab import nft
-from tests.lab.harness import HEALTHY, SILENT, Service, until
+from tests.lab.harness import HEALTHY, SILENT, Service, service, trickle, until
 from tests.lab.test_rules_bridge import COUNT, GROUPS, UNICAST, Bridge, Replication
 from tests.lab.test_rules_bridge import bridge as bridge  # noqa: PLC0414 - a fixture
 from tests.lab.test_rules_bridge import replication as replication  # noqa: PLC0414
@@ -327,6 +328,80 @@ def test_the_service_restores_what_was_flushed(lab: Lab, tmp_path: Path) -> None
     finally:
         daemon.process.kill()
         daemon.log.unlink()
+
+
+@HEALTHY
+@pytest.mark.parametrize("before", ["queue", "kernel"], ids=["starts to leave", "is leaving"])
+def test_a_port_that_leaves_the_queue_lane_may_change_the_backend(
+    lab: Lab, tmp_path: Path, before: str
+) -> None:
+    nft.stand_in(tmp_path)
+    settings = tmp_path / "csumfix.toml"
+
+    def configure(backend: str, lane: str) -> None:
+        settings.write_text(f'backend = "{backend}"\nlane = "{lane}"\nprobe = "off"\n')
+
+    configure("nft", "queue")
+    path = f"PATH={tmp_path}:{os.environ['PATH']}"
+    daemon = Service(lab.sender, f"--config={settings}", prefix=["env", path])
+    try:
+        daemon.wait_for("ready", 10)
+        if before == "kernel":
+            configure("nft", "kernel")
+            daemon.process.send_signal(signal.SIGHUP)
+            daemon.wait_for("reloaded", 10)
+            assert leaving(daemon)
+        configure("iptables", "kernel")
+        daemon.process.send_signal(signal.SIGHUP)
+        daemon.wait_for("reloaded", 10, count=1 if before == "queue" else 2)
+        assert tables(lab) == []
+        until(lambda: not leaving(daemon) or None, 15, lambda: str(daemon.status()))
+        assert daemon.stop() == 0
+        assert "csumfix-flows" not in lab.sender.run(["ipset", "list", "-n"]).stdout
+    finally:
+        daemon.process.kill()
+        daemon.log.unlink()
+
+
+WITHOUT_NFQUEUE = r"""#!/bin/sh
+input=$(cat)
+printf '%s\n' "$input" | /usr/sbin/{name} "$@" --test || exit
+case $input in
+*' -j NFQUEUE '*) echo 'no NFQUEUE here' >&2; exit 1 ;;
+esac
+printf '%s\n' "$input" | /usr/sbin/{name} "$@"
+"""
+
+
+@HEALTHY
+def test_a_successor_takes_over_while_a_port_leaves_the_queue_lane_under_nft(
+    lab: Lab, tmp_path: Path
+) -> None:
+    """It may choose as well, so it tries iptables first, which must not lack its ipset."""
+    nft.stand_in(tmp_path)
+    for name in ("iptables-restore", "ip6tables-restore"):
+        (tmp_path / name).write_text(WITHOUT_NFQUEUE.format(name=name))
+        (tmp_path / name).chmod(0o755)
+    settings = tmp_path / "csumfix.toml"
+    settings.write_text('lane = "queue"\nprobe = "off"\n')
+    prefix = ["env", f"PATH={tmp_path}:{os.environ['PATH']}"]
+    with (
+        trickle(lab.sender, lab.pod_ip),
+        service(lab.sender, f"--config={settings}", prefix=prefix) as old,
+    ):
+        old.wait_for("nft loads the rules, because iptables cannot load the rules (no NFQUEUE")
+        settings.write_text('lane = "kernel"\nprobe = "off"\n')
+        old.process.send_signal(signal.SIGHUP)
+        old.wait_for("reloaded", 10)
+        with service(lab.sender, f"--config={settings}", "--take-over", prefix=prefix) as new:
+            assert old.process.wait(10) == 0
+            assert leaving(new)
+            assert tables(lab) == ["ip"]
+            assert "csumfix-flows" not in lab.sender.run(["ipset", "list", "-n"]).stdout
+
+
+def leaving(daemon: Service) -> bool:
+    return any(one["leaving_queue"] for one in daemon.status()["service"]["lanes"])
 
 
 def tables(lab: Lab) -> list[str]:

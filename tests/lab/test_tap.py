@@ -29,7 +29,7 @@ def looked_at(daemon: Service) -> int:
 @pytest.mark.parametrize("lab", ["snat"], indirect=True)
 def test_without_permission_it_says_so_once_and_the_kernel_lane_works(lab: Lab) -> None:
     with service(lab.sender, prefix=WITHOUT_NET_RAW) as daemon:
-        daemon.wait_for("warning: the egress tap sees nothing")
+        daemon.wait_for("warning: the egress tap cannot see what leaves")
         errors = checksum_errors(lab)
         assert send(lab, 50, 512).whole
         assert checksum_errors(lab) == errors

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from csumfix.core import Policy
+from csumfix.errors import CsumfixError, Exit
 from csumfix.host import flows, queues, rules, tunnels, underlays
 from csumfix.host.changes import Changes
 from csumfix.host.events import LINKS
@@ -74,13 +75,15 @@ class Script:
         for name in ("apply", "differences"):
             monkeypatch.setattr(rules, name, self._take)
         monkeypatch.setattr(rules, "loaded_by", lambda: "nft")
-        monkeypatch.setattr(flows, "create", lambda: self.asked.append("ipset"))
-        monkeypatch.setattr(flows, "destroy", lambda: self.asked.append("ipset"))
+        monkeypatch.setattr(flows, "create", lambda: self.asked.append("create ipset"))
+        monkeypatch.setattr(flows, "destroy", lambda: self.asked.append("destroy ipset"))
         monkeypatch.setattr(flows, "are_left", lambda: self.asked.append("ipset"))
         monkeypatch.setattr(flows, "are_left_in_nft", lambda: self.asked.append("set of nft"))
 
     def _take(self, wanted: RuleSet) -> Backend:
         self.asked.append(wanted.backend)
+        if wanted.backend == "iptables":
+            return Backend("iptables")
         return Backend("nft", "iptables is not installed")
 
 
@@ -127,6 +130,44 @@ def test_flows_are_where_the_rules_are(monkeypatch: pytest.MonkeyPatch) -> None:
         return script.asked
 
     assert asyncio.run(scenario()) == ["auto", "set of nft"]
+
+
+def applied(monkeypatch: pytest.MonkeyPatch, *backends: str) -> list[str]:
+    """Return what is asked of whom while these backends load rules, one after the other."""
+
+    async def scenario() -> list[str]:
+        script, seam = Script(monkeypatch), ScriptRules()
+        for backend in backends:
+            await seam.apply(replace(SET, leaving_ports=(8472,), backend=backend))
+        return script.asked
+
+    return asyncio.run(scenario())
+
+
+def test_iptables_finds_an_ipset_for_ports_that_left_the_queue_lane_under_nft(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    assert applied(monkeypatch, "nft", "iptables") == ["nft", "create ipset", "iptables"]
+
+
+def test_nft_leaves_no_ipset_behind(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The successor of a service that has turned to nft tries iptables first."""
+    assert applied(monkeypatch, "auto") == ["create ipset", "auto", "destroy ipset"]
+    moved = applied(monkeypatch, "iptables", "nft")
+    assert moved == ["create ipset", "iptables", "nft", "destroy ipset"]
+
+
+def test_a_set_that_cannot_be_made_is_for_csumfix_rules_to_report(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    script = Script(monkeypatch)
+
+    def refuse() -> None:
+        raise CsumfixError("no ip_set", Exit.KERNEL)
+
+    monkeypatch.setattr(flows, "create", refuse)
+    asyncio.run(ScriptRules().apply(replace(SET, leaving_ports=(8472,), backend="iptables")))
+    assert script.asked == ["iptables"]
 
 
 def test_links(monkeypatch: pytest.MonkeyPatch) -> None:

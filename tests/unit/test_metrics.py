@@ -125,6 +125,14 @@ def test_nothing_is_made_up() -> None:
     assert get("csumfix_config_reloads_total", {"result": "failure"}) == 1
 
 
+def test_a_tap_that_is_turned_off_is_neither_up_nor_down() -> None:
+    def up(pause: float, fault: str | None) -> float | None:
+        shown = snapshot(config={"tap_pause": pause}, tap_fault=fault)
+        return registry(shown).get_sample_value("csumfix_tap_up")
+
+    assert (up(1.0, None), up(1.0, "no permission"), up(0.0, None)) == (1, 0, None)
+
+
 def test_build_info() -> None:
     (info,) = (m for m in registry(snapshot()).collect() if m.name == "csumfix_build_info")
     labels = info.samples[0].labels

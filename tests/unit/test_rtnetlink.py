@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from csumfix.host import rtnetlink
-from csumfix.host.changes import HEADER
+from csumfix.host.changes import HEADER, NLM_F_DUMP_INTR, NLMSG_DONE, NLMSG_ERROR
 from csumfix.host.rtnetlink import NetlinkDumpInterrupted, NetlinkError
 
 MULTI = 0x2
@@ -56,16 +56,16 @@ def answer(monkeypatch: pytest.MonkeyPatch) -> Iterator[Answer]:
 
 
 def test_an_answer_of_several_datagrams(answer: Answer) -> None:
-    answer(message(24, ROUTE) * 2, message(24, ROUTE), message(rtnetlink.NLMSG_DONE, DONE))
+    answer(message(24, ROUTE) * 2, message(24, ROUTE), message(NLMSG_DONE, DONE))
     assert [route.get("oif") for route in rtnetlink.routes(socket.AF_INET)] == [7, 7, 7]
 
 
 def test_a_single_answer_ends_with_its_acknowledgement(answer: Answer) -> None:
-    answer(message(24, ROUTE, 0), message(rtnetlink.NLMSG_ERROR, DONE + bytes(16), 0))
+    answer(message(24, ROUTE, 0), message(NLMSG_ERROR, DONE + bytes(16), 0))
     assert [route.get("oif") for route in rtnetlink.route_to("192.0.2.1")] == [7]
 
 
-@pytest.mark.parametrize("kind", [rtnetlink.NLMSG_ERROR, rtnetlink.NLMSG_DONE])
+@pytest.mark.parametrize("kind", [NLMSG_ERROR, NLMSG_DONE])
 def test_a_refusal_says_why(answer: Answer, kind: int) -> None:
     answer(message(24, ROUTE), message(kind, struct.pack("=i", -errno.ENOMEM)))
     with pytest.raises(NetlinkError, match="Cannot allocate memory") as caught:
@@ -74,7 +74,7 @@ def test_a_refusal_says_why(answer: Answer, kind: int) -> None:
 
 
 def test_an_answer_that_changed_meanwhile_is_refused(answer: Answer) -> None:
-    answer(message(24, ROUTE), message(rtnetlink.NLMSG_DONE, DONE, rtnetlink.NLM_F_DUMP_INTR))
+    answer(message(24, ROUTE), message(NLMSG_DONE, DONE, NLM_F_DUMP_INTR))
     with pytest.raises(NetlinkDumpInterrupted):
         rtnetlink.routes(socket.AF_INET6)
 
@@ -85,7 +85,7 @@ def test_devices_of_other_kinds_are_not_even_decoded(
     """A kernel whose geneve module is not loaded lists all devices."""
     links = json.loads((Path(__file__).parent / "data" / "links.json").read_text())
     others = [bytes.fromhex(links[name]) for name in ("lo", "flannel.1")]
-    answer(*others, message(rtnetlink.NLMSG_DONE, DONE))
+    answer(*others, message(NLMSG_DONE, DONE))
     monkeypatch.setattr(rtnetlink, "_decoded", pytest.fail)
     assert rtnetlink.links("geneve") == []
 

@@ -680,6 +680,22 @@ def test_native_rules_are_not_removed_without_nft(tools: Path, nft: str | None) 
         assert_one_line(result, 3, "nft not found", "apt-get install nftables")
 
 
+@pytest.mark.parametrize("noise", ["Permission denied (you must be root)", "no such thing"])
+def test_remove_cleans_the_rest_if_a_family_cannot_be_read(tools: Path, noise: str) -> None:
+    stand_in(tools, "iptables-save", f"echo '{noise}' >&2; exit 1")
+    stand_in(tools, "ip6tables-save", "printf '%s\\n' '*mangle' ':CSUMFIX-KERNEL - [0:0]' COMMIT")
+    stand_in(tools, "ip6tables-restore", "cat >>$0.input")
+    listing = "table ip csumfix {\\n\\tchain CSUMFIX-KERNEL {\\n\\t}\\n}"
+    stand_in(
+        tools, "nft", f"case \"$*\" in *list*) printf '{listing}\\n' ;; *) cat >>$0.input ;; esac"
+    )
+    result = bare_rules(tools, "remove", "--iptables", str(tools / "iptables"))
+    code = 4 if "Permission" in noise else 5
+    assert_one_line(result, code, "reading IPv4 rules failed")
+    assert "-X CSUMFIX-KERNEL" in (tools / "ip6tables-restore.input").read_text()
+    assert "delete table ip csumfix" in (tools / "nft.input").read_text()
+
+
 def test_kernel_without_the_table_has_no_rules(tools: Path) -> None:
     stand_in(tools, "iptables-save", "echo 'Cannot initialize: Table does not exist' >&2; exit 1")
     assert stand_in_rules(tools, "remove", "--family=4").returncode == 0
