@@ -50,6 +50,9 @@ REST = 1.0
 AWAY = {errno.ENODEV, errno.ENXIO, errno.ENETDOWN}
 """Errors of a device that is gone or down, and thus sends nothing."""
 
+AFTER_ERROR = 60.0
+"""Seconds without a look after an error that nobody foresaw."""
+
 DEVICES = Path("/proc/thread-self/net/dev")
 TX_PACKETS = 9  # column after the colon
 
@@ -153,11 +156,25 @@ class Tap:
     def _run(self) -> None:
         try:
             while not self._stopping:
-                self._adjust()
-                self._wait()
+                try:
+                    self._adjust()
+                    self._wait()
+                except Exception as error:  # pods choose what is read here
+                    self._fail(error)
         finally:
             for index in list(self._looks):
                 self._close(index)
+
+    def _fail(self, error: Exception) -> None:
+        """Note an error that nobody foresaw, and look again later: it must not end the tap."""
+        fault = f"a bug in csumfix: {error!r}"
+        log.error("%s: please report it", fault, exc_info=error, extra={"event": "bug"})
+        later = time.monotonic() + AFTER_ERROR
+        for index in list(self._looks):
+            self._close(index)
+        self._closed_until = dict.fromkeys(self._devices, later)
+        self._faults = dict.fromkeys(self._devices, fault)
+        self._tell_fault()
 
     def _adjust(self) -> None:
         """Open sockets that are due, and close all of them after a change."""

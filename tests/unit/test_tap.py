@@ -20,6 +20,7 @@ class Opening:
     """Stands for packet sockets: those on one device cannot be opened, for a time."""
 
     error: int | None = None
+    bug: Exception | None = None
     opened = 0
 
     def __init__(self, device: int, *_: object) -> None:
@@ -33,6 +34,8 @@ class Opening:
         return self._readable
 
     def read(self) -> None:
+        if Opening.bug:
+            raise Opening.bug
         raise OSError(errno.ENETDOWN, "so that the look ends at once")
 
     def close(self) -> None:
@@ -44,7 +47,9 @@ class Opening:
 def tap(monkeypatch: pytest.MonkeyPatch) -> Iterator[Tap]:
     monkeypatch.setattr(module, "TapSocket", Opening)
     monkeypatch.setattr(module, "REST", 0.01)
+    monkeypatch.setattr(module, "AFTER_ERROR", 0.05)
     monkeypatch.setattr(Opening, "error", None)
+    monkeypatch.setattr(Opening, "bug", None)
     monkeypatch.setattr(Opening, "opened", 0)
     made = Tap(0.01, lambda: None)
     made.start()
@@ -100,3 +105,12 @@ def test_what_is_turned_off_has_no_fault(tap: Tap) -> None:
     until(lambda: tap.traffic().fault is not None)
     watch(tap, pause=0)
     until(lambda: tap.traffic().fault is None)
+
+
+def test_an_error_that_nobody_foresaw_does_not_end_the_tap(tap: Tap) -> None:
+    Opening.bug = ValueError("a strange packet")
+    tap.watch(frozenset({HEALTHY}), {8472: "vxlan"}, 0.01)
+    until(lambda: "a strange packet" in str(tap.traffic().fault))
+    Opening.bug = None
+    opened = Opening.opened
+    until(lambda: tap.traffic().fault is None and Opening.opened > opened)
