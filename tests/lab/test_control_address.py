@@ -133,7 +133,10 @@ def test_without_a_path_the_name_is_taken_back_and_the_repair_goes_on(lab: Lab) 
             assert daemon.process.wait(10) == 0
             assert send(lab, 20, 512).whole
             status = lab.sender.run([*CSUMFIX, "status"], check=False).stdout
-            assert "of user 65534 has the name of csumfix's socket, and is not believed" in status
+            # Now and then the successor is quicker.
+            taken = any("has the name" in line for line in daemon.lines())
+            told = "of user 65534 has the name of csumfix's socket, and is not believed" in status
+            assert told == taken
         out, err = restart.communicate(timeout=30)
         assert (restart.returncode, err) == (0, "")
         assert out.startswith(f"process {pid_of(daemon)}, version ")

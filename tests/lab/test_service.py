@@ -9,6 +9,7 @@ import pytest
 from csumfix.errors import Exit
 from csumfix_lab import Lab
 from tests.lab.harness import (
+    ALONE,
     CSUMFIX,
     HEALTHY,
     LANES,
@@ -207,6 +208,7 @@ def test_status_shows_everything(lab: Lab) -> None:
     assert stopped.returncode == Exit.NEGATIVE
 
 
+@ALONE
 def test_an_idle_service_uses_hardly_any_cpu(lab: Lab) -> None:
     """The egress tap looks once per second whether its device has become busy."""
     with service(lab.sender) as daemon:
