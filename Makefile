@@ -8,8 +8,6 @@ BUILT := $(VENV)/.built
 DEV := $(VENV)/.dev
 BENCH := $(VENV)/.bench
 SOAK_SECONDS ?= 600
-# Tests of the lab wait more than they compute.
-LAB_PROCESSES := $(shell expr $$(nproc) '*' 3 / 2)
 # For tests that start their own systemd.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo env PYTHONDONTWRITEBYTECODE=1)
 
@@ -107,7 +105,7 @@ test: $(DEV) ## Run every test: C under sanitizers, units, and the lab
 	$(MAKE) -C csrc check
 	$(MAKE) -C tests/fuzz smoke
 	$(BIN)/pytest -n auto tests/unit
-	$(BIN)/pytest -n $(LAB_PROCESSES) -m 'not alone' tests/lab
+	$(BIN)/pytest -n auto -m 'not alone' tests/lab
 	$(BIN)/pytest -m alone tests/lab
 	$(AS_ROOT) $(BIN)/pytest -p no:cacheprovider tests/install
 

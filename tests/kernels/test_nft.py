@@ -102,6 +102,7 @@ def failure(lab: Lab, *options: str) -> tuple[int, str]:
 # Before any of its modules is loaded
 
 
+@pytest.mark.slow
 def test_without_nft_queue_it_says_so(lab: Lab) -> None:
     with hidden("ip*tables*"), missing("nft_queue"):
         code, line = failure(lab)
@@ -127,6 +128,7 @@ def test_without_the_modules_of_iptables_nft_is_chosen(lab: Lab) -> None:
             daemon.process.kill()
 
 
+@pytest.mark.slow
 def test_without_nft_it_says_so(lab: Lab) -> None:
     with hidden("nft"):
         daemon = Service(lab.sender, SILENT, "--backend=nft")
@@ -158,6 +160,7 @@ def test_without_csumfix_nft_loses_packets(exchange: Exchange, tunnel: Tunnel) -
     exchange.assert_lost(tunnel, tunnel is not HEALTHY)
 
 
+@pytest.mark.slow
 def test_it_says_that_and_why_it_uses_nft(lab: Lab, daemon: Service) -> None:
     line = "nft loads the rules, because iptables is not installed"
     daemon.wait_for(line)
@@ -215,6 +218,7 @@ def test_nft_keeps_the_order_of_flows_that_open_with_a_burst(exchange: Exchange)
     assert exchange.overtaken == before
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("daemon")
 def test_nft_flush_ruleset_is_repaired(lab: Lab, exchange: Exchange) -> None:
     lab.sender.run(["nft", "flush", "ruleset"])
@@ -225,6 +229,7 @@ def test_nft_flush_ruleset_is_repaired(lab: Lab, exchange: Exchange) -> None:
     until(lambda: exchange.all(SNAT.address).whole or None, PATIENCE, lambda: settings(lab.sender))
 
 
+@pytest.mark.slow
 def test_a_take_over_with_nft_loses_nothing(lab: Lab, exchange: Exchange, daemon: Service) -> None:
     restart = lab.sender.popen([*CSUMFIX, "restart"])
     sent, arrived = exchange.udp_during(SNAT.address, restart)
@@ -235,6 +240,7 @@ def test_a_take_over_with_nft_loses_nothing(lab: Lab, exchange: Exchange, daemon
     assert outcome.whole, outcome
 
 
+@pytest.mark.slow
 def test_nft_rules_are_removed_at_stop(lab: Lab, daemon: Service) -> None:
     assert has_rules(lab.sender)
     successor = re.search(r"superseded by process (\d+)", "\n".join(daemon.lines()))

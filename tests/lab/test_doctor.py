@@ -70,6 +70,7 @@ def evidence(document: dict[str, Any]) -> list[str]:
 
 def verdict(document: dict[str, Any]) -> str:
     """The only verdict there is."""
+    assert len(document["findings"]) == 1, document
     (only,) = verdicts(document)
     codes = {"healthy": Exit.OK, "cured": Exit.OK, "undecided": Exit.BROKEN}
     assert document["exit_code"] == codes.get(only, Exit.NEGATIVE)
