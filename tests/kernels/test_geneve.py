@@ -33,7 +33,7 @@ def test_the_doctor_names_the_cause(lab: Lab) -> None:
     assert [one["verdict"] for one in findings] == ["snat"], findings
 
 
-@pytest.mark.parametrize("lane", ["auto", "queue"])
+@pytest.mark.parametrize("lane", ["auto", pytest.param("queue", marks=pytest.mark.slow)])
 def test_csumfix_delivers_everything(lab: Lab, exchange: Exchange, lane: str) -> None:
     daemon = Service(lab.sender, "--lane", lane)
     try:

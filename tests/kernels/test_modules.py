@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import pytest
+
 from csumfix.errors import Exit
 from csumfix_lab import Lab
 from tests.lab.harness import Service, assert_no_rules, rules_text, until
@@ -69,6 +71,7 @@ def test_without_the_target_nfqueue_the_kernel_lane_is_used(lab: Lab) -> None:
         assert "CHECKSUM" in rules_text(lab.sender)
 
 
+@pytest.mark.slow
 def test_without_the_target_nfqueue_the_queue_lane_is_refused(lab: Lab) -> None:
     with missing("xt_NFQUEUE"):
         line = refusal(lab, "--lane=queue", "--backend=iptables")
@@ -76,6 +79,7 @@ def test_without_the_target_nfqueue_the_queue_lane_is_refused(lab: Lab) -> None:
     assert "modprobe -a" in line
 
 
+@pytest.mark.slow
 def test_without_the_target_checksum_all_tunnels_take_the_queue_lane(lab: Lab) -> None:
     lab.sender.run(["rmmod", "xt_CHECKSUM"])
     with missing("xt_CHECKSUM"), running(lab, "--backend=iptables") as daemon:
