@@ -32,7 +32,14 @@ ON_UNDERLAYS = [
 ]
 CASES = [*(("eth0", bug) for bug in BUGS if bug not in NFT), *ON_UNDERLAYS]
 TUNNELS = [Tunnel(number, *case) for number, case in enumerate(CASES, 1)]
-EACH = pytest.mark.parametrize("tunnel", TUNNELS, ids=lambda tunnel: tunnel.name)
+EACH = pytest.mark.parametrize(
+    "tunnel",
+    [
+        pytest.param(tunnel, marks=[] if tunnel.underlay == "eth0" else pytest.mark.slow)
+        for tunnel in TUNNELS
+    ],
+    ids=lambda tunnel: tunnel.name,
+)
 
 
 @pytest.fixture(scope="module")
